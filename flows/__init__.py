@@ -1,0 +1,1 @@
+"""Where and when: Prefect flows, Dask, and the command line over the plain packages."""

@@ -1,0 +1,1 @@
+"""From photographs to aligned face crops: sources, decoding, detection, alignment, curation."""

@@ -1,0 +1,1 @@
+"""Bytes at rest: content-addressed objects, shards, manifests and the lineage read from them."""

@@ -1,0 +1,55 @@
+"""Identity: sha256 of bytes, of files, of canonical JSON, and of the code that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def bytes_digest(data: bytes) -> str:
+    """sha256 of `data`, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON form of `value`: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def json_digest(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`."""
+    return bytes_digest(canonical_json(value))
+
+
+def rows_digest(rows: Iterable[Any]) -> str:
+    """sha256 over rows, each as canonical JSON and a newline: a table's identity whatever file holds it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(canonical_json(row))
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+@cache
+def code_digest(modules: Sequence[str], distributions: Sequence[str]) -> str:
+    """sha256 of the source of `modules` and the installed versions of `distributions`.
+
+    A stage's results are kept under this digest, so a change to its algorithm, however small, can never
+    meet results of the code before it: no version number to forget.
+    """
+    sources = {name: file_digest(Path(str(importlib.import_module(name).__file__))) for name in modules}
+    return json_digest({"sources": sources, "versions": {name: version(name) for name in distributions}})

@@ -1,0 +1,51 @@
+"""Every error a user can cause, as one tree.
+
+PipelineError
+├── ConfigError          a setting is wrong; the message lists what is valid
+├── SourceError          a folder or list cannot be read
+├── EmptyDatasetError    curation kept nothing
+├── NotFoundError        a dataset, version, run or image reference names nothing here
+├── IntegrityError       stored bytes differ from their recorded hash
+├── DeviceError          the compute device asked for is not here
+├── TrainingError        training ended without its result
+└── ServiceError         a server or a port is not usable
+
+Each message is one sentence naming the file, URL, shard, run or field. Entry points print it and exit with
+status 1; anything else that escapes is a bug and keeps its traceback.
+"""
+
+
+class PipelineError(Exception):
+    """An error the user can act on; its message is one clear sentence."""
+
+
+class ConfigError(PipelineError):
+    """A setting is wrong; the message lists what is valid."""
+
+
+class SourceError(PipelineError):
+    """A folder or list of photographs cannot be read."""
+
+
+class EmptyDatasetError(PipelineError):
+    """Curation kept nothing; the message names the threshold and the distribution seen."""
+
+
+class NotFoundError(PipelineError):
+    """A dataset, version, run or image reference names nothing here."""
+
+
+class IntegrityError(PipelineError):
+    """Stored bytes differ from their recorded hash."""
+
+
+class DeviceError(PipelineError):
+    """The compute device asked for is not here."""
+
+
+class TrainingError(PipelineError):
+    """Training ended without its result."""
+
+
+class ServiceError(PipelineError):
+    """A server or a port is not usable."""

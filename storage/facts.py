@@ -1,0 +1,45 @@
+"""Facts of a run that do not determine its bytes but explain them: code commit, lock, versions, machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from storage.digest import file_digest
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+RECORDED = ("likeness", "numpy", "pillow", "dlib-bin", "opencv-python-headless", "torch", "webdataset", "pyarrow",
+            "prefect", "dask", "mlflow")  # fmt: skip
+
+
+@cache
+def run_facts() -> dict[str, Any]:
+    """Commit and lock of the code (None where there is no checkout), versions, Python and machine."""
+    lock = PROJECT_ROOT / "constraints.txt"
+    return {
+        "code_commit": _git("rev-parse", "HEAD"),
+        "code_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "lock_sha256": file_digest(lock) if lock.is_file() else None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "packages": {name: _version(name) for name in RECORDED},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    if not (PROJECT_ROOT / ".git").exists():
+        return None
+    done = subprocess.run(["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

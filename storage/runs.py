@@ -1,0 +1,117 @@
+"""Training runs on disk: one folder a run, its record, its checkpoints and grids, found by id or by path.
+
+Not here: what a checkpoint holds (`training.checkpoint`), or how a run is made to happen.
+
+    run = find_run(store, "20261123-101500-faces-smoke-3f2a")
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from storage.digest import json_digest
+from storage.errors import NotFoundError
+from storage.facts import run_facts
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: `folder` is <store>/runs/<run id>."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """The run's id, which is its folder's name."""
+        return self.folder.name
+
+    @property
+    def store(self) -> Store:
+        """The store that the run lies in."""
+        return Store(self.folder.parent.parent)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What was asked for: dataset, resolved config, facts of the code and the machine."""
+        record: dict[str, Any] = json.loads((self.folder / "run.json").read_bytes())
+        return record
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        """A folder a checkpoint, named by the images shown so far."""
+        return self.folder / "checkpoints"
+
+    @property
+    def grids_dir(self) -> Path:
+        """Sample grids, named like the checkpoints."""
+        return self.folder / "grids"
+
+    @property
+    def stats_path(self) -> Path:
+        """A JSON line a tick."""
+        return self.folder / "stats.jsonl"
+
+    @property
+    def result_path(self) -> Path:
+        """How the run ended."""
+        return self.folder / "result.json"
+
+    @property
+    def log_path(self) -> Path:
+        """What the training process printed."""
+        return self.folder / "log.txt"
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(path.parent for path in self.checkpoints_dir.glob("[0-9]*/state.json"))
+
+    def newest_checkpoint(self) -> Path:
+        """The checkpoint to generate from or to resume; NotFoundError where none was written."""
+        checkpoints = self.checkpoints()
+        if not checkpoints:
+            raise NotFoundError(f"run {self.id} has no checkpoint yet")
+        return checkpoints[-1]
+
+
+def create_run(store: Store, dataset: Mapping[str, Any], config: Mapping[str, Any]) -> Run:
+    """Make a run's folder and write its record; nothing is trained yet."""
+    created = datetime.now(UTC)
+    stamp = created.strftime("%Y%m%d-%H%M%S")
+    run_id = f"{stamp}-{dataset['name']}-{config['preset']}-{secrets.token_hex(2)}"
+    record = {
+        "run_id": run_id,
+        "kind": "training",
+        "created_at": created.isoformat(timespec="seconds"),
+        "dataset": dict(dataset),
+        "config": dict(config),
+        "config_sha256": json_digest(config),
+        "facts": run_facts(),
+    }
+    store.put(f"runs/{run_id}/run.json", json.dumps(record, indent=2).encode())
+    return Run(store.path(f"runs/{run_id}"))
+
+
+def list_runs(store: Store) -> list[Run]:
+    """Every run of the store, oldest first."""
+    return [Run(path.parent) for path in sorted(store.path("runs").glob("*/run.json"))]
+
+
+def find_run(store: Store, reference: str) -> Run:
+    """The run that an id or a path of its folder names; NotFoundError lists the newest ids."""
+    folder = Path(reference)
+    if (folder / "run.json").is_file():
+        return Run(folder.resolve())
+    if re.fullmatch(r"[\w.-]+", reference) and store.exists(f"runs/{reference}/run.json"):
+        return Run(store.path(f"runs/{reference}"))
+    known = [run.id for run in list_runs(store)][-5:]
+    there = f"the newest runs there are {', '.join(known)}" if known else "it holds no run yet"
+    raise NotFoundError(f"no training run {reference!r} in {store.root}: {there}")

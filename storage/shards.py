@@ -1,0 +1,111 @@
+"""Deterministic webdataset tars: the same samples give the same bytes, and any webdataset reader reads them.
+
+A sample is an image entry and a JSON entry under one key. Entries are USTAR with time, owner and mode fixed, in
+the order given. Beside each tar stands an index of where every entry's bytes lie, made while packing.
+
+Not here: which samples go into which shard (`flows.stages`), or decoding them (`training.data`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from storage.config import Config
+from storage.digest import bytes_digest, file_digest
+from storage.errors import IntegrityError
+
+
+class ShardConfig(Config):
+    """How images are grouped into tars."""
+
+    images_per_shard: int = Field(
+        1000, ge=1, le=100_000, description="Images in each tar; the last holds the rest."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image on its way into a shard; `suffix` is the image's, such as "png"."""
+
+    key: str
+    suffix: str
+    image: bytes
+    metadata: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where one tar entry's bytes lie: `offset` and `size` in bytes, and their sha256."""
+
+    name: str
+    offset: int
+    size: int
+    sha256: str
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> list[Entry]:
+    """Write samples to a tar at `path`, in their order, and return its index."""
+    entries: list[Entry] = []
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in samples:
+            for suffix, data in ((sample.suffix, sample.image), ("json", sample.metadata)):
+                member = _member(f"{sample.key}.{suffix}", len(data))
+                tar.addfile(member, io.BytesIO(data))
+                # tarfile has just written the data, padded to whole blocks
+                start = tar.offset - _blocks(len(data)) * tarfile.BLOCKSIZE
+                entries.append(Entry(member.name, start, len(data), bytes_digest(data)))
+    return entries
+
+
+def index_json(entries: Iterable[Entry]) -> bytes:
+    """The index as it is stored beside its tar."""
+    return json.dumps([asdict(entry) for entry in entries], indent=1).encode()
+
+
+def read_index(data: bytes) -> list[Entry]:
+    """The inverse of `index_json`."""
+    return [Entry(**row) for row in json.loads(data)]
+
+
+def read_entry(path: Path, entry: Entry) -> bytes:
+    """One entry's bytes, without reading the rest of the tar; IntegrityError if they are not the recorded ones."""
+    with path.open("rb") as file:
+        file.seek(entry.offset)
+        data = file.read(entry.size)
+    if bytes_digest(data) != entry.sha256:
+        raise IntegrityError(f"{entry.name} in {path} no longer has the sha256 of its index")
+    return data
+
+
+def check_shard(path: Path, sha256: str, entries: Iterable[Entry]) -> Iterator[str]:
+    """Every way in which a shard differs from its record, one sentence each; nothing when it is intact."""
+    if not path.is_file():
+        yield f"{path} is missing"
+        return
+    if file_digest(path) == sha256:
+        return
+    yield f"{path} no longer has its recorded sha256"
+    for entry in entries:
+        try:
+            read_entry(path, entry)
+        except IntegrityError as error:
+            yield str(error)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    member.mode = 0o644
+    member.mtime = 0
+    return member
+
+
+def _blocks(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE)

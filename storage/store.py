@@ -1,0 +1,93 @@
+"""Where bytes are kept: a folder of immutable objects under keys, written whole or not at all.
+
+Not here: what the keys mean. Layout belongs to the module that owns it (`manifest`, `runs`, the stages).
+
+    store = Store("./store")
+    store.put("originals/ab/abcd...", data)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from obstore.store import LocalStore
+
+from storage.digest import bytes_digest
+from storage.errors import ConfigError, IntegrityError, NotFoundError
+
+
+@dataclass(frozen=True)
+class Store:
+    """A local folder as an object store; `root` is created on the first write and travels by value."""
+
+    root: Path
+
+    def __init__(self, root: str | Path) -> None:
+        if "://" in str(root):
+            raise ConfigError(f"store {root!s} is a URL, and a store is a local folder, such as ./store")
+        path = Path(root).expanduser().resolve()
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"store {root!s} is a file, and a store is a folder")
+        object.__setattr__(self, "root", path)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.root,)
+
+    @cached_property
+    def _objects(self) -> LocalStore:
+        try:
+            return LocalStore(prefix=self.root, mkdir=True)
+        except OSError as error:
+            raise ConfigError(f"store {self.root} cannot be created: {error}") from error
+
+    def path(self, key: str) -> Path:
+        """The local file or folder of a key."""
+        return self.root / key
+
+    def exists(self, key: str) -> bool:
+        """Whether an object was ever completely written under `key`."""
+        return self.path(key).is_file()
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes; NotFoundError names the key."""
+        try:
+            return self.path(key).read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"store {self.root} holds no {key}") from None
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        """Write an object atomically, from bytes or from a file, replacing what was there."""
+        self._objects.put(key, data)
+
+    def link(self, source: str, target: str) -> None:
+        """Make `target` the same object as `source`, without copying its bytes where the disk can."""
+        self._objects.copy(source, target)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys below `prefix`, sorted; objects still being written are not among them."""
+        if not self.path(prefix).is_dir():
+            return
+        found = [entry["path"] for batch in self._objects.list(prefix) for entry in batch]
+        yield from sorted(found)
+
+    def put_original(self, data: bytes) -> str:
+        """Keep a photograph's original bytes under their sha256 and return it."""
+        sha256 = bytes_digest(data)
+        if not self.exists(original_key(sha256)):
+            self.put(original_key(sha256), data)
+        return sha256
+
+    def original(self, sha256: str) -> bytes:
+        """A photograph's original bytes, checked against their sha256 (IntegrityError names it)."""
+        data = self.get(original_key(sha256))
+        if bytes_digest(data) != sha256:
+            raise IntegrityError(f"{self.path(original_key(sha256))} no longer has the sha256 of its name")
+        return data
+
+
+def original_key(sha256: str) -> str:
+    """Where a photograph's original bytes are kept."""
+    return f"originals/{sha256[:2]}/{sha256}"

@@ -1,0 +1,1 @@
+"""The style-based GAN: networks, losses, data, and the loop that trains them."""
