@@ -37,12 +37,12 @@ class AlignConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _transform_covers_output(self) -> "AlignConfig":
+    def _transform_covers_output(self) -> AlignConfig:
         if self.transform_px is not None and self.transform_px < self.output_px:
             raise ValueError(f"transform_px={self.transform_px} is smaller than output_px={self.output_px}")
         return self
 
-    def resolved(self) -> "AlignConfig":
+    def resolved(self) -> AlignConfig:
         """This config with every None replaced by what it means."""
         return self.model_copy(update={"transform_px": self.transform_px or min(4 * self.output_px, 4096)})
 
@@ -150,7 +150,7 @@ def _padded(image: Image.Image, quad: Quad, border: int) -> tuple[Image.Image, Q
         mask * 3.0 + 1.0, 0.0, 1.0
     )
     pixels += (np.median(pixels, axis=(0, 1)) - pixels) * np.clip(mask, 0.0, 1.0)
-    return Image.fromarray(np.uint8(np.clip(np.rint(pixels), 0, 255))), quad + (left, top)
+    return Image.fromarray(np.uint8(np.clip(np.rint(pixels), 0, 255))), quad + np.array([left, top])
 
 
 def _transformed(image: Image.Image, quad: Quad, config: AlignConfig) -> Pixels:

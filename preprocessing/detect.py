@@ -78,12 +78,10 @@ def predictor_path(config: DetectConfig) -> Path:
         # Located without importing the package: its __init__ needs pkg_resources, which is often not there.
         spec = importlib.util.find_spec("face_recognition_models")
         if spec is None or spec.origin is None:
-            raise ConfigError(
-                "The package face_recognition_models is not installed, and detect.predictor is not set."
-            )
+            raise ConfigError("detect.predictor is not set, and face_recognition_models is not installed")
         path = Path(spec.origin).parent / "models" / "shape_predictor_68_face_landmarks.dat"
     if not path.is_file():
-        raise ConfigError(f"The landmark predictor {path} (detect.predictor) is not a file.")
+        raise ConfigError(f"landmark predictor {path} (detect.predictor) is not a file")
     return path
 
 
@@ -107,4 +105,4 @@ def _predictor(path: Path) -> Any:
     try:
         return dlib.shape_predictor(str(path))
     except RuntimeError as error:
-        raise ConfigError(f"{path} (detect.predictor) is not a dlib shape predictor.") from error
+        raise ConfigError(f"{path} (detect.predictor) is not a dlib shape predictor") from error

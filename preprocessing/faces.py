@@ -43,7 +43,7 @@ class EncodeConfig(Config):
         default="png", description="png and webp are lossless; jpeg is not, and a quarter of the size."
     )
     png_compress_level: int = Field(
-        default=6, ge=0, le=9, description="zlib effort of png: higher is smaller and slower."
+        default=4, ge=0, le=9, description="zlib effort of png: higher is smaller and slower."
     )
     jpeg_quality: int = Field(
         default=95, ge=1, le=100, description="Quality of jpeg, without chroma subsampling."
@@ -58,7 +58,7 @@ class FacesConfig(Config):
     align: AlignConfig = Field(default=AlignConfig(), description="The crop's size and sampling.")
     encode: EncodeConfig = Field(default=EncodeConfig(), description="How crops are stored.")
 
-    def resolved(self) -> "FacesConfig":
+    def resolved(self) -> FacesConfig:
         """This config with every None that has a meaning replaced by it."""
         return self.model_copy(update={"align": self.align.resolved()})
 

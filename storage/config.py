@@ -6,7 +6,12 @@ described where it is declared.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from storage.digest import json_digest
 
@@ -19,3 +24,29 @@ class Config(BaseModel):
     def digest(self) -> str:
         """sha256 (hex) of the canonical JSON of the fully resolved config."""
         return json_digest(self.model_dump(mode="json"))
+
+
+@dataclass(frozen=True, init=False)
+class OneOf:
+    """Bounds an int field to some values, given as numbers or as text, which a Literal of numbers refuses.
+
+    resolution: Annotated[int, OneOf(64, 128, 256)] = 128
+    """
+
+    values: tuple[int, ...]
+
+    def __init__(self, *values: int) -> None:
+        object.__setattr__(self, "values", values)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {**handler(schema), "enum": list(self.values)}
+
+    def _check(self, value: int) -> int:
+        if value not in self.values:
+            raise ValueError(f"{value} is not one of {', '.join(map(str, self.values))}")
+        return value

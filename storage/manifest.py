@@ -28,12 +28,14 @@ import pyarrow as pa
 
 from storage.digest import bytes_digest, rows_digest
 from storage.errors import ConfigError, NotFoundError
-from storage.shards import Entry, read_index
+from storage.shards import Index, read_index
 from storage.store import Store
 from storage.tables import Row, get_table, put_table
 
 FORMAT = 1
 VERSION_DIGITS = 16
+KEY_DIGITS = 16
+"""Of an image's sha256, in its key; `publish` is never given two images that share them."""
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 _POINTS = pa.list_(pa.list_(pa.float64()))
@@ -142,7 +144,7 @@ class Dataset:
         """Every rejection's row."""
         return get_table(self.store, f"{self.key}/rejections.parquet")
 
-    def index(self, shard: str) -> list[Entry]:
+    def index(self, shard: str) -> Index:
         """The index of one shard, named as in the manifest: "shards/00000.tar"."""
         return read_index(self.store.get(f"{self.key}/{index_name(shard)}"))
 
@@ -179,7 +181,7 @@ def publish(
     shards: Sequence[Mapping[str, Any]],
     num_photos: int,
 ) -> Dataset:
-    """Write a version and return it; the same content gives the same version and changes nothing.
+    """Write a version and return it; the same content gives the same version, written again over itself.
 
     `settings` is what determined the bytes and joins the manifest as it is. `shards` rows give `file`, `sha256`,
     `size`, `images`, `index_sha256`, and `object`, the key their tar was packed under. The manifest is written
@@ -205,13 +207,12 @@ def publish(
     }
     data = (json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
     dataset = Dataset(store, name, bytes_digest(data)[:VERSION_DIGITS])
-    if not store.exists(f"{dataset.key}/manifest.json"):
-        for shard in shards:
-            store.link(shard["object"], f"{dataset.key}/{shard['file']}")
-            store.link(index_name(shard["object"]), f"{dataset.key}/{index_name(shard['file'])}")
-        put_table(store, f"{dataset.key}/images.parquet", images, IMAGE_SCHEMA)
-        put_table(store, f"{dataset.key}/rejections.parquet", rejections, REJECTION_SCHEMA)
-        store.put(f"{dataset.key}/manifest.json", data)
+    for shard in shards:
+        store.link(shard["object"], f"{dataset.key}/{shard['file']}")
+        store.link(index_name(shard["object"]), f"{dataset.key}/{index_name(shard['file'])}")
+    put_table(store, f"{dataset.key}/images.parquet", images, IMAGE_SCHEMA)
+    put_table(store, f"{dataset.key}/rejections.parquet", rejections, REJECTION_SCHEMA)
+    store.put(f"{dataset.key}/manifest.json", data)
     return dataset
 
 

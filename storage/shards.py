@@ -64,14 +64,23 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> list[Entry]:
     return entries
 
 
-def index_json(entries: Iterable[Entry]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A tar's sha256 and its entries, in order."""
+
+    sha256: str
+    entries: list[Entry]
+
+
+def index_json(sha256: str, entries: Iterable[Entry]) -> bytes:
     """The index as it is stored beside its tar."""
-    return json.dumps([asdict(entry) for entry in entries], indent=1).encode()
+    return json.dumps({"sha256": sha256, "entries": [asdict(entry) for entry in entries]}, indent=1).encode()
 
 
-def read_index(data: bytes) -> list[Entry]:
+def read_index(data: bytes) -> Index:
     """The inverse of `index_json`."""
-    return [Entry(**row) for row in json.loads(data)]
+    index = json.loads(data)
+    return Index(index["sha256"], [Entry(**row) for row in index["entries"]])
 
 
 def read_entry(path: Path, entry: Entry) -> bytes:

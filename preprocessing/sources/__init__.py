@@ -1,0 +1,55 @@
+"""Where photographs come from: one protocol, and one function from what a user types to a source.
+
+`folder:PATH` is a local folder, `urls:FILE` a list of addresses to fetch, `sample:` the embedded demo. Not here:
+faces, and any store of what was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Protocol
+
+from preprocessing.fetch import FetchConfig
+from preprocessing.records import Item, Rejection
+from preprocessing.sources.folder import FolderSource
+from preprocessing.sources.sample import SampleSource
+from preprocessing.sources.urls import UrlSource
+from storage.errors import ConfigError
+
+KINDS = ("folder:PATH", "urls:FILE", "sample:", "sample:N")
+
+
+class Source(Protocol):
+    """A collection of photographs; cheap to make and to pickle, since each worker gets its own.
+
+    `cached`: bytes once read are kept, and not asked for again (a server is asked once; a local file may change).
+    `parallel`: several processes may read at once (a server's limits hold within one process only).
+    """
+
+    kind: ClassVar[str]
+    cached: ClassVar[bool]
+    parallel: ClassVar[bool]
+
+    def description(self) -> dict[str, Any]:
+        """What determines the photographs, as JSON and without absolute paths: for the manifest."""
+        ...
+
+    def items(self) -> list[Item]:
+        """Every photograph, its metadata included, in an order that depends on nothing else; no bytes are read."""
+        ...
+
+    def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:
+        """The bytes of each item or why they cannot be had, in order."""
+        ...
+
+
+def open_source(spec: str, fetch: FetchConfig) -> Source:
+    """The source that `spec` names, such as `folder:photos`; ConfigError or SourceError where it names none."""
+    kind, colon, argument = spec.partition(":")
+    if not colon or kind not in ("folder", "urls", "sample"):
+        raise ConfigError(f"source {spec!r} is none of {', '.join(KINDS)}")
+    if kind == "sample":
+        return SampleSource.parse(argument)
+    if not argument:
+        raise ConfigError(f"source {spec!r} lacks its path: {kind}:PATH")
+    return FolderSource.open(argument) if kind == "folder" else UrlSource.open(argument, fetch)

@@ -1,0 +1,116 @@
+"""A build: the five stages in order, each run by whatever the caller hands in.
+
+    build(config, options, run_with(report))        here and now, as the command line does
+    build(config, options, run_as_tasks())          one Prefect task a stage, as the flow does
+
+So the command line and Prefect share every line but the wrapper. Not here: the stages themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from flows import stages
+from flows.cluster import open_client
+from flows.config import BuildConfig, BuildOptions
+from flows.contact_sheet import write_contact_sheet
+from flows.stages import Context, Report
+from preprocessing.sources import open_source
+from storage.digest import json_digest
+from storage.facts import run_facts
+from storage.manifest import Dataset, record_build
+from storage.store import Store
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+Stage = Callable[Concatenate[Context, Report, Parameters], Result]
+
+
+class Runner(Protocol):
+    """Runs one stage: gives it a report, and adds whatever its world adds to a call."""
+
+    def __call__(
+        self,
+        stage: Stage[Parameters, Result],
+        context: Context,
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> Result:
+        """The stage's result."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished build."""
+
+    dataset: Dataset
+    record: dict[str, Any]
+    contact_sheet: Path
+
+    def summary(self) -> dict[str, Any]:
+        """What `likeness build --json` prints."""
+        counts = self.dataset.manifest["counts"]
+        return {
+            "name": self.dataset.name,
+            "version": self.dataset.version,
+            "unchanged": self.record["unchanged"],
+            "photos": counts["photos"],
+            "images": counts["images"],
+            "rejected": counts["rejected"],
+            "shards": len(self.dataset.manifest["shards"]),
+            "seconds": self.record["seconds"],
+            "directory": str(self.dataset.folder),
+        }
+
+
+def run_with(report: Report) -> Runner:
+    """A runner that just calls the stage."""
+
+    def run(
+        stage: Stage[Parameters, Result],
+        context: Context,
+        *args: Parameters.args,
+        **kwargs: Parameters.kwargs,
+    ) -> Result:
+        return stage(context, report, *args, **kwargs)
+
+    return run
+
+
+def build(config: BuildConfig, options: BuildOptions, run: Runner) -> Built:
+    """Build a dataset version from a source; the same photographs and config give the same version."""
+    started, clock = datetime.now(UTC), time.perf_counter()
+    store = Store(options.store)
+    open_source(config.source, config.fetch)  # a source that is not there is told before a cluster starts
+    with open_client(options.scheduler, options.workers) as client:
+        context = Context(store, client, options.chunk_size, options.refetch)
+        crawled = run(stages.crawl, context, config)
+        aligned = run(stages.align, context, config, crawled.photos)
+        curated = run(stages.curate, context, config, crawled.photos, aligned)
+        sharded = run(stages.shard, context, config, curated)
+        rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]
+        dataset = run(stages.publish, context, config, crawled, rejections, sharded)
+    sheet = write_contact_sheet(dataset)
+    resolved = config.resolved()
+    facts = {
+        "config": resolved,
+        "config_sha256": json_digest(resolved),
+        "options": options.model_dump(mode="json"),
+        "seconds": round(time.perf_counter() - clock, 3),
+        "stages": {
+            stage: result.counts()
+            for stage, result in [
+                ("crawl", crawled),
+                ("align", aligned),
+                ("curate", curated),
+                ("shard", sharded),
+            ]
+        },
+        "facts": run_facts(),
+    }
+    return Built(dataset, record_build(dataset, facts, started), sheet)

@@ -1,0 +1,283 @@
+"""The command `likeness`: the configs as options, and the same functions that the flows run.
+
+    likeness build --source folder:photos --name faces --resolution 256
+    likeness train faces --preset smoke
+    likeness generate RUN --seeds 0-15 --out grid.png
+
+Results go to standard output, progress and errors to standard error. Not here: any work.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from flows.config import BuildConfig, BuildOptions, RunOptions, TrainOptions
+from storage.errors import PipelineError
+from storage.store import Store
+from training.config import TrainConfig
+
+app = App(
+    name="likeness",
+    help="Face photographs into an FFHQ-like dataset and a style-based GAN, with the origin of every pixel on record.",
+    version_flags=["--version"],
+)
+
+Flat = Parameter(name="*")
+DryRun = Annotated[bool, Parameter(negative="", help="Print the resolved config and stop.")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else.")]
+
+
+@app.command
+def build(
+    config: Annotated[BuildConfig, Flat] = BuildConfig(),
+    options: Annotated[BuildOptions, Flat] = BuildOptions(),
+    *,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Build a dataset version from photographs."""
+    if dry_run:
+        return _print({"config": config.resolved(), "options": options.model_dump(mode="json")}, json_)
+    from flows.build import build as run_build
+    from flows.build import run_with
+    from flows.progress import bars, stage_report
+
+    with _progress(json_) as console, bars(console) as progress:
+        built = run_build(config, options, run_with(stage_report(progress)))
+    summary = built.summary()
+    if json_:
+        return _print(summary, json_)
+    state = "unchanged, as the build before it" if summary["unchanged"] else "new"
+    _say(f"dataset {built.dataset.reference} ({state})")
+    _say(f"  {summary['images']} images of {summary['photos']} photographs in {summary['shards']} shards")
+    for reason, count in summary["rejected"].items():
+        _say(f"  {count} rejected: {reason}")
+    _say(f"  contact sheet {built.contact_sheet}")
+    _say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")
+
+
+@app.command
+def train(
+    dataset: Annotated[str | None, Parameter(help="NAME or NAME@VERSION; not needed with --resume.")] = None,
+    *,
+    config: Annotated[TrainConfig, Flat] = TrainConfig(),
+    options: Annotated[TrainOptions, Flat] = TrainOptions(),
+    resume: Annotated[str | None, Parameter(help="Go on with this run, by its id or folder.")] = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Train a style-based GAN on a dataset, in a process of its own."""
+    from flows.progress import bars, training_note
+    from flows.training_process import check_training, prepare_run, train_run
+
+    if resume is not None and config != TrainConfig():
+        raise PipelineError(
+            "--resume goes on with the run's own config: leave the other training options out"
+        )
+    if dry_run:
+        reference = check_training(dataset, config, options)
+        resolved = {"dataset": reference, "config": config.model_dump(mode="json")}
+        return _print({**resolved, "options": options.model_dump(mode="json")}, json_)
+    run = prepare_run(dataset, config, options, resume)
+    with _progress(json_) as console, bars(console) as progress:
+        bar = progress.add_task(
+            "train", total=run.record["config"]["total_kimg"], unit="kimg", note="starting"
+        )
+
+        def on_tick(row: dict[str, Any]) -> None:
+            progress.update(bar, completed=round(row["kimg"], 2), note=training_note(row))
+
+        result = train_run(run, options, on_tick)
+    if json_:
+        return _print(result, json_)
+    _say(f"run {result['run']}{' (stopped early)' if result['stopped'] else ''}")
+    _say(f"  {result['kimg']:.1f} kimg of {result['dataset']}, {result['seconds_per_kimg']:.1f} s/kimg")
+    _say(f"  checkpoint {result['checkpoint']}")
+    _say(f"  sample grids {run.grids_dir}; next: likeness generate {run.id} --out grid.png")
+
+
+@app.command
+def generate(
+    run: Annotated[str, Parameter(help="A run, by its id or folder, or one of its checkpoints' folders.")],
+    *,
+    out: Annotated[Path, Parameter(help="The PNG to write.")],
+    seeds: Annotated[str, Parameter(help="Seeds, such as 0-15 or 1,5,7.")] = "0-15",
+    truncation_psi: Annotated[float, Parameter(help="0 is the mean face, 1 is no truncation.")] = 0.7,
+    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
+        "./store"
+    ),
+    device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto",
+    json_: Json = False,
+) -> None:
+    """Draw images of seeds with a trained generator, as one grid that knows where it came from."""
+    from training.generate import generate_grid
+
+    metadata = generate_grid(_checkpoint(Store(store), run), seeds, out, truncation_psi, device)
+    if json_:
+        return _print({"out": str(out), **metadata}, json_)
+    _say(
+        f"{len(metadata['seeds'])} images in {out}, from checkpoint {metadata['checkpoint']} of {metadata['run_id']}"
+    )
+
+
+@app.command
+def trace(
+    reference: Annotated[
+        str,
+        Parameter(
+            help="A grid, a checkpoint or run, a dataset (NAME or NAME@VERSION), an image's key, "
+            "a photograph's file, URL or sha256."
+        ),
+    ],
+    *,
+    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
+        "./store"
+    ),
+    limit: Annotated[int, Parameter(help="How many images of a dataset to print.")] = 5,
+    json_: Json = False,
+) -> None:
+    """Say what something was made of, down to original photographs, by files alone."""
+    from storage.lineage import trace as trace_reference
+
+    chain = trace_reference(Store(store), reference)
+    if json_:
+        return _print(chain.as_json(), json_)
+    for line in chain.lines(limit):
+        _say(line)
+
+
+@app.command
+def verify(
+    dataset: Annotated[str, Parameter(help="NAME or NAME@VERSION.")],
+    *,
+    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
+        "./store"
+    ),
+    json_: Json = False,
+) -> None:
+    """Check every hash of a dataset version: manifest, tables, shards, images, original photographs."""
+    from storage.errors import IntegrityError
+    from storage.lineage import verify as verify_dataset
+    from storage.manifest import open_dataset
+
+    opened = open_dataset(Store(store), dataset)
+    checked = verify_dataset(opened)
+    if json_:
+        _print({"dataset": opened.reference, **checked.as_json()}, json_)
+    if checked.problems:
+        raise IntegrityError("; ".join(checked.problems))
+    if not json_:
+        _say(f"{opened.reference} is intact: {checked.summary()}")
+
+
+@app.command
+def demo(
+    *,
+    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
+        "./store"
+    ),
+) -> None:
+    """Run the whole pipeline once as Prefect flows, on the offline sample, and say where things are."""
+    from flows.demo import run_demo
+
+    for line in run_demo(RunOptions(store=store)):
+        _say(line)
+
+
+@app.command
+def services(
+    *,
+    port: Annotated[int, Parameter(help="Port of the Prefect server.")] = 4200,
+    mlflow_port: Annotated[int, Parameter(help="Port of the MLflow page.")] = 5000,
+    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
+        "./store"
+    ),
+) -> None:
+    """Start the Prefect server, the deployments, a worker for each pool, and MLflow, until Ctrl-C."""
+    from flows.services import run_services
+
+    run_services(port, mlflow_port, Store(store), _say)
+
+
+@app.command
+def deploy() -> None:
+    """Make the work pools and the deployments of prefect.yaml, on the server that Prefect is configured for."""
+    from flows.services import deploy as run_deploy
+
+    run_deploy(dict(os.environ))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a PipelineError or a wrong option prints one sentence and exits 1."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        app(tokens, exit_on_error=False, print_error=False)
+    except (PipelineError, CycloptsError, pydantic.ValidationError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"likeness: {_sentence(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def build_dataset_main() -> None:
+    """`build-dataset ...`: run the deployment of that name, with every flag passed on to Prefect."""
+    os.execv(
+        sys.executable,
+        [sys.executable, "-m", "prefect", "deployment", "run", "build-dataset/build-dataset", *sys.argv[1:]],
+    )
+
+
+def _checkpoint(store: Store, reference: str) -> Path:
+    from storage.runs import find_run
+
+    if (Path(reference) / "state.json").is_file():
+        return Path(reference)
+    return find_run(store, reference).newest_checkpoint()
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Console]:
+    yield Console(stderr=True, quiet=quiet)
+
+
+def _sentence(error: Exception) -> str:
+    """An error in one line: for a wrong setting its field and what is valid."""
+    cause = error if isinstance(error, pydantic.ValidationError) else error.__cause__
+    if isinstance(cause, pydantic.ValidationError):
+        problems = []
+        for problem in cause.errors(include_url=False):
+            field = ".".join(str(part).replace("_", "-") for part in problem["loc"])
+            message = problem["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(problem["input"], dict) else f" (given {problem['input']!r})"
+            problems.append(f"--{field}: {message}{given}" if field else message)
+        return "; ".join(problems)
+    return " ".join(str(error).split())
+
+
+def _print(value: Any, compact: bool) -> None:
+    print(json.dumps(value, indent=None if compact else 2, ensure_ascii=False))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

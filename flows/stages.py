@@ -1,0 +1,471 @@
+"""The five stages of a build as plain functions: crawl, align, curate, shard, publish.
+
+Each maps chunks over Dask where there is work to map, and reports as chunks finish. A finished chunk is written
+once, under a key made of its inputs' hashes, the stage's config and the code that made it: a build that was
+killed finds it, one with other settings or other code does not. Not here: Prefect (`flows.build_dataset`), the
+order of stages (`flows.build`), or what happens inside a photograph (`preprocessing`).
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from distributed import Client
+
+from flows.cluster import map_chunks
+from flows.config import BuildConfig
+from preprocessing.curate import curate as curate_faces
+from preprocessing.faces import ALGORITHM_DISTRIBUTIONS, ALGORITHM_MODULES, FacesConfig, faces_in_photo
+from preprocessing.records import Face, Item, Photo, Rejection
+from preprocessing.reject import TRANSIENT, Reason
+from preprocessing.sources import Source, open_source
+from storage import manifest
+from storage.digest import bytes_digest, canonical_json, code_digest, file_digest, json_digest
+from storage.errors import ConfigError, IntegrityError, SourceError
+from storage.manifest import FACE_FIELDS, Dataset
+from storage.shards import Sample, index_json, read_index, write_shard
+from storage.store import Store, original_key
+from storage.tables import Row, get_table, put_table
+
+logger = logging.getLogger(__name__)
+
+CRAWL_VERSION = 1
+"""Raised only when fetched bytes must not be reused: hosts are not asked again for a change of our code."""
+
+CRAWL_SCHEMA = pa.schema(
+    [
+        pa.field("ref", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("fetched_at", pa.string()),
+    ]
+)
+ALIGN_SCHEMA = pa.schema(
+    [
+        *FACE_FIELDS,
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64()),
+    ]
+)
+
+Element = TypeVar("Element")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: `done` of `total` units, and what became of them so far."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    counts: Mapping[str, int]
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a build works."""
+
+    store: Store
+    client: Client
+    chunk_size: int
+    refetch: bool
+
+
+@dataclass(frozen=True)
+class Crawled:
+    """Every item of the source, as a photograph whose bytes are in the store or as a rejection."""
+
+    source: dict[str, Any]
+    items: dict[str, Item]
+    photos: list[Photo]
+    rejections: list[Rejection]
+    reused: int
+
+    def counts(self) -> dict[str, int]:
+        """What became of the items."""
+        return {"photos": len(self.photos), "reused": self.reused, **_reasons(self.rejections)}
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One aligned face, without its bytes, and where those lie: `size` bytes at `offset` of the object `blob`."""
+
+    face: Face
+    blob: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Every photograph's faces, or why it has none."""
+
+    crops: list[Crop]
+    rejections: list[Rejection]
+    reused: int
+
+    def counts(self) -> dict[str, int]:
+        """What became of the photographs; `reused` photographs were aligned by an earlier build."""
+        return {"faces": len(self.crops), "reused": self.reused, **_reasons(self.rejections)}
+
+
+@dataclass(frozen=True)
+class Curated:
+    """The crops that the dataset will hold, ordered by image digest, each with the photograph it came from."""
+
+    kept: list[tuple[Crop, Photo]]
+    rejections: list[Rejection]
+
+    def counts(self) -> dict[str, int]:
+        """What became of the faces."""
+        return {"kept": len(self.kept), **_reasons(self.rejections)}
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """The dataset's image rows and the tars that hold them."""
+
+    images: list[Row]
+    shards: list[Row]
+    reused: int
+
+    def counts(self) -> dict[str, int]:
+        """What was packed."""
+        size = sum(shard["size"] for shard in self.shards)
+        return {"shards": len(self.shards), "images": len(self.images), "bytes": size, "reused": self.reused}
+
+
+def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
+    """Read or fetch every photograph of the source into the store, under its sha256.
+
+    Local photographs are read and hashed anew by every build. Fetched ones are kept, and asked for again only
+    where the last attempt failed for a passing reason, or on `refetch`.
+    """
+    source = open_source(config.source, config.fetch)
+    items = {item.ref: item for item in source.items()[: config.limit]}
+    if not items:
+        raise SourceError(f"source {config.source} lists no photograph")
+    prefix = f"chunks/crawl/{json_digest([CRAWL_VERSION, source.kind, config.fetch.model_dump(mode='json')])}"
+    outcomes: dict[str, Row] = {}
+    if source.cached and not context.refetch:
+        outcomes = _known_outcomes(context.store, prefix, items)
+    reused = len(outcomes)
+    todo = [item for ref, item in items.items() if ref not in outcomes]
+    counts = Counter(_outcome_name(row) for row in outcomes.values())
+    report(Progress("crawl", reused, len(items), "photos", counts))
+    chunks = _chunks(todo, context.chunk_size)
+    for rows in map_chunks(
+        context.client, _crawl_chunk, chunks, source, context.store, prefix, one_process=not source.parallel
+    ):
+        outcomes.update((row["ref"], row) for row in rows)
+        counts.update(_outcome_name(row) for row in rows)
+        report(Progress("crawl", len(outcomes), len(items), "photos", counts))
+    photos, rejections = [], []
+    for ref, item in items.items():
+        row = outcomes[ref]
+        if row["reason"] is None:
+            photos.append(Photo(item, row["sha256"], row["num_bytes"]))
+        else:
+            rejections.append(Rejection(ref, Reason(row["reason"]), row["sha256"], detail=row["detail"]))
+    return Crawled(source.description(), items, photos, rejections, reused)
+
+
+def align(context: Context, report: Report, config: BuildConfig, photos: Sequence[Photo]) -> Aligned:
+    """Find, crop and encode the faces of every distinct photograph that no earlier build has aligned."""
+    code = code_digest(ALGORITHM_MODULES, ALGORITHM_DISTRIBUTIONS)
+    prefix = f"chunks/align/{json_digest({'config': config.faces.identity(), 'code': code})}"
+    wanted = {
+        photo.sha256: photo.item.ref
+        for photo in sorted(photos, key=lambda photo: photo.item.ref, reverse=True)
+    }
+    crops: list[Crop] = []
+    rejections: list[Rejection] = []
+    done: set[str] = set()
+    counts: Counter[str] = Counter()
+
+    def take(blob: str, rows: list[Row]) -> None:
+        for row in rows:
+            sha256 = row["photo_sha256"]
+            if row["reason"] is None:
+                crops.append(Crop(_face(row), blob, row["offset"], row["size"]))
+                counts["faces"] += 1
+            else:
+                reason = Reason(row["reason"])
+                rejections.append(Rejection(wanted[sha256], reason, sha256, row["face_index"], row["detail"]))
+                counts[reason] += 1
+        done.update(row["photo_sha256"] for row in rows)
+        report(Progress("align", len(done), len(wanted), "photos", counts))
+
+    for key in context.store.keys(prefix):
+        if key.endswith(".parquet"):
+            rows = get_table(context.store, key)
+            take(_blob_key(key), [row for row in rows if row["photo_sha256"] in wanted.keys() - done])
+    reused = len(done)
+    chunks = _chunks(sorted(wanted.keys() - done), context.chunk_size)
+    for key in map_chunks(context.client, _align_chunk, chunks, context.store, prefix, config.faces, code):
+        take(_blob_key(key), get_table(context.store, key))
+    return Aligned(crops, rejections, reused)
+
+
+def curate(
+    context: Context, report: Report, config: BuildConfig, photos: Sequence[Photo], aligned: Aligned
+) -> Curated:
+    """Choose the faces that make the dataset; EmptyDatasetError where none passes."""
+    where = {(crop.face.photo_sha256, crop.face.face_index): crop for crop in aligned.crops}
+    curated = curate_faces(
+        photos, [crop.face for crop in aligned.crops], config.curate.resolved(config.resolution)
+    )
+    kept = [(where[face.photo_sha256, face.face_index], photo) for photo, face in curated.kept]
+    kept.sort(key=lambda pair: pair[0].face.image_sha256)
+    report(
+        Progress(
+            "curate", len(where), len(where), "faces", {"kept": len(kept), **_reasons(curated.rejections)}
+        )
+    )
+    return Curated(kept, curated.rejections)
+
+
+def shard(context: Context, report: Report, config: BuildConfig, curated: Curated) -> Sharded:
+    """Pack the kept crops into tars of `images_per_shard`, in the order of their digests."""
+    suffix = {"png": "png", "webp": "webp", "jpeg": "jpg"}[config.encode.format]
+    rows = [_image_row(crop.face, photo) for crop, photo in curated.kept]
+    if len({row["key"] for row in rows}) != len(rows):
+        raise IntegrityError("two images share the first digits of their sha256, so one key would name both")
+    code = code_digest(("storage.shards",), ())
+    jobs = []
+    size = config.shard.images_per_shard
+    for start in range(0, len(rows), size):
+        crops = [(crop.blob, crop.offset, crop.size) for crop, _ in curated.kept[start : start + size]]
+        key = f"chunks/shard/{json_digest([code, suffix, rows[start : start + size]])}.tar"
+        jobs.append((start // size, key, rows[start : start + size], crops))
+    shards: dict[int, Row] = {}
+    reused = 0
+    images: dict[int, list[Row]] = {}
+    report(Progress("shard", 0, len(jobs), "shards", {}))
+    for number, packed, entries, was_there in map_chunks(
+        context.client, _pack_shard, jobs, context.store, suffix
+    ):
+        file = f"shards/{number:05d}.tar"
+        shards[number] = {"file": file, **packed}
+        images[number] = [
+            {**row, "shard": file, "offset": offset, "size": length}
+            for row, (offset, length) in zip(jobs[number][2], entries, strict=True)
+        ]
+        reused += was_there
+        report(Progress("shard", len(shards), len(jobs), "shards", {}))
+    order = range(len(jobs))
+    return Sharded([row for i in order for row in images[i]], [shards[i] for i in order], reused)
+
+
+def publish(
+    context: Context,
+    report: Report,
+    config: BuildConfig,
+    crawled: Crawled,
+    rejections: Sequence[Rejection],
+    sharded: Sharded,
+) -> Dataset:
+    """Write the manifest, whose hash is the version, and everything that it names."""
+    rows = sorted((_rejection_row(rejection, crawled.items) for rejection in rejections), key=canonical_json)
+    dataset = manifest.publish(
+        context.store,
+        config.name,
+        settings={
+            "resolution": config.resolution,
+            "source": crawled.source,
+            "config": {
+                "faces": config.faces.identity(),
+                "curate": config.curate.resolved(config.resolution).model_dump(mode="json"),
+                "shard": config.shard.model_dump(mode="json"),
+            },
+        },
+        images=sharded.images,
+        rejections=rows,
+        shards=sharded.shards,
+        num_photos=len(crawled.items),
+    )
+    report(Progress("publish", 1, 1, "version", {}))
+    return dataset
+
+
+# Chunks: these run in Dask's worker processes.
+
+
+def _crawl_chunk(items: Sequence[Item], source: Source, store: Store, prefix: str) -> list[Row]:
+    rows: list[Row] = []
+    for outcome in source.read(items):
+        row: Row = dict.fromkeys(CRAWL_SCHEMA.names)
+        if source.cached:
+            row["fetched_at"] = datetime.now(UTC).isoformat()
+        if isinstance(outcome, Rejection):
+            row |= {"ref": outcome.ref, "reason": outcome.reason.value, "detail": outcome.detail}
+            row["sha256"] = outcome.photo_sha256
+        else:
+            item, data = outcome
+            row |= {"ref": item.ref, "sha256": store.put_original(data), "num_bytes": len(data)}
+        rows.append(row)
+    if source.cached:
+        put_table(store, f"{prefix}/{json_digest([item.ref for item in items])}.parquet", rows, CRAWL_SCHEMA)
+    return rows
+
+
+def _align_chunk(sha256s: Sequence[str], store: Store, prefix: str, config: FacesConfig, code: str) -> str:
+    if code_digest(ALGORITHM_MODULES, ALGORITHM_DISTRIBUTIONS) != code:
+        raise ConfigError(
+            "a Dask worker has other code or library versions than this build: make them the same"
+        )
+    rows: list[Row] = []
+    blob = bytearray()
+    for sha256 in sha256s:
+        for result in faces_in_photo("", sha256, store.original(sha256), config):
+            row: Row = dict.fromkeys(ALIGN_SCHEMA.names)
+            if isinstance(result, Face):
+                row |= _face_row(result) | {"offset": len(blob), "size": len(result.image)}
+                blob += result.image
+            else:
+                row |= {"photo_sha256": sha256, "face_index": result.face_index}
+                row |= {"reason": result.reason.value, "detail": result.detail}
+            rows.append(row)
+    key = f"{prefix}/{json_digest(list(sha256s))}.parquet"
+    store.put(_blob_key(key), bytes(blob))
+    put_table(store, key, rows, ALIGN_SCHEMA)  # last: a chunk whose table exists is complete
+    return key
+
+
+def _pack_shard(
+    job: tuple[int, str, list[Row], list[tuple[str, int, int]]], store: Store, suffix: str
+) -> tuple[int, Row, list[tuple[int, int]], bool]:
+    number, key, rows, crops = job
+    index_key = manifest.index_name(key)
+    packed = _packed(store, key, index_key)
+    was_there = packed is not None
+    if packed is None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "shard.tar"
+            entries = write_shard(path, _samples(store, rows, crops, suffix))
+            sha256 = file_digest(path)
+            store.put(key, path)
+        store.put(index_key, index_json(sha256, entries))
+        packed = _packed(store, key, index_key)
+        if packed is None:
+            raise IntegrityError(f"{store.path(key)} is not what was just written")
+    index = read_index(store.get(index_key))
+    images = [(entry.offset, entry.size) for entry in index.entries if not entry.name.endswith(".json")]
+    return number, {**packed, "images": len(rows)}, images, was_there
+
+
+def _packed(store: Store, key: str, index_key: str) -> Row | None:
+    """The manifest's facts of a shard packed before, or None where there is none or its bytes have changed."""
+    if not (store.exists(index_key) and store.exists(key)):
+        return None
+    index = store.get(index_key)
+    sha256 = read_index(index).sha256
+    if file_digest(store.path(key)) != sha256:
+        logger.warning("%s no longer has its recorded sha256: packing it again", store.path(key))
+        return None
+    size = store.path(key).stat().st_size
+    return {"object": key, "sha256": sha256, "size": size, "index_sha256": bytes_digest(index)}
+
+
+def _samples(
+    store: Store, rows: Sequence[Row], crops: Sequence[tuple[str, int, int]], suffix: str
+) -> Iterator[Sample]:
+    for row, (blob, offset, size) in zip(rows, crops, strict=True):
+        with store.path(blob).open("rb") as file:
+            file.seek(offset)
+            image = file.read(size)
+        if bytes_digest(image) != row["image_sha256"]:
+            raise IntegrityError(
+                f"{store.path(blob)} no longer holds image {row['image_sha256']}: "
+                f"delete that file and the .parquet beside it, and build again"
+            )
+        yield Sample(row["key"], suffix, image, canonical_json(row))
+
+
+# Rows
+
+
+def _known_outcomes(store: Store, prefix: str, items: Mapping[str, Item]) -> dict[str, Row]:
+    newest: dict[str, Row] = {}
+    for key in store.keys(prefix):
+        for row in get_table(store, key):
+            if (
+                row["ref"] in items
+                and row["fetched_at"] >= newest.get(row["ref"], {"fetched_at": ""})["fetched_at"]
+            ):
+                newest[row["ref"]] = row
+    return {ref: row for ref, row in newest.items() if _still_holds(store, row, items[ref])}
+
+
+def _still_holds(store: Store, row: Row, item: Item) -> bool:
+    if row["reason"] is not None:
+        return Reason(row["reason"]) not in TRANSIENT | {Reason.CHECKSUM_MISMATCH}
+    # a list may since claim another hash, and a photograph may have been removed from the store
+    return item.expected_sha256 in (None, row["sha256"]) and store.exists(original_key(row["sha256"]))
+
+
+def _outcome_name(row: Row) -> str:
+    return "photos" if row["reason"] is None else str(row["reason"])
+
+
+def _blob_key(table_key: str) -> str:
+    return table_key.removesuffix(".parquet") + ".images"
+
+
+_FACE_COLUMNS = [field.name for field in fields(Face) if field.name != "image"]
+
+
+def _face_row(face: Face) -> Row:
+    row = asdict(face)
+    del row["image"]
+    return row
+
+
+def _face(row: Row) -> Face:
+    values = {name: row[name] for name in _FACE_COLUMNS}
+    values["box_px"] = tuple(values["box_px"])
+    values["landmarks_px"] = tuple(map(tuple, values["landmarks_px"]))
+    values["quad_px"] = tuple(map(tuple, values["quad_px"]))
+    return Face(**values, image=b"")
+
+
+def _image_row(face: Face, photo: Photo) -> Row:
+    return {
+        "key": face.image_sha256[: manifest.KEY_DIGITS],
+        **_face_row(face),
+        "photo_num_bytes": photo.num_bytes,
+        **_source_row(photo.item),
+    }
+
+
+def _source_row(item: Item) -> Row:
+    return {field.name: getattr(item, field.name) for field in manifest.SOURCE_FIELDS}
+
+
+def _rejection_row(rejection: Rejection, items: Mapping[str, Item]) -> Row:
+    facts = asdict(rejection)
+    return {**facts, "reason": rejection.reason.value, **_source_row(items[rejection.ref])}
+
+
+def _reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
+    return dict(sorted(Counter(rejection.reason.value for rejection in rejections).items()))
+
+
+def _chunks(elements: Sequence[Element], size: int) -> list[Sequence[Element]]:
+    return [elements[start : start + size] for start in range(0, len(elements), size)]

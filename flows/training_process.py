@@ -1,0 +1,126 @@
+"""Training as its own process: start it for a run, follow its statistics, pass on a stop, check its result.
+
+A process of its own keeps a GPU's memory and a crash away from the orchestrator, and is what torchrun will start.
+Not here: training (`training.loop`), Prefect (`flows.train`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from training.device import resolve_device
+
+from flows.config import TrainOptions
+from storage.errors import ConfigError, TrainingError
+from storage.manifest import open_dataset
+from storage.runs import Run, create_run, find_run
+from storage.store import Store
+from training.config import TrainConfig
+from training.data import check_resolution
+
+POLL_S = 0.5
+STOP_S = 120.0
+"""How long a stopped process may take to write its checkpoint before it is killed."""
+
+OnTick = Callable[[dict[str, Any]], None]
+
+
+def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions, resume: str | None) -> Run:
+    """A new run of `dataset`, or the one that `resume` names; everything checkable is checked here."""
+    store = Store(options.store)
+    if resume is not None:
+        run = find_run(store, resume)
+        if dataset is not None and dataset.split("@")[0] != run.record["dataset"]["name"]:
+            raise ConfigError(
+                f"run {run.id} was trained on {run.record['dataset']['name']}, not on {dataset}: "
+                f"leave the dataset out to resume it"
+            )
+        resolve_device(run.record["config"]["device"])
+        return run
+    if dataset is None:
+        raise ConfigError("a dataset is needed: likeness train NAME, or --resume RUN to go on with a run")
+    resolve_device(config.device)
+    opened = open_dataset(store, dataset)
+    check_resolution(opened.resolution, config.resolution)
+    return create_run(store, opened.summary(), config.model_dump(mode="json"))
+
+
+def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any]:
+    """Train a run to its end, from its newest checkpoint if it has one, and return what it came to.
+
+    Calls `on_tick` with each new line of statistics. TrainingError carries the process's last words. Whatever
+    ends this function ends the process too: it is told to stop, and has time to save.
+    """
+    command = [sys.executable, "-m", "training", str(run.folder)]
+    if options.workers is not None:
+        command += ["--workers", str(options.workers)]
+    if options.tracking_uri is not None:
+        command += ["--tracking-uri", options.tracking_uri]
+    with run.log_path.open("ab") as log:
+        log_start = log.tell()
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
+        try:
+            for row in _follow(run, process):
+                on_tick(row)
+        finally:
+            _stop(process)
+    if process.returncode != 0:
+        raise TrainingError(f"training of {run.id} failed: {_last_words(run.log_path, log_start)}")
+    result: dict[str, Any] = json.loads(run.result_path.read_bytes())
+    return {
+        "run": run.id,
+        "dataset": f"{run.record['dataset']['name']}@{run.record['dataset']['version']}",
+        "kimg": result["kimg"],
+        "checkpoint": str(run.checkpoints_dir / result["checkpoint"]),
+        "seconds_per_kimg": result["seconds_per_kimg"],
+        "stopped": result.get("stopped", False),
+    }
+
+
+def _follow(run: Run, process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+    """The new lines of statistics, until the process ends.
+
+    Lines are told apart by their image count: a resumed run first drops those after its checkpoint.
+    """
+    seen = int(run.checkpoints()[-1].name) if run.checkpoints() else 0
+    size = -1
+    ended = False
+    while not ended:
+        ended = process.poll() is not None  # asked before reading, so that the last lines are read too
+        if run.stats_path.exists() and run.stats_path.stat().st_size != size:
+            data = run.stats_path.read_bytes()
+            size = len(data)
+            for line in data[: data.rfind(b"\n") + 1].splitlines():
+                row = json.loads(line)
+                if row["num_images"] > seen:
+                    seen = row["num_images"]
+                    yield row
+        if not ended:
+            time.sleep(POLL_S)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _last_words(log: Path, start: int) -> str:
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'it printed nothing'} (all of it in {log})"

@@ -1,0 +1,46 @@
+"""What a source says about its photographs: one row of a list to an `Item`, and the promise it makes kept.
+
+Not here: guessing. A key that is missing stays None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from preprocessing.records import Item, Rejection
+from preprocessing.reject import Reason
+from storage.digest import bytes_digest
+from storage.errors import SourceError
+
+KEYS = ("license", "license_url", "author", "title", "page", "sha256")
+"""Columns of a list, and keys of a JSONL, that are read; others are ignored."""
+
+
+def item_from_row(ref: str, row: Mapping[str, Any], where: str) -> Item:
+    """The item that a list's row describes; `where` (file:line) names it in a SourceError."""
+    values = {key: _text(row.get(key), key, where) for key in KEYS}
+    sha256 = values.pop("sha256")
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise SourceError(f"{where}: sha256 {sha256!r} is not 64 hexadecimal digits")
+    return Item(ref, expected_sha256=sha256.lower() if sha256 else None, **values)
+
+
+def checked(item: Item, data: bytes) -> tuple[Item, bytes] | Rejection:
+    """The item with its bytes, or a rejection where they are not the ones it promises."""
+    digest = bytes_digest(data)
+    if item.expected_sha256 not in (None, digest):
+        return Rejection(
+            item.ref, Reason.CHECKSUM_MISMATCH, digest, detail=f"expected {item.expected_sha256}"
+        )
+    return item, data
+
+
+def _text(value: Any, key: str, where: str) -> str | None:
+    # Parquet through pandas writes a missing text as NaN, which alone differs from itself.
+    if value is None or value != value:
+        return None
+    if not isinstance(value, str):
+        raise SourceError(f"{where}: {key} is {value!r}, not text")
+    return value.strip() or None

@@ -1,0 +1,300 @@
+"""Lineage read from files alone: what made this, where did that photograph go, and are the bytes still the same.
+
+No server is asked. A grid carries its origin in itself, a checkpoint and a run in their JSON, a dataset version in
+its manifest and tables; originals lie in the store under their sha256.
+
+    for line in trace(store, "grid.png").lines(): ...
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from storage.digest import file_digest, rows_digest
+from storage.errors import IntegrityError, NotFoundError
+from storage.manifest import VERSION_DIGITS, Dataset, dataset_names, index_name, open_dataset
+from storage.runs import Run, find_run, list_runs
+from storage.shards import check_shard
+from storage.store import Store, original_key
+from storage.tables import Row
+
+GRID_TEXT = "likeness"
+"""The text chunk of a grid's PNG that says where it comes from."""
+MIN_DIGITS = 8
+
+
+@dataclass(frozen=True)
+class Step:
+    """One link of a chain: what it is and the facts on record about it."""
+
+    kind: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """From what was asked about, step by step, to photographs; `images` are the dataset rows it comes down to."""
+
+    steps: list[Step]
+    images: list[Row] = field(default_factory=list)
+    rejections: list[Row] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole chain, every image included."""
+        return {
+            "chain": [{"kind": step.kind, **step.facts} for step in self.steps],
+            "images": [_brief(row) for row in self.images],
+            "rejections": self.rejections,
+        }
+
+    def lines(self, limit: int) -> Iterator[str]:
+        """The chain for people: the steps, then at most `limit` images with their sources."""
+        for step in self.steps:
+            yield step.kind
+            for name, value in step.facts.items():
+                yield f"  {name}: {value}"
+        for row in self.images[:limit]:
+            brief = _brief(row)
+            yield f"image {brief.pop('key')}"
+            for name, value in brief.items():
+                yield f"  {name}: {value}"
+        if len(self.images) > limit:
+            yield f"and {len(self.images) - limit} images more (--limit, or --json for all)"
+        for row in self.rejections:
+            yield f"rejected: {row['reason']}"
+            for name, value in row.items():
+                if name != "reason" and value is not None:
+                    yield f"  {name}: {value}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `verify` checked, and every difference it found."""
+
+    shards: int
+    images: int
+    originals: int
+    problems: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "intact": not self.problems,
+            "shards": self.shards,
+            "images": self.images,
+            "originals": self.originals,
+            "problems": self.problems,
+        }
+
+    def summary(self) -> str:
+        """For people."""
+        return f"manifest, tables, {self.shards} shards, {self.images} images, {self.originals} originals"
+
+
+def trace(store: Store, reference: str) -> Chain:
+    """The chain of a grid, checkpoint, run, dataset, image key, or photograph (file, ref, URL or sha256).
+
+    NotFoundError where the reference names none of these; IntegrityError where a link's recorded hash does not
+    hold.
+    """
+    path = Path(reference)
+    if path.is_file():
+        metadata = _grid_metadata(path)
+        return (
+            _of_grid(store, path, metadata) if metadata else _of_digest(store, file_digest(path), reference)
+        )
+    if (path / "state.json").is_file():
+        return _of_checkpoint(store, path.resolve())
+    try:
+        return _of_run(store, find_run(store, reference))
+    except NotFoundError:
+        pass
+    if re.fullmatch(rf"[0-9a-f]{{{MIN_DIGITS},64}}", reference):
+        return _of_digest(store, reference, reference)
+    if reference.split("@")[0] in dataset_names(store):
+        return _of_dataset(open_dataset(store, reference))
+    return _of_photo(store, reference, lambda row: row["ref"] == reference)
+
+
+def verify(dataset: Dataset) -> Checked:
+    """Check every hash of a version: manifest, tables, shards and indexes, images, and original photographs."""
+    problems: list[str] = []
+    store, folder = dataset.store, dataset.folder
+    if dataset.manifest_sha256[:VERSION_DIGITS] != dataset.version:
+        problems.append(f"{folder / 'manifest.json'} no longer has the sha256 of its version")
+    tables: dict[str, list[Row]] = {"images": [], "rejections": []}
+    for name, read in (("images", dataset.images), ("rejections", dataset.rejections)):
+        file = folder / dataset.manifest[name]["file"]
+        try:
+            tables[name] = read()
+        except (OSError, ValueError) as error:
+            problems.append(f"{file} cannot be read: {error}")
+            continue
+        if rows_digest(tables[name]) != dataset.manifest[name]["sha256"]:
+            problems.append(f"{file} no longer holds its recorded rows")
+    rows = tables["images"]
+    for shard in dataset.manifest["shards"]:
+        problems += _shard_problems(dataset, shard, [row for row in rows if row["shard"] == shard["file"]])
+    originals = sorted({row["photo_sha256"] for row in rows})
+    for sha256 in originals:
+        try:
+            store.original(sha256)
+        except (NotFoundError, IntegrityError) as error:
+            problems.append(str(error))
+    return Checked(len(dataset.manifest["shards"]), len(rows), len(originals), problems)
+
+
+def _shard_problems(dataset: Dataset, shard: dict[str, Any], rows: list[Row]) -> Iterator[str]:
+    path = dataset.folder / shard["file"]
+    index_path = dataset.folder / index_name(shard["file"])
+    if not index_path.is_file() or file_digest(index_path) != shard["index_sha256"]:
+        yield f"{index_path} is missing or no longer has its recorded sha256"
+        return
+    entries = dataset.index(shard["file"]).entries
+    yield from check_shard(path, shard["sha256"], entries)
+    images = {entry.name.split(".")[0]: entry for entry in entries if not entry.name.endswith(".json")}
+    for row in rows:
+        entry = images.get(row["key"])
+        if entry is None or (entry.sha256, entry.offset) != (row["image_sha256"], row["offset"]):
+            yield f"image {row['key']} of {path} is not the one that the manifest records"
+
+
+def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
+    step = Step("grid", {"file": str(path), "sha256": file_digest(path), **metadata})
+    checkpoint = find_run(store, metadata["run_id"]).checkpoints_dir / metadata["checkpoint"]
+    if checkpoint.is_dir():
+        below = _of_checkpoint(store, checkpoint)
+        if below.steps[0].facts["sha256"]["networks.safetensors"] != metadata["networks_sha256"]:
+            raise IntegrityError(f"{path} was drawn from other weights than {checkpoint} holds now")
+    else:
+        below = _of_run(store, find_run(store, metadata["run_id"]))
+    return Chain([step, *below.steps], below.images)
+
+
+def _of_checkpoint(store: Store, folder: Path) -> Chain:
+    state = json.loads((folder / "state.json").read_bytes())
+    for name, sha256 in state["sha256"].items():
+        if not (folder / name).is_file() or file_digest(folder / name) != sha256:
+            raise IntegrityError(f"{folder / name} is missing or no longer has its recorded sha256")
+    facts = {"folder": str(folder), "num_images": state["num_images"], "sha256": state["sha256"]}
+    below = _of_run(store, find_run(store, str(folder.parent.parent)))
+    return Chain([Step("checkpoint", facts), *below.steps], below.images)
+
+
+def _of_run(store: Store, run: Run) -> Chain:
+    record = run.record
+    dataset = record["dataset"]
+    facts = {
+        "id": run.id,
+        "folder": str(run.folder),
+        "created_at": record["created_at"],
+        "preset": record["config"]["preset"],
+        "config_sha256": record["config_sha256"],
+        "code_commit": record["facts"]["code_commit"],
+        "lock_sha256": record["facts"]["lock_sha256"],
+        "checkpoints": [path.name for path in run.checkpoints()],
+    }
+    opened = open_dataset(run.store, f"{dataset['name']}@{dataset['version']}")
+    if opened.manifest_sha256 != dataset["manifest_sha256"]:
+        raise IntegrityError(f"{opened.folder} is not the version that run {run.id} was trained on")
+    below = _of_dataset(opened)
+    return Chain([Step("training run", facts), *below.steps], below.images)
+
+
+def _of_dataset(dataset: Dataset) -> Chain:
+    images = dataset.images()
+    builds = [
+        {key: build[key] for key in ("build_id", "started_at", "config_sha256")}
+        | {"code_commit": build["facts"]["code_commit"]}
+        for build in dataset.builds()
+    ]
+    facts = {
+        "reference": dataset.reference,
+        "folder": str(dataset.folder),
+        "manifest_sha256": dataset.manifest_sha256,
+        "images": len(images),
+        "photographs": len({row["photo_sha256"] for row in images}),
+        "licenses": dict(Counter(str(row["license"]) for row in images).most_common()),
+        "builds": builds,
+        "training_runs": [run.id for run in _runs_of(dataset)],
+    }
+    return Chain([Step("dataset", facts)], [_located(dataset, row) for row in images])
+
+
+def _of_digest(store: Store, digits: str, reference: str) -> Chain:
+    return _of_photo(
+        store,
+        reference,
+        lambda row: (
+            row["photo_sha256"] is not None
+            and (row["photo_sha256"].startswith(digits) or row.get("image_sha256", "").startswith(digits))
+        ),
+    )
+
+
+def _of_photo(store: Store, reference: str, matches: Any) -> Chain:
+    """Everything on record about a photograph or an image: where it went in every version of every dataset."""
+    steps: list[Step] = []
+    images: list[Row] = []
+    rejections: list[Row] = []
+    for dataset in _all_versions(store):
+        kept = [_located(dataset, row) for row in dataset.images() if matches(row)]
+        refused = [{"dataset": dataset.reference, **row} for row in dataset.rejections() if matches(row)]
+        if kept or refused:
+            runs = [run.id for run in _runs_of(dataset)]
+            facts = {"reference": dataset.reference, "images": len(kept), "rejections": len(refused)}
+            steps.append(Step("dataset", facts | {"training_runs": runs}))
+        images += kept
+        rejections += refused
+    if not steps:
+        names = ", ".join(dataset_names(store)) or "none"
+        raise NotFoundError(
+            f"{reference!r} names no grid, checkpoint, run, dataset, image or photograph in {store.root} "
+            f"(datasets there: {names})"
+        )
+    return Chain(steps, images, rejections)
+
+
+def _located(dataset: Dataset, row: Row) -> Row:
+    original = dataset.store.path(original_key(row["photo_sha256"]))
+    return {
+        **row,
+        "dataset": dataset.reference,
+        "shard": str(dataset.folder / row["shard"]),
+        "original": str(original) if original.is_file() else None,
+    }
+
+
+def _brief(row: Row) -> Row:
+    columns = ("key", "dataset", "image_sha256", "shard", "offset", "face_index", "photo_sha256", "original", "ref",
+               "page", "author", "license", "license_url", "title")  # fmt: skip
+    return {column: row[column] for column in columns}
+
+
+def _all_versions(store: Store) -> Iterator[Dataset]:
+    for name in dataset_names(store):
+        for path in sorted(store.path(f"datasets/{name}").glob("*/manifest.json")):
+            yield Dataset(store, name, path.parent.name)
+
+
+def _runs_of(dataset: Dataset) -> list[Run]:
+    wanted = dataset.manifest_sha256
+    return [run for run in list_runs(dataset.store) if run.record["dataset"]["manifest_sha256"] == wanted]
+
+
+def _grid_metadata(path: Path) -> dict[str, Any] | None:
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(GRID_TEXT)
+    except (UnidentifiedImageError, OSError):
+        return None
+    metadata: dict[str, Any] | None = json.loads(text) if isinstance(text, str) else None
+    return metadata

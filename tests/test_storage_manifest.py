@@ -1,0 +1,122 @@
+"""storage.manifest: a version is the hash of its content, whoever built it and when."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.digest import bytes_digest, file_digest
+from storage.errors import ConfigError, NotFoundError
+from storage.lineage import verify
+from storage.manifest import (
+    IMAGE_SCHEMA,
+    REJECTION_SCHEMA,
+    Dataset,
+    index_name,
+    open_dataset,
+    publish,
+    record_build,
+)
+from storage.shards import Sample, index_json, write_shard
+from storage.store import Store
+
+
+def published(store: Store, name: str = "faces", image: bytes = b"crop") -> Dataset:
+    """A version of one image, as a build would publish it."""
+    photo = store.put_original(b"photo of " + image)
+    sha256 = bytes_digest(image)
+    row: dict[str, Any] = dict.fromkeys(IMAGE_SCHEMA.names)
+    row |= {"key": sha256[:16], "image_sha256": sha256, "photo_sha256": photo, "face_index": 0, "ref": "a.jpg"}
+    row |= {"box_px": [1.0, 2.0, 3.0, 4.0], "quad_side_px": 12.5, "shard": "shards/00000.tar"}
+    path = store.root / "packed.tar"
+    entries = write_shard(path, [Sample(row["key"], "png", image, b"{}")])
+    index = index_json(file_digest(path), entries)
+    store.put("chunks/shard/x.tar", path)
+    store.put(index_name("chunks/shard/x.tar"), index)
+    row |= {"offset": entries[0].offset, "size": entries[0].size}
+    rejection: dict[str, Any] = dict.fromkeys(REJECTION_SCHEMA.names)
+    rejection |= {"ref": "b.jpg", "reason": "no_face"}
+    shard = {"file": row["shard"], "object": "chunks/shard/x.tar", "sha256": file_digest(path), "images": 1,
+             "size": path.stat().st_size, "index_sha256": bytes_digest(index)}  # fmt: skip
+    dataset = publish(
+        store, name, settings={"resolution": 64}, images=[row], rejections=[rejection], shards=[shard], num_photos=2
+    )
+    record_build(dataset, {"config_sha256": "0", "facts": {"code_commit": None}}, datetime.now(UTC))
+    return dataset
+
+
+def test_the_same_content_is_the_same_version(tmp_path: Path) -> None:
+    """Two stores and two names give one version; other bytes give another."""
+    first = published(Store(tmp_path / "a"))
+    second = published(Store(tmp_path / "b"), name="others")
+    third = published(Store(tmp_path / "a"), image=b"another crop")
+    assert first.version == second.version != third.version
+    assert first.manifest["counts"] == {
+        "photos": 2, "images": 1, "rejected": {"no_face": 1}, "images_missing": {"license": 1, "author": 1, "page": 1},
+    }  # fmt: skip
+
+
+def test_tables_round_trip(tmp_path: Path) -> None:
+    """What was published is read back, and every hash holds."""
+    dataset = published(Store(tmp_path))
+    assert dataset.images()[0]["box_px"] == [1.0, 2.0, 3.0, 4.0]
+    assert dataset.rejections()[0]["reason"] == "no_face"
+    assert verify(dataset).problems == []
+
+
+def test_a_name_means_its_newest_build(tmp_path: Path) -> None:
+    """NAME is the latest version, NAME@PREFIX an older one; a rebuild of the old one makes it the latest again."""
+    store = Store(tmp_path)
+    old = published(store)
+    new = published(store, image=b"another crop")
+    assert open_dataset(store, "faces").version == new.version
+    assert open_dataset(store, f"faces@{old.version[:6]}").version == old.version
+    published(store)
+    assert open_dataset(store, "faces").version == old.version
+    assert [build["unchanged"] for build in open_dataset(store, "faces").builds()] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("reference", "error", "message"),
+    [
+        ("nobody", NotFoundError, "it holds faces"),
+        ("faces@0000", NotFoundError, "its versions are"),
+        ("../faces", ConfigError, "neither NAME nor NAME@VERSION"),
+    ],
+)
+def test_wrong_references_say_what_there_is(
+    tmp_path: Path, reference: str, error: type[Exception], message: str
+) -> None:
+    """A reference that names nothing lists what could be named."""
+    store = Store(tmp_path)
+    published(store)
+    with pytest.raises(error, match=message):
+        open_dataset(store, reference)
+
+
+@pytest.mark.parametrize("victim", ["manifest.json", "images.parquet", "rejections.parquet", "shards/00000.tar",
+                                    "shards/00000.index.json"])  # fmt: skip
+def test_verify_names_whatever_changed(tmp_path: Path, victim: str) -> None:
+    """A changed file of a version, whichever it is, is named by its path."""
+    store = Store(tmp_path)
+    dataset = published(store)
+    other = published(Store(tmp_path / "other"), image=b"another crop")
+    (dataset.folder / victim).unlink()  # a hard link: the packed chunk must keep its bytes
+    (dataset.folder / victim).write_bytes((other.folder / victim).read_bytes())
+    problems = verify(open_dataset(store, "faces")).problems
+    if victim == "rejections.parquet":
+        assert problems == []  # the same row: nothing changed
+    else:
+        assert any(victim in problem for problem in problems), problems
+
+
+def test_verify_names_a_lost_original(tmp_path: Path) -> None:
+    """An original photograph that is gone is named by its sha256."""
+    store = Store(tmp_path)
+    dataset = published(store)
+    sha256 = dataset.images()[0]["photo_sha256"]
+    store.path(f"originals/{sha256[:2]}/{sha256}").unlink()
+    assert any(sha256 in problem for problem in verify(dataset).problems)

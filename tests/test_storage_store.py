@@ -1,0 +1,58 @@
+"""storage.store: objects are written whole, found again, and checked."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.store import Store, original_key
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    """What was put is got, from bytes and from a file, also by a store that travelled to another process."""
+    store = Store(tmp_path / "store")
+    store.put("a/b", b"one")
+    (tmp_path / "file").write_bytes(b"two")
+    store.put("a/c", tmp_path / "file")
+    travelled = pickle.loads(pickle.dumps(store))
+    assert (travelled.get("a/b"), travelled.get("a/c")) == (b"one", b"two")
+    assert list(travelled.keys("a")) == ["a/b", "a/c"]
+    assert list(travelled.keys("nothing")) == []
+
+
+def test_missing_object_is_named(tmp_path: Path) -> None:
+    """Getting what is not there names the key."""
+    with pytest.raises(NotFoundError, match="holds no a/b"):
+        Store(tmp_path).get("a/b")
+
+
+def test_link_has_the_same_bytes(tmp_path: Path) -> None:
+    """A linked object reads like its source, and linking twice changes nothing."""
+    store = Store(tmp_path)
+    store.put("a", b"data")
+    for _ in range(2):
+        store.link("a", "deep/b")
+    assert store.get("deep/b") == b"data"
+
+
+def test_originals_are_content_addressed_and_checked(tmp_path: Path) -> None:
+    """An original is found by its sha256, and a changed one is refused by name."""
+    store = Store(tmp_path)
+    sha256 = store.put_original(b"photo")
+    assert store.original(sha256) == b"photo"
+    store.path(original_key(sha256)).write_bytes(b"other")
+    with pytest.raises(IntegrityError, match=sha256):
+        store.original(sha256)
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/store", "FILE"])
+def test_a_store_is_a_folder(tmp_path: Path, root: str) -> None:
+    """A URL or a file as the store is refused in one sentence that names it."""
+    if root == "FILE":
+        (tmp_path / "file").touch()
+        root = str(tmp_path / "file")
+    with pytest.raises(ConfigError, match="a store is a"):
+        Store(root)

@@ -1,0 +1,84 @@
+"""Training configs: presets, their overlay, and what a web form sees of them."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from training.config import PRESETS, TrainConfig
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_config_survives_json(preset):
+    """A resolved config read back from its JSON is the same config, with the same digest."""
+    config = TrainConfig.model_validate({"preset": preset, "seed": 3})
+    again = TrainConfig.model_validate_json(json.dumps(config.model_dump(mode="json")))
+    assert again == config
+    assert again.digest() == config.digest()
+
+
+def test_given_fields_win_over_the_preset():
+    """A given field replaces the preset's, the rest of the preset stays, and other presets do not leak in."""
+    config = TrainConfig.model_validate({"preset": "face128", "total_kimg": 10})
+    assert config.total_kimg == 10
+    assert config.resolution == 128
+    assert config.z_dim == 512
+
+
+def test_nested_fields_merge_key_by_key():
+    """One entry given of a table by resolution leaves the preset's other entries in place."""
+    config = TrainConfig.model_validate({"preset": "paper256", "batch_size": {64: 16}})
+    assert config.batch_size == {4: 512, 8: 256, 16: 128, 32: 64, 64: 16}
+
+
+def test_presets_apply_to_keyword_arguments_too():
+    """TrainConfig(preset=...) resolves like a validated dictionary."""
+    assert TrainConfig(preset="paper1024") == TrainConfig.model_validate({"preset": "paper1024"})
+
+
+def test_paper_presets_hold_the_papers_settings():
+    """paper1024 is the paper's training, and paper256 the same at 256."""
+    config = TrainConfig(preset="paper1024")
+    assert (config.z_dim, config.w_dim, config.mapping_layers) == (512, 512, 8)
+    assert (config.channel_base, config.max_channels) == (8192, 512)
+    assert (config.start_resolution, config.stable_kimg, config.fade_kimg) == (8, 600, 600)
+    assert (config.total_kimg, config.r1_gamma, config.mixing_probability) == (25_000, 10, 0.9)
+    assert (config.adam_beta1, config.adam_beta2) == (0, 0.99)
+    assert (config.ema_half_life_kimg, config.w_avg_beta, config.x_flips) == (10, 0.995, True)
+    assert (config.truncation_psi, config.truncation_cutoff) == (0.7, 8)
+    other = TrainConfig(preset="paper256").model_dump(exclude={"preset", "resolution"})
+    assert other == config.model_dump(exclude={"preset", "resolution"})
+
+
+def test_unknown_preset_lists_the_valid_ones():
+    """The error for an unknown preset names every preset there is."""
+    with pytest.raises(ValidationError) as caught:
+        TrainConfig.model_validate({"preset": "huge"})
+    assert all(name in str(caught.value) for name in PRESETS)
+
+
+def test_schema_hides_defaults_a_preset_governs():
+    """A form is shown no default that would override a preset, and is shown the others."""
+    properties = TrainConfig.model_json_schema()["properties"]
+    governed = set().union(*PRESETS.values())
+    assert governed
+    assert all("default" not in properties[name] for name in governed)
+    assert properties["preset"]["default"] == "smoke"
+    assert properties["seed"]["default"] == 0
+    assert all(field.get("description") for field in properties.values())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resolution": 48}, "Input should be 8, 16"),
+        ({"resolution": 8, "start_resolution": 16}, "start_resolution 16 is above resolution 8"),
+        ({"batch_size": {"4": 6}}, "must be a multiple of 4"),
+        ({"stable_kimg": 0, "fade_kimg": 0}, "would never grow"),
+        ({"gamma": 1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_wrong_settings_are_named(fields, message):
+    """A setting out of bounds, or at odds with another, is refused by name."""
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig.model_validate(fields)

@@ -1,0 +1,173 @@
+"""The stream of real images: complete, deterministic, resumable."""
+
+import io
+import tarfile
+from itertools import islice
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage.errors import ConfigError, IntegrityError, NotFoundError
+from training.data import RealImages, area_resampled, is_flipped
+
+SIDE = 8
+NUM = 23
+
+
+def encoded(pixels, suffix):
+    """An image file's bytes, without loss but for JPEG."""
+    file = io.BytesIO()
+    formats = {"png": ("PNG", {}), "webp": ("WEBP", {"lossless": True}), "jpg": ("JPEG", {"quality": 95})}
+    name, options = formats[suffix]
+    Image.fromarray(pixels).save(file, name, **options)
+    return file.getvalue()
+
+
+def write_shard(path, samples):
+    """A webdataset tar: for each key its JSON and its image."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, suffix, data in samples:
+            for name, content in ((f"{key}.json", b"{}"), (f"{key}.{suffix}", data)):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+
+def numbered(index):
+    """An image whose pixels tell its number, asymmetric so that a mirrored one is told too."""
+    pixels = np.full((SIDE, SIDE, 3), index * 10, np.uint8)
+    pixels[:, : SIDE // 2, 2] = 255
+    return pixels
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """23 numbered images in three shards, as PNG and WebP, in a folder with an awkward name."""
+    folder = tmp_path / "a #1 {b}"
+    folder.mkdir()
+    paths = []
+    for shard, members in enumerate(np.array_split(np.arange(NUM), 3)):
+        suffixes = ["png", "webp"]
+        samples = [(f"{i:04d}", suffixes[i % 2], encoded(numbered(i), suffixes[i % 2])) for i in members]
+        paths.append(folder / f"{shard:05d}.tar")
+        write_shard(paths[-1], samples)
+    return paths
+
+
+def real_images(paths, *, seed=0, x_flips=True, num_threads=2, num_images=NUM, side=SIDE):
+    """The stream's source."""
+    return RealImages(paths, num_images, side, seed, x_flips, num_threads)
+
+
+def taken(images, start, num, resolution=SIDE):
+    """`num` images from `start` on, as one array."""
+    return np.stack(list(islice(images.stream(start, resolution), num)))
+
+
+def identities(images):
+    """The numbers the images carry."""
+    return (images[:, 0, 0, 0] // 10).tolist()
+
+
+def test_each_epoch_shows_each_image_once(shards):
+    """Every epoch is a permutation of the dataset, and no two epochs the same one."""
+    shown = identities(taken(real_images(shards), 0, 3 * NUM))
+    epochs = [shown[i : i + NUM] for i in range(0, 3 * NUM, NUM)]
+    assert all(sorted(epoch) == list(range(NUM)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert epochs[0] != list(range(NUM))
+
+
+@pytest.mark.parametrize("start", [1, 7, NUM - 1, NUM, NUM + 5, 2 * NUM + 1])
+def test_resumed_stream_is_the_tail(shards, start):
+    """A stream begun at any image is the tail of the one begun at the first, mirrored alike."""
+    images = real_images(shards)
+    whole = taken(images, 0, 3 * NUM)
+    assert np.array_equal(taken(images, start, 3 * NUM - start), whole[start:])
+
+
+def test_threads_do_not_change_the_stream(shards):
+    """One thread and five give the same images in the same order."""
+    one, five = (taken(real_images(shards, num_threads=n), 0, 50) for n in (1, 5))
+    assert np.array_equal(one, five)
+
+
+def test_seed_changes_order_and_flips(shards):
+    """Another seed gives another order."""
+    one, other = (identities(taken(real_images(shards, seed=s), 0, NUM)) for s in (0, 1))
+    assert one != other
+
+
+def test_flips_mirror_about_half(shards):
+    """With flips each image comes as it is or mirrored, by its place in the stream; without, never mirrored."""
+    plain = taken(real_images(shards, x_flips=False), 0, 2 * NUM)
+    flipped = taken(real_images(shards), 0, 2 * NUM)
+    for number, (image, original) in enumerate(zip(flipped, plain, strict=True)):
+        expected = original[..., ::-1] if is_flipped(0, number) else original
+        assert np.array_equal(image, expected)
+    share = np.mean([is_flipped(0, number) for number in range(4000)])
+    assert share == pytest.approx(0.5, abs=0.03)
+
+
+def test_area_resampling_is_the_block_mean():
+    """Shrinking by k gives the rounded mean of each k x k block."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    for resolution in (12, 6, 4, 2):
+        k = 12 // resolution
+        small = area_resampled(pixels, resolution)
+        for row in range(resolution):
+            for column in range(resolution):
+                block = pixels[row * k : (row + 1) * k, column * k : (column + 1) * k].astype(np.float64)
+                assert np.abs(small[row, column] - block.mean(axis=(0, 1))).max() <= 0.5 + 1e-5
+
+
+def test_stream_resamples(shards):
+    """A stream at a lower resolution holds the same images, area-resampled."""
+    images = real_images(shards)
+    full, low = taken(images, 3, 10), taken(images, 3, 10, resolution=2)
+    for large, small in zip(full, low, strict=True):
+        assert np.array_equal(area_resampled(large.transpose(1, 2, 0), 2), small.transpose(1, 2, 0))
+
+
+def test_jpeg_samples_are_read(tmp_path):
+    """A shard of JPEG images reads like the others."""
+    path = tmp_path / "0.tar"
+    write_shard(path, [("a", "jpg", encoded(numbered(7), "jpg"))])
+    (image,) = taken(real_images([path], num_images=1, x_flips=False), 0, 1)
+    assert np.abs(image[0].astype(int) - 70).max() < 20
+
+
+def test_higher_resolution_is_refused(shards):
+    """A resolution above the dataset's is an error that names both."""
+    with pytest.raises(ConfigError, match="resolution 16 is above the dataset's 8"):
+        taken(real_images(shards), 0, 1, resolution=16)
+
+
+def test_missing_shard_is_named(shards):
+    """A shard that is gone is an error that names it."""
+    shards[1].unlink()
+    with pytest.raises(NotFoundError, match=r"00001\.tar is not there"):
+        taken(real_images(shards), 0, NUM)
+
+
+def test_wrong_count_is_an_error(shards):
+    """Shards that hold another number of images than the manifest says are an error, not a shifted stream."""
+    with pytest.raises(IntegrityError, match=f"hold {NUM} images"):
+        taken(real_images(shards, num_images=NUM + 1), 0, 3 * NUM)
+
+
+def test_broken_image_and_shard_are_named(tmp_path):
+    """Bytes that are no image, an image of another size, and a tar cut short each name their file."""
+    path = tmp_path / "00000.tar"
+    write_shard(path, [("k1", "png", b"not an image")])
+    with pytest.raises(IntegrityError, match=r"image k1 in .*00000\.tar cannot be decoded"):
+        taken(real_images([path], num_images=1), 0, 1)
+    write_shard(path, [("k2", "png", encoded(numbered(1), "png"))])
+    with pytest.raises(IntegrityError, match=r"image k2 in .* is 8x8, the dataset's resolution is 32"):
+        taken(real_images([path], num_images=1, side=32), 0, 1)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    write_shard(path, [("k3", "png", encoded(noise, "png"))])
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(IntegrityError, match=r"00000\.tar cannot be read"):
+        taken(real_images([path], num_images=1, side=64), 0, 1)

@@ -1,0 +1,333 @@
+"""The training loop on tiny networks: resuming, stopping, and what it leaves on disk."""
+
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from storage.errors import ConfigError, DeviceError, IntegrityError, TrainingError
+from storage.runs import create_run
+from storage.store import Store
+from training.__main__ import images_of, train_folder
+from training.checkpoint import read_state
+from training.config import TrainConfig
+from training.generate import read_grid_metadata
+from training.loop import average_into, faded_reals, resolve_device, step_rng, train
+from training.tracking import Tracker
+
+NUM = 13
+SIDE = 16
+TIMES = {"seconds", "seconds_per_kimg", "images_per_second"}
+TINY = {
+    "resolution": 16, "start_resolution": 8, "channel_base": 64, "max_channels": 8, "z_dim": 8, "w_dim": 8,
+    "mapping_layers": 2, "stable_kimg": 0.03, "fade_kimg": 0.02, "total_kimg": 0.1,
+    "batch_size": {"4": 8, "16": 4}, "snapshot_kimg": 0.04, "tick_kimg": 0.02, "keep_checkpoints": 10,
+    "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny networks are quickest on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def new_run(tmp_path):
+    """Makes a run on a dataset of 13 random images, in a store of its own."""
+    store = Store(tmp_path / "store")
+    folder = store.root / "datasets" / "faces" / "v1"
+    (folder / "shards").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with tarfile.open(folder / "shards" / "00000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for index in range(NUM):
+            file = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(file, "PNG")
+            entry = tarfile.TarInfo(f"{index:04d}.png")
+            entry.size = file.tell()
+            file.seek(0)
+            tar.addfile(entry, file)
+    dataset = {
+        "name": "faces", "version": "v1", "manifest_sha256": "ab" * 32, "directory": "datasets/faces/v1",
+        "resolution": SIDE, "num_images": NUM, "shards": ["shards/00000.tar"],
+    }  # fmt: skip
+
+    def make(**overrides):
+        config = TrainConfig.model_validate({**TINY, **overrides})
+        return create_run(store, dataset, config.model_dump(mode="json"))
+
+    return make
+
+
+def trained(run, should_stop=lambda: False):
+    """Train a run in this process, without a tracker; returns its result."""
+    config = TrainConfig.model_validate(run.record["config"])
+    return train(run, config, images_of(run, config), torch.device("cpu"), Tracker(), should_stop)
+
+
+def after(steps):
+    """A request to stop after so many steps."""
+    asked = iter(range(1, 10_000))
+    return lambda: next(asked) >= steps
+
+
+def stats(run):
+    """The lines of stats.jsonl, without times."""
+    lines = [json.loads(line) for line in run.stats_path.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def state_without_times(run):
+    """The newest checkpoint's state, hashes of all tensors among it, but for times."""
+    state = read_state(run.newest_checkpoint())
+    state["tally"].pop("seconds")
+    return {key: value for key, value in state.items() if key not in {"seconds", "run_id"}}
+
+
+@pytest.mark.parametrize("generator", ["style", "traditional"])
+def test_resumed_run_equals_the_uninterrupted_one(new_run, generator):
+    """A run stopped again and again, before and after it grows, ends in the same bytes as one never stopped."""
+    whole, broken = (new_run(generator=generator) for _ in range(2))
+    trained(whole)
+    sessions = 0
+    while trained(broken, after(3))["stopped"]:
+        sessions += 1
+    assert sessions >= 4
+    resolutions = {line["resolution"] for line in stats(whole)}
+    assert resolutions == {8, 16}
+    assert state_without_times(broken) == state_without_times(whole)
+    assert stats(broken) == stats(whole)
+    grids = [run.grids_dir / f"{run.newest_checkpoint().name}.png" for run in (whole, broken)]
+    one, other = (np.asarray(Image.open(io.BytesIO(grid.read_bytes()))) for grid in grids)
+    assert np.array_equal(one, other)
+
+
+def test_killed_run_goes_on_from_its_last_checkpoint(new_run):
+    """Lines written after the last checkpoint, even one cut short, are forgotten and written again."""
+    whole, killed = new_run(), new_run()
+    trained(whole)
+    trained(killed, after(7))
+    lines = killed.stats_path.read_text()
+    later = json.dumps({"num_images": 10**6, "loss_g": 0})
+    killed.stats_path.write_text(f'{lines}{later}\n{{"num_im')
+    trained(killed)
+    assert stats(killed) == stats(whole)
+    assert state_without_times(killed) == state_without_times(whole)
+
+
+def test_seed_decides_the_run(new_run):
+    """The same seed gives the same checkpoint, another seed another one."""
+    runs = [new_run(seed=seed, total_kimg=0.01) for seed in (1, 1, 2)]
+    hashes = []
+    for run in runs:
+        trained(run)
+        hashes.append(read_state(run.newest_checkpoint())["sha256"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_run_folder_holds_what_it_should(new_run):
+    """A finished run has a line a tick, checkpoints, grids and a result, all plain files and no pickle."""
+    run = new_run()
+    result = trained(run)
+    assert json.loads(run.result_path.read_bytes()) == result
+    assert (result["num_images"], result["kimg"], result["stopped"]) == (100, 0.1, False)
+    assert (result["checkpoint"], result["device"]) == ("000000100", "cpu")
+    assert [path.name for path in run.checkpoints()] == ["000000040", "000000080", "000000100"]
+    assert sorted(path.stem for path in run.grids_dir.iterdir()) == ["000000040", "000000080", "000000100"]
+    lines = [json.loads(line) for line in run.stats_path.read_text().splitlines()]
+    assert [line["num_images"] for line in lines] == [24, 40, 60, 80, 100]
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    assert {
+        "kimg",
+        "total_kimg",
+        "lod",
+        "batch_size",
+        "loss_g",
+        "loss_d",
+        "r1",
+        "real_logit",
+        "fake_logit",
+    } < set(lines[0])
+    files = [path for path in run.folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".jsonl", ".png", ".safetensors"}
+    assert not [
+        path for path in files if path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK")
+    ]
+
+
+def test_grid_names_its_origin(new_run):
+    """A training grid carries its run, checkpoint, weights' hash and dataset version."""
+    run = new_run(total_kimg=0.01)
+    result = trained(run)
+    metadata = read_grid_metadata(run.folder / result["grid"])
+    state = read_state(run.newest_checkpoint())
+    assert metadata["run_id"] == run.id
+    assert metadata["checkpoint"] == result["checkpoint"]
+    assert metadata["networks_sha256"] == state["sha256"]["networks.safetensors"]
+    assert metadata["dataset"] == "faces@v1"
+    assert metadata["seeds"] == list(range(32))
+
+
+def test_training_changes_the_networks_and_averages_them(new_run):
+    """Training moves both networks in use, and the averaged generator lies apart from the last one."""
+    run = new_run()
+    trained(run)
+    from safetensors.torch import load_file
+
+    first, last = (
+        load_file(path / "networks.safetensors") for path in (run.checkpoints()[0], run.checkpoints()[-1])
+    )
+    moved = [name for name in first if not torch.equal(first[name], last[name])]
+    assert all(
+        any(name.startswith(f"{n}.") for name in moved)
+        for n in ("generator", "discriminator", "generator_ema")
+    )
+    name = "synthesis.layers.1.conv.weight"
+    assert not torch.equal(last[f"generator.{name}"], last[f"generator_ema.{name}"])
+    assert torch.equal(last["generator.w_avg"], last["generator_ema.w_avg"])
+    assert last["generator.w_avg"].abs().sum() > 0
+
+
+def test_old_checkpoints_are_pruned(new_run):
+    """Only as many newest checkpoints stay as the config keeps."""
+    run = new_run(keep_checkpoints=2)
+    trained(run)
+    assert [path.name for path in run.checkpoints()] == ["000000080", "000000100"]
+
+
+def test_a_finished_run_stays_finished(new_run):
+    """The same command on a finished run changes no checkpoint and tells the same result."""
+    run = new_run(total_kimg=0.01)
+    result = trained(run)
+    assert trained(run) == result
+
+
+def test_divergence_ends_the_run(new_run):
+    """A loss that is not finite is an error that names the image, and no checkpoint is written of it."""
+    run = new_run(r1_gamma=1e308)
+    with pytest.raises(TrainingError, match=r"training diverged at image \d+: loss_g"):
+        trained(run)
+    assert not run.checkpoints()
+    assert not run.result_path.exists()
+
+
+def test_a_changed_checkpoint_is_not_resumed(new_run):
+    """Going on from a checkpoint whose bytes have changed is an IntegrityError."""
+    run = new_run()
+    trained(run, after(3))
+    path = run.newest_checkpoint() / "networks.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match=r"networks\.safetensors has changed"):
+        trained(run)
+
+
+def test_resolution_above_the_dataset_is_refused(new_run):
+    """Training above the dataset's resolution is an error before anything is trained."""
+    run = new_run(resolution=32)
+    with pytest.raises(ConfigError, match="resolution 32 is above the dataset's 16"):
+        train_folder(run.folder, "none")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_absent_gpu_is_an_error():
+    """Asking for a GPU where there is none is an error; auto takes the CPU."""
+    with pytest.raises(DeviceError, match="no GPU is usable here"):
+        resolve_device("cuda")
+    assert resolve_device("auto").type == "cpu"
+
+
+def test_random_numbers_depend_on_seed_and_images():
+    """Each step's random numbers are fixed by the seed and the images shown, and differ from step to step."""
+    cpu = torch.device("cpu")
+    draws = {
+        (seed, num): torch.rand(1, generator=step_rng(seed, num, cpu)).item()
+        for seed in (0, 1)
+        for num in (0, 8)
+    }
+    assert len(set(draws.values())) == 4
+    assert torch.rand(1, generator=step_rng(0, 8, cpu)).item() == draws[0, 8]
+
+
+def test_reals_fade_with_the_networks():
+    """Real images span [-1, 1] and blend with their halved form by the fraction of the level of detail."""
+    pixels = torch.arange(48, dtype=torch.uint8).reshape(1, 3, 4, 4) * 5
+    full = faded_reals(pixels, 2.0)
+    assert (faded_reals(torch.tensor([[[[0, 255]]]]), 0.0) == torch.tensor([-1.0, 1.0])).all()
+    halved = torch.nn.functional.avg_pool2d(full, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(faded_reals(pixels, 2.25), 0.75 * full + 0.25 * halved)
+
+
+def test_average_has_its_half_life():
+    """After a half-life of steps the average is half the old weights and half the new."""
+    average, network = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    old = average.weight.detach().clone()
+    for _ in range(10):
+        average_into(average, network, 0.5 ** (1 / 10))
+    torch.testing.assert_close(average.weight, (old + network.weight) / 2)
+
+
+def command(run, *arguments):
+    """The command that trains a run in its own process."""
+    return [sys.executable, "-m", "training", str(run.folder), "--tracking-uri", "none", *arguments]
+
+
+def test_sigterm_saves_and_ends_well(new_run):
+    """SIGTERM to the training process leaves a checkpoint and a result marked stopped, with status 0."""
+    run = new_run(total_kimg=1000, tick_kimg=0.01)
+    root = Path(__file__).resolve().parent.parent
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command(run), cwd=root, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not run.stats_path.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    result = json.loads(run.result_path.read_bytes())
+    assert result["stopped"] is True
+    assert read_state(run.newest_checkpoint())["num_images"] == result["num_images"]
+
+
+def test_errors_are_one_sentence(tmp_path):
+    """The command on a folder that is no run ends with status 1 and one line that names it."""
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "training", str(tmp_path)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path} is no training run: it has no run.json\n"
+
+
+def test_training_imports_no_flow_and_no_vision_library():
+    """Importing every module of `training` imports neither Prefect, Dask, OpenCV, dlib nor preprocessing."""
+    root = Path(__file__).resolve().parent.parent
+    modules = [
+        f"training.{path.stem}" for path in (root / "training").glob("*.py") if path.stem != "__init__"
+    ]
+    code = (
+        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
+        "banned = {'prefect', 'dask', 'distributed', 'cv2', 'dlib', 'preprocessing', 'flows', 'mlflow'}\n"
+        "print(sorted(banned & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

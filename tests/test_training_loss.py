@@ -1,0 +1,132 @@
+"""The losses against finite differences and closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from training.loss import Losses, discriminator_loss, generator_loss, r1_penalty
+from training.networks import Discriminator, Generator
+
+SMALL = {"channel_base": 64, "max_channels": 6}
+
+
+def double_discriminator():
+    """A narrow discriminator in float64, in the middle of a fade."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(16, **SMALL).double()
+    discriminator.lod = 0.3
+    return discriminator
+
+
+def test_logistic_losses():
+    """The losses are -log sigmoid of the logits' right side, and log 2 each at indifference."""
+    zero = torch.zeros(4)
+    assert generator_loss(zero).item() == pytest.approx(math.log(2))
+    assert discriminator_loss(zero, zero).item() == pytest.approx(2 * math.log(2))
+    real, fake = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+    expected = -torch.log(torch.sigmoid(real)).mean() - torch.log(1 - torch.sigmoid(fake)).mean()
+    torch.testing.assert_close(discriminator_loss(real, fake), expected)
+    torch.testing.assert_close(generator_loss(fake), -torch.log(torch.sigmoid(fake)).mean())
+
+
+def test_r1_is_the_gradient_by_finite_differences():
+    """The penalty is gamma / 2 times the mean squared gradient that finite differences give (float64)."""
+    discriminator = double_discriminator()
+    reals = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    gamma, step = 10.0, 1e-6
+    watched = reals.clone().requires_grad_()
+    penalty = r1_penalty(discriminator(watched), watched, gamma).item()
+    square = 0.0
+    with torch.no_grad():
+        for index in range(reals.numel()):
+            ends = []
+            for sign in (1, -1):
+                moved = reals.clone()
+                moved.view(-1)[index] += sign * step
+                ends.append(discriminator(moved).sum().item())
+            square += ((ends[0] - ends[1]) / (2 * step)) ** 2
+    assert penalty == pytest.approx(gamma / 2 * square / len(reals), rel=1e-5)
+
+
+def test_r1_gradient_matches_finite_differences():
+    """The penalty's gradient in each of the discriminator's tensors is that of finite differences (float64)."""
+    discriminator = double_discriminator()
+    reals = torch.randn(4, 3, 16, 16, dtype=torch.float64).requires_grad_()
+
+    def penalty():
+        return r1_penalty(discriminator(reals), reals, 10.0)
+
+    names, parameters = zip(*discriminator.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(penalty(), parameters, allow_unused=True)
+    checked = 0
+    for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        direction, step = torch.randn_like(parameter), 1e-6
+        slope = (gradient * direction).sum().item()
+        with torch.no_grad():
+            parameter += step * direction
+            above = penalty_value(penalty)
+            parameter -= 2 * step * direction
+            below = penalty_value(penalty)
+            parameter += step * direction
+        assert slope == pytest.approx((above - below) / (2 * step), rel=1e-4, abs=1e-6), name
+        checked += 1
+    assert checked > 10
+
+
+def penalty_value(penalty):
+    """The penalty as a number, its inner gradient switched on."""
+    with torch.enable_grad():
+        return penalty().item()
+
+
+def losses(mixing_probability=0.9, r1_gamma=10.0):
+    """Phases over narrow networks."""
+    torch.manual_seed(0)
+    generator = Generator(16, z_dim=8, w_dim=8, mapping_layers=2, **SMALL)
+    return Losses(generator, Discriminator(16, **SMALL), mixing_probability, r1_gamma)
+
+
+def seeded():
+    """Always the same random numbers."""
+    return torch.Generator().manual_seed(5)
+
+
+def test_phases_are_functions_of_their_random_generator():
+    """The same random numbers give the same losses, others give others."""
+    phases = losses()
+    one, same = (phases.generator_phase(4, seeded()).loss for _ in range(2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, phases.generator_phase(4, torch.Generator().manual_seed(6)).loss)
+
+
+def test_discriminator_phase_leaves_the_generator_alone():
+    """The discriminator's loss has no path to the generator's parameters."""
+    phases = losses()
+    phase = phases.discriminator_phase(torch.randn(4, 3, 16, 16), seeded())
+    (phase.loss + phases.r1_phase(phase)).backward()
+    assert all(parameter.grad is None for parameter in phases.generator.parameters())
+    assert phases.discriminator.out.weight.grad is not None
+
+
+def test_mixing_probability_is_a_share_of_images():
+    """At probability 0 no image is mixed, at 1 every one is, in between a share; layer 0 never."""
+    for probability, low, high in ((0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)):
+        phases = losses(mixing_probability=probability)
+        generator = phases.generator
+        w = generator.broadcast(torch.zeros(1000, 8))
+        mixed = phases._mixed(generator, w, num_layers=6, rng=seeded())
+        changed = (mixed != 0).any(dim=2)
+        share = changed.any(dim=1).float().mean().item()
+        assert low <= share <= high, share
+        assert not changed[:, 0].any()
+
+
+def test_no_r1_at_gamma_zero():
+    """At gamma 0 the penalty is zero and the reals carry no gradient."""
+    phases = losses(r1_gamma=0.0)
+    phase = phases.discriminator_phase(torch.randn(4, 3, 16, 16), seeded())
+    assert phases.r1_phase(phase).item() == 0
+    assert not phase.reals.requires_grad

@@ -1,0 +1,126 @@
+"""The layers against their definitions."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from training.ops import (
+    EqualConv2d,
+    EqualLinear,
+    adaptive_instance_norm,
+    append_batch_deviation,
+    blur,
+    lrelu,
+    pixel_norm,
+)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def layers(gain):
+    """A linear layer and convolutions, each with an input of unit variance."""
+    return [
+        (EqualLinear(512, 512, gain=gain), torch.randn(256, 512)),
+        (EqualLinear(512, 512, gain=gain, lr_multiplier=0.01), torch.randn(256, 512)),
+        (EqualConv2d(128, 128, 3, gain=gain), torch.randn(8, 128, 16, 16)),
+        (EqualConv2d(128, 64, 1, gain=gain), torch.randn(8, 128, 16, 16)),
+    ]
+
+
+def interior(x):
+    """The part of a feature map that padding does not reach."""
+    return x[..., 1:-1, 1:-1] if x.dim() == 4 else x
+
+
+@torch.no_grad()
+def test_equalized_layers_keep_variance():
+    """At gain 1 the output's variance is 1; at gain sqrt 2 it is 1 (to 4%) behind a leaky ReLU."""
+    for layer, x in layers(gain=1.0):
+        variance = interior(layer(x)).var().item()
+        assert variance == pytest.approx(1, rel=0.05), layer
+    for layer, x in layers(gain=2**0.5):
+        square = interior(lrelu(layer(x))).square().mean().item()
+        assert square == pytest.approx(1.04, rel=0.05), layer
+
+
+def test_equalized_weights_are_stored_at_unit_scale():
+    """Weights are stored as N(0, 1), over the rate multiplier, whatever the fan-in: the scale is at run time."""
+    for fan_in in (32, 2048):
+        assert EqualLinear(fan_in, 512).weight.std().item() == pytest.approx(1, rel=0.05)
+        assert EqualLinear(fan_in, 512, lr_multiplier=0.01).weight.std().item() == pytest.approx(
+            100, rel=0.05
+        )
+    assert EqualConv2d(64, 64, 3).weight.std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_rate_multiplier_slows_the_function():
+    """One unit step on a stored bias moves the output by the multiplier."""
+    layer = EqualLinear(4, 4, lr_multiplier=0.01)
+    x = torch.randn(2, 4)
+    before = layer(x)
+    with torch.no_grad():
+        layer.bias += 1
+    torch.testing.assert_close(layer(x), before + 0.01)
+
+
+@torch.no_grad()
+def test_folded_resampling_equals_its_two_steps():
+    """Convolutions with folded resampling equal nearest upscale then convolve, and convolve then 2x2 mean."""
+    x = torch.randn(2, 5, 8, 8, dtype=torch.float64)
+    for resample in ("up", "down"):
+        layer = EqualConv2d(5, 7, 3, resample=resample).double()
+        layer.bias += torch.randn(7)
+        weight = layer.weight * layer.weight_scale
+        if resample == "up":
+            wide = F.interpolate(x, scale_factor=2, mode="nearest")
+            expected = F.conv2d(wide, weight, layer.bias, padding=1)
+        else:
+            expected = F.avg_pool2d(F.conv2d(x, weight, layer.bias, padding=1), 2)
+        torch.testing.assert_close(layer(x), expected)
+
+
+def test_blur_is_the_binomial_filter():
+    """Blur equals a depthwise convolution with [1, 2, 1] x [1, 2, 1] / 16 and zero padding."""
+    x = torch.randn(2, 3, 6, 7)
+    row = torch.tensor([1.0, 2.0, 1.0])
+    kernel = (row[:, None] * row / 16).expand(3, 1, 3, 3)
+    torch.testing.assert_close(blur(x), F.conv2d(x, kernel, padding=1, groups=3))
+
+
+def test_adain_sets_mean_and_deviation():
+    """After AdaIN each channel's mean is the style's bias and its deviation the style's |scale|."""
+    x = torch.randn(3, 4, 16, 16) * 5 + 7
+    scale, bias = torch.randn(3, 4), torch.randn(3, 4)
+    y = adaptive_instance_norm(x, scale, bias)
+    torch.testing.assert_close(y.mean(dim=(2, 3)), bias, atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.std(dim=(2, 3), correction=0), scale.abs(), atol=1e-5, rtol=1e-4)
+
+
+def test_adain_works_in_half_precision():
+    """AdaIN of half-precision features larger than their squares could be stays finite."""
+    x = (torch.randn(2, 3, 8, 8) * 1000).half()
+    y = adaptive_instance_norm(x, torch.ones(2, 3), torch.zeros(2, 3))
+    assert y.dtype == torch.float16
+    assert y.isfinite().all()
+
+
+def test_pixel_norm_gives_unit_rows():
+    """After pixel norm the mean square over channels is 1."""
+    squares = pixel_norm(torch.randn(4, 512) * 3).square().mean(dim=1)
+    torch.testing.assert_close(squares, torch.ones(4))
+
+
+@pytest.mark.parametrize("num", [2, 4, 12])
+def test_batch_deviation_groups_are_strided(num):
+    """The added channel is the mean deviation over images i, i + N/4, i + 2N/4, ..., the same for all of them."""
+    x = torch.randn(num, 3, 4, 4)
+    y = append_batch_deviation(x)
+    torch.testing.assert_close(y[:, :3], x)
+    stride = num // min(4, num)
+    for group in range(stride):
+        members = x[group::stride]
+        expected = (members.var(dim=0, correction=0) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(y[group::stride, 3], expected.expand(len(members), 4, 4))

@@ -1,0 +1,117 @@
+"""What MLflow is told of a training run, on a real SQLite store."""
+
+import json
+import warnings
+
+import pytest
+
+from storage.errors import ServiceError
+from storage.runs import create_run
+from storage.store import Store
+from training.config import TrainConfig
+from training.tracking import EXPERIMENT, Tracker, default_uri, flattened, open_tracker
+
+SHA = "0123456789abcdef" * 4
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """MLflow's own deprecations and unclosed connections are not ours to fail on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with a checkpoint and a grid, as training leaves them."""
+    dataset = {
+        "name": "faces", "version": "v1", "manifest_sha256": SHA, "directory": "datasets/faces/v1",
+        "resolution": 64, "num_images": 5, "shards": [],
+    }  # fmt: skip
+    run = create_run(Store(tmp_path / "store"), dataset, TrainConfig(seed=4).model_dump(mode="json"))
+    checkpoint = run.checkpoints_dir / "000000100"
+    checkpoint.mkdir(parents=True)
+    for name in ("networks.safetensors", "optimizers.safetensors", "state.json"):
+        (checkpoint / name).write_text("{}")
+    run.grids_dir.mkdir()
+    (run.grids_dir / "000000100.png").write_bytes(b"png")
+    return run
+
+
+def write_result(run, stopped):
+    """The file by which training says how it ended."""
+    run.result_path.write_text(json.dumps({"stopped": stopped}))
+
+
+def artifacts(client, run_id, folder=None):
+    """Paths of a run's artifacts, folders opened."""
+    found = []
+    for entry in client.list_artifacts(run_id, folder):
+        found += artifacts(client, run_id, entry.path) if entry.is_dir else [entry.path]
+    return sorted(found)
+
+
+def test_a_run_in_mlflow(run):
+    """MLflow holds the config, metrics by image, grids, checkpoint files, and the dataset version as input;
+    a resumed run goes on in the same MLflow run."""
+    checkpoint, grid = run.checkpoints()[0], run.grids_dir / "000000100.png"
+    with open_tracker(run, None) as tracker:
+        tracker.log_tick({"num_images": 60, "loss_g": 0.5})
+        write_result(run, stopped=True)
+    with open_tracker(run, None) as tracker:
+        tracker.log_tick({"num_images": 100, "loss_g": 0.25})
+        tracker.log_snapshot(checkpoint, grid, 100)
+        write_result(run, stopped=False)
+        tracker.log_result({"kimg": 0.1}, checkpoint)
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=default_uri(run))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment.artifact_location == (run.store.root / "mlartifacts").as_uri()
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.run_name == run.id
+    assert found.info.status == "FINISHED"
+    assert found.data.params["seed"] == "4"
+    assert found.data.params["batch_size.4"] == str(run.record["config"]["batch_size"]["4"])
+    history = client.get_metric_history(found.info.run_id, "loss_g")
+    assert [(metric.step, metric.value) for metric in history] == [(60, 0.5), (100, 0.25)]
+    assert artifacts(client, found.info.run_id) == [
+        "checkpoints/000000100/networks.safetensors",
+        "checkpoints/000000100/optimizers.safetensors",
+        "checkpoints/000000100/state.json",
+        "config.json",
+        "grids/000000100.png",
+        "result.json",
+    ]
+    (entry,) = found.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("faces", SHA[:36])
+    tags = {tag.key: tag.value for tag in entry.tags}
+    assert (tags["manifest_sha256"], tags["version"]) == (SHA, "v1")
+
+
+def test_no_tracking(run):
+    """With tracking "none" nothing is written anywhere."""
+    before = sorted(run.store.root.rglob("*"))
+    with open_tracker(run, "none") as tracker:
+        assert type(tracker) is Tracker
+        tracker.log_tick({"num_images": 1})
+        tracker.log_snapshot(run.folder, run.folder, 1)
+        tracker.log_result({}, run.folder)
+    assert sorted(run.store.root.rglob("*")) == before
+
+
+def test_unreachable_server_is_named(run, monkeypatch):
+    """A tracking server that does not answer at the start is one clear error with its address."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with (
+        pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be used"),
+        open_tracker(run, "http://127.0.0.1:9"),
+    ):
+        pass
+
+
+def test_flattened_settings():
+    """Nested settings become dotted names with text values."""
+    assert flattened({"a": 1, "b": {"4": 2, "c": {"d": None}}}) == {"a": "1", "b.4": "2", "b.c.d": "None"}

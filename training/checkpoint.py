@@ -1,0 +1,146 @@
+"""Checkpoints: a folder of two safetensors files and a JSON, written whole or not at all; never a pickle.
+
+    networks.safetensors     generator.*, discriminator.*, generator_ema.*
+    optimizers.safetensors   Adam's moments and step counts, by network and parameter name
+    state.json               where training stood, its config, and the sha256 of both files
+
+What training does with them is in `training.loop`; how a generator alone is read is in `training.generate`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from storage.digest import file_digest
+from storage.errors import IntegrityError, NotFoundError
+
+NETWORKS = "networks.safetensors"
+OPTIMIZERS = "optimizers.safetensors"
+STATE = "state.json"
+
+
+def checkpoint_name(num_images: int) -> str:
+    """The folder name of the checkpoint after `num_images` real images; names sort by age."""
+    return f"{num_images:09d}"
+
+
+def save_checkpoint(
+    folder: Path,
+    networks: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Adam],
+    state: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write a checkpoint at `folder` and return its state.json.
+
+    It appears under its name only once complete. An optimizer's name is that of the network it trains.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    for stale in folder.parent.glob(".*.partial"):  # of a process that was killed
+        shutil.rmtree(stale)
+    partial.mkdir(parents=True)
+    save_file(_network_tensors(networks), partial / NETWORKS)
+    save_file(_optimizer_tensors(networks, optimizers), partial / OPTIMIZERS)
+    record = {**state, "sha256": {name: file_digest(partial / name) for name in (NETWORKS, OPTIMIZERS)}}
+    (partial / STATE).write_text(json.dumps(record, indent=2) + "\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+    return record
+
+
+def load_checkpoint(
+    folder: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Adam]
+) -> dict[str, Any]:
+    """Load networks and optimizers in place, and return state.json; IntegrityError if a byte has changed."""
+    state = read_state(folder)
+    for name, network in networks.items():
+        network.load_state_dict(network_tensors(folder, state, name))
+    tensors = _verified(folder, state, OPTIMIZERS)
+    for name, optimizer in optimizers.items():
+        _fill_optimizer(optimizer, networks[name], _under(tensors, name))
+    return state
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """A checkpoint's state.json."""
+    path = folder / STATE
+    try:
+        state: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{folder} is no checkpoint: it has no {STATE}") from error
+    except ValueError as error:
+        raise IntegrityError(f"{path} is not JSON: {error}") from error
+    return state
+
+
+def network_tensors(folder: Path, state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The tensors of one network, their file verified against `state`."""
+    return _under(_verified(folder, state, NETWORKS), name)
+
+
+def prune_checkpoints(checkpoints: list[Path], keep: int) -> None:
+    """Delete all but the last `keep` of `checkpoints` (oldest first)."""
+    for folder in checkpoints[:-keep]:
+        # state.json goes first: what is left of an interrupted deletion is no checkpoint.
+        (folder / STATE).unlink()
+        shutil.rmtree(folder)
+
+
+def _verified(folder: Path, state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """All tensors of a file whose sha256 is the recorded one."""
+    path = folder / name
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing from its checkpoint")
+    if file_digest(path) != state["sha256"][name]:
+        raise IntegrityError(f"{path} has changed since it was written: its sha256 is not the recorded one")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise IntegrityError(f"{path} cannot be read: {error}") from error
+
+
+def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `name.`, without it."""
+    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _network_tensors(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Parameters and buffers by prefixed name, laid out plainly."""
+    return {
+        f"{name}.{key}": tensor.detach().cpu().contiguous()
+        for name, network in networks.items()
+        for key, tensor in network.state_dict().items()
+    }
+
+
+def _optimizer_tensors(
+    networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Adam]
+) -> dict[str, Tensor]:
+    """Adam's state by network, parameter and entry; layers not trained yet have none."""
+    return {
+        f"{name}.{parameter_name}.{entry}": tensor.detach().cpu().contiguous()
+        for name, optimizer in optimizers.items()
+        for parameter_name, parameter in networks[name].named_parameters()
+        for entry, tensor in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _fill_optimizer(optimizer: torch.optim.Adam, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put Adam's moments where each parameter is, in its layout; step counts stay on the CPU, as Adam has them."""
+    parameters = dict(network.named_parameters())
+    optimizer.state.clear()
+    for key, tensor in tensors.items():
+        parameter_name, entry = key.rsplit(".", 1)
+        parameter = parameters[parameter_name]
+        placed = tensor if entry == "step" else torch.empty_like(parameter).copy_(tensor).detach()
+        optimizer.state[parameter][entry] = placed

@@ -1,0 +1,186 @@
+"""What a training run is: one frozen config and the presets it starts from.
+
+Nothing here builds networks or reads files. The fields' defaults are the `smoke` preset's values; any other
+preset is laid under the fields that were given.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from storage.config import Config
+
+PresetName = Literal["smoke", "face128", "paper256", "paper1024"]
+Positive = Annotated[int, Field(ge=1)]
+PositiveRate = Annotated[float, Field(gt=0, le=1)]
+
+# The paper's settings (Appendix C); batch sizes are totals over its 8 GPUs.
+_PAPER: dict[str, Any] = {
+    "z_dim": 512,
+    "w_dim": 512,
+    "mapping_layers": 8,
+    "channel_base": 8192,
+    "max_channels": 512,
+    "mixing_probability": 0.9,
+    "start_resolution": 8,
+    "stable_kimg": 600.0,
+    "fade_kimg": 600.0,
+    "total_kimg": 25_000.0,
+    "batch_size": {"4": 512, "8": 256, "16": 128, "32": 64, "64": 32},
+    "learning_rate": {"4": 0.001, "128": 0.0015, "256": 0.002, "512": 0.003},
+    "ema_half_life_kimg": 10.0,
+    "w_avg_beta": 0.995,
+    "x_flips": True,
+    "snapshot_kimg": 250.0,
+    "tick_kimg": 10.0,
+    "keep_checkpoints": 5,
+    "num_decode_threads": 8,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {},
+    "face128": {
+        **_PAPER,
+        "resolution": 128,
+        "stable_kimg": 120.0,
+        "fade_kimg": 120.0,
+        "total_kimg": 3_000.0,
+        "batch_size": {"4": 128, "32": 64, "64": 32},
+        "snapshot_kimg": 50.0,
+        "tick_kimg": 2.0,
+    },
+    "paper256": {**_PAPER, "resolution": 256},
+    "paper1024": {**_PAPER, "resolution": 1024},
+}
+
+
+def _drop_preset_defaults(schema: dict[str, Any]) -> None:
+    """Remove the defaults a preset governs from the JSON schema.
+
+    A web form submits every default it is shown, and would so set the smoke values under another preset.
+    """
+    governed = set().union(*PRESETS.values())
+    for name in governed & schema["properties"].keys():
+        schema["properties"][name].pop("default", None)
+
+
+class TrainConfig(Config):
+    """Everything that determines a training run, apart from the dataset."""
+
+    model_config = ConfigDict(json_schema_extra=_drop_preset_defaults)
+
+    preset: PresetName = Field("smoke", description="Named settings; every field given beside it wins.")
+    generator: Literal["style", "traditional"] = Field(
+        "style", description="The style-based generator, or the traditional one it is compared with."
+    )
+    resolution: Literal[8, 16, 32, 64, 128, 256, 512, 1024] = Field(
+        32, description="Side of the generated images, in pixels; the dataset is area-resampled to it."
+    )
+    z_dim: int = Field(64, ge=1, le=4096, description="Width of the latent code z.")
+    w_dim: int = Field(64, ge=1, le=4096, description="Width of the intermediate latent code w.")
+    mapping_layers: int = Field(4, ge=1, le=32, description="Fully connected layers from z to w.")
+    channel_base: int = Field(
+        512, ge=8, le=65536, description="Channels at resolution r are 2 * channel_base / r, up to a limit."
+    )
+    max_channels: int = Field(64, ge=1, le=4096, description="The limit on channels at any resolution.")
+    mixing_probability: float = Field(
+        0.9, ge=0, le=1, description="Share of training images made from two latent codes."
+    )
+    start_resolution: Literal[4, 8, 16, 32, 64, 128, 256, 512, 1024] = Field(
+        8, description="Resolution training starts at, in pixels."
+    )
+    stable_kimg: float = Field(
+        1.5, ge=0, description="Thousands of images at a resolution before the next one fades in."
+    )
+    fade_kimg: float = Field(0.5, ge=0, description="Thousands of images over which a resolution fades in.")
+    total_kimg: float = Field(
+        8.0, gt=0, le=1e6, description="Thousands of real images shown in the whole run."
+    )
+    batch_size: dict[Positive, Positive] = Field(
+        {4: 16},
+        description="Images a step: {resolution: images}, each holding from its resolution up to the next; "
+        "entries given are merged over the preset's.",
+    )
+    learning_rate: dict[Positive, PositiveRate] = Field(
+        {4: 0.002},
+        description="Adam's step size: {resolution: rate}, each holding from its resolution up to the next; "
+        "entries given are merged over the preset's.",
+    )
+    adam_beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's mean.")
+    adam_beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square.")
+    r1_gamma: float = Field(10.0, ge=0, description="Weight of the R1 gradient penalty.")
+    ema_half_life_kimg: float = Field(
+        0.5, ge=0, description="Half-life of the averaged generator, in thousands of images; 0 averages none."
+    )
+    w_avg_beta: float = Field(0.98, ge=0, lt=1, description="Decay a step of the running mean of w.")
+    x_flips: bool = Field(True, description="Show each image mirrored half the time.")
+    truncation_psi: float = Field(
+        0.7, ge=0, le=2, description="Truncation of the sample grids: 0 is the mean face, 1 is none."
+    )
+    truncation_cutoff: int = Field(8, ge=0, le=18, description="How many first layers truncation acts on.")
+    snapshot_kimg: float = Field(
+        2.0, gt=0, description="Thousands of images between checkpoints with their sample grid."
+    )
+    tick_kimg: float = Field(0.25, gt=0, description="Thousands of images between lines of statistics.")
+    keep_checkpoints: int = Field(3, ge=1, le=10_000, description="How many newest checkpoints are kept.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, latents, noise and data order.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where training runs; auto takes a GPU if there is one."
+    )
+    num_decode_threads: int = Field(2, ge=1, le=256, description="Threads that decode images.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lay_over_preset(cls, data: Any) -> Any:
+        """Lay the given fields over the preset's."""
+        if not isinstance(data, Mapping):
+            return data
+        preset = data.get("preset", "smoke")
+        if not isinstance(preset, str) or preset not in PRESETS:
+            return data  # the field's own check lists the valid names
+        return _merged(PRESETS[preset], data)
+
+    @field_validator("batch_size", "learning_rate")
+    @classmethod
+    def _is_ordered(cls, steps: dict[int, Any]) -> dict[int, Any]:
+        """Sort the steps by resolution, so that equal settings are equal bytes."""
+        return dict(sorted(steps.items()))
+
+    @field_validator("batch_size")
+    @classmethod
+    def _divides_into_groups(cls, batch_size: dict[int, int]) -> dict[int, int]:
+        """The discriminator compares images in groups of 4 (or one smaller group)."""
+        for resolution, images in batch_size.items():
+            if images > 4 and images % 4:
+                raise ValueError(
+                    f"batch_size at {resolution} is {images}: must be a multiple of 4, or below 4"
+                )
+        return batch_size
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainConfig":
+        """Check the fields that constrain each other."""
+        if self.start_resolution > self.resolution:
+            raise ValueError(
+                f"start_resolution {self.start_resolution} is above resolution {self.resolution}"
+            )
+        for name, steps in (("batch_size", self.batch_size), ("learning_rate", self.learning_rate)):
+            if not steps or min(steps) > self.start_resolution:
+                raise ValueError(f"{name} has no entry for start_resolution {self.start_resolution} or below")
+        if self.start_resolution < self.resolution and self.stable_kimg + self.fade_kimg == 0:
+            raise ValueError("stable_kimg and fade_kimg are both 0: the network would never grow")
+        return self
+
+
+def _merged(base: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, dictionaries merged key by key; keys become strings, as in JSON."""
+    result = {str(key): value for key, value in base.items()}
+    for key, value in over.items():
+        name = str(key)
+        below = result.get(name)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[name] = _merged(below, value)
+        else:
+            result[name] = value
+    return result

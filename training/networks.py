@@ -1,0 +1,308 @@
+"""The generator and discriminator of the style-based GAN (Karras, Laine, Aila 2019), and the traditional
+generator it is compared with.
+
+The networks are pure functions of their inputs: latents and noise come in as arguments. The one thing set on
+them is `lod`, the level of detail of progressive growing. No loss, no optimizer and no file is here.
+
+Suffixes: N images, Z and D entries of z and w, L layers, C channels, H height, W width.
+Levels count resolutions from 0 at 4x4; two layers a level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from training.config import TrainConfig
+from training.ops import (
+    EqualConv2d,
+    EqualLinear,
+    adaptive_instance_norm,
+    append_batch_deviation,
+    blur,
+    downsample,
+    lrelu,
+    pixel_norm,
+    upsample,
+)
+
+
+def level_of(resolution: int) -> int:
+    """The level of a resolution: 0 for 4 pixels, 1 for 8, and so on."""
+    return int(math.log2(resolution)) - 2
+
+
+def level_and_fade(resolution: int, lod: float) -> tuple[int, float]:
+    """The highest level at `lod`, and how much of the level below still shows (0 to 1)."""
+    whole = math.floor(lod)
+    return level_of(resolution) - whole, lod - whole
+
+
+def channels_at(level: int, channel_base: int, max_channels: int) -> int:
+    """Feature channels at a level: halved with each doubling of resolution, up to a limit."""
+    return max(1, min(channel_base >> (level + 1), max_channels))
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Style-based generator (fig. 1b)
+
+
+class MappingNetwork(nn.Module):
+    """f: Z to W, fully connected layers on the normalised z (section 2), trained 100 times slower (App. C)."""
+
+    def __init__(self, z_dim: int, w_dim: int, num_layers: int) -> None:
+        super().__init__()
+        widths = [z_dim] + [w_dim] * num_layers
+        self.layers = nn.ModuleList(
+            EqualLinear(widths[i], widths[i + 1], lr_multiplier=0.01) for i in range(num_layers)
+        )
+
+    def forward(self, z_NZ: Tensor) -> Tensor:
+        """(N, z_dim) to (N, w_dim)."""
+        x = pixel_norm(z_NZ)
+        for layer in self.layers:
+            x = lrelu(layer(x))
+        return x
+
+
+class StyledLayer(nn.Module):
+    """A convolution (none on the constant), then noise, bias, leaky ReLU and AdaIN."""
+
+    def __init__(self, conv: EqualConv2d | None, channels: int, w_dim: int) -> None:
+        super().__init__()
+        self.conv = conv
+        self.noise_strength = nn.Parameter(torch.zeros(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.style = EqualLinear(w_dim, 2 * channels, gain=1.0)  # A in fig. 1b
+
+    def forward(self, x_NCHW: Tensor, w_ND: Tensor, noise_N1HW: Tensor) -> Tensor:
+        """One layer; the output has 2H where the convolution upsamples."""
+        x = x_NCHW
+        if self.conv is not None:
+            x = self.conv(x)
+            if self.conv.resample == "up":
+                x = blur(x)
+        x = x + noise_N1HW * self.noise_strength[:, None, None] + self.bias[:, None, None]  # B in fig. 1b
+        scale, bias = self.style(w_ND).chunk(2, dim=1)
+        return adaptive_instance_norm(lrelu(x), scale + 1, bias)  # eq. 1; styles start near 1
+
+
+class SynthesisNetwork(nn.Module):
+    """g: styles and noise to an image, from a learned constant (section 2)."""
+
+    def __init__(self, resolution: int, w_dim: int, channel_base: int, max_channels: int) -> None:
+        super().__init__()
+        self.resolution = resolution
+        widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
+        self.const = nn.Parameter(torch.ones(1, widths[0], 4, 4))
+        self.layers = nn.ModuleList()
+        for level, width in enumerate(widths):
+            first = None
+            if level > 0:
+                first = EqualConv2d(widths[level - 1], width, 3, bias=False, resample="up")
+            second = EqualConv2d(width, width, 3, bias=False)
+            self.layers.extend(StyledLayer(conv, width, w_dim) for conv in (first, second))
+        self.to_rgb = nn.ModuleList(EqualConv2d(width, 3, 1, gain=1.0) for width in widths)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers with a style: 18 at 1024."""
+        return len(self.layers)
+
+    def forward(self, w_NLD: Tensor, noise: Sequence[Tensor], lod: float = 0.0) -> Tensor:
+        """Images (N, 3, R, R) in about [-1, 1], at the resolution R of `lod`.
+
+        `noise` holds one (N, 1, H, W) tensor a layer, as many as `lod` needs or more.
+        """
+        level, fade = level_and_fade(self.resolution, lod)
+        x = self.const.expand(w_NLD.shape[0], -1, -1, -1)
+        previous = x
+        for index, layer in enumerate(self.layers[: 2 * level + 2]):
+            if index % 2 == 0:
+                previous = x
+            x = layer(x, w_NLD[:, index], noise[index])
+        image = self.to_rgb[level](x)
+        if fade > 0:
+            image = torch.lerp(image, upsample(self.to_rgb[level - 1](previous)), fade)
+        return image  # type: ignore[no-any-return]
+
+
+class Generator(nn.Module):
+    """The style-based generator: mapping and synthesis, style mixing, truncation."""
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        resolution: int,
+        *,
+        z_dim: int = 512,
+        w_dim: int = 512,
+        mapping_layers: int = 8,
+        channel_base: int = 8192,
+        max_channels: int = 512,
+    ) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.z_dim = z_dim
+        self.lod = 0.0
+        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
+        self.synthesis = SynthesisNetwork(resolution, w_dim, channel_base, max_channels)
+        self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def draw_noise(self, num: int, rng: torch.Generator) -> list[Tensor]:
+        """Fresh noise for `num` images at the present level of detail: one (num, 1, H, W) a layer."""
+        level, _ = level_and_fade(self.resolution, self.lod)
+        sides = [4 << (index // 2) for index in range(2 * level + 2)]
+        return [torch.randn(num, 1, side, side, generator=rng, device=rng.device) for side in sides]
+
+    def broadcast(self, w_ND: Tensor) -> Tensor:
+        """The same w for every layer: (N, D) to (N, L, D)."""
+        return w_ND[:, None].expand(-1, self.synthesis.num_layers, -1)
+
+    def truncate(self, w_NLD: Tensor, psi: float, cutoff: int = 8) -> Tensor:
+        """Pull the first `cutoff` layers' w towards its mean (Appendix B); psi 1 changes nothing."""
+        truncated = torch.lerp(self.w_avg.expand_as(w_NLD), w_NLD, psi)
+        index_L = torch.arange(w_NLD.shape[1], device=w_NLD.device)
+        return torch.where((index_L < cutoff)[None, :, None], truncated, w_NLD)
+
+    def mix(self, w1_NLD: Tensor, w2_NLD: Tensor, crossover_N: Tensor) -> Tensor:
+        """Style mixing (section 3.1): image n takes w1 below layer `crossover_N[n]`, w2 from there on."""
+        index_L = torch.arange(w1_NLD.shape[1], device=w1_NLD.device)
+        return torch.where((index_L[None] < crossover_N[:, None])[..., None], w1_NLD, w2_NLD)
+
+    @torch.no_grad()
+    def update_w_avg(self, w_ND: Tensor, beta: float) -> None:
+        """Move the running mean of w towards this batch's."""
+        self.w_avg.lerp_(w_ND.mean(dim=0), 1 - beta)
+
+    def forward(self, z_NZ: Tensor, noise: Sequence[Tensor], *, psi: float = 1.0, cutoff: int = 8) -> Tensor:
+        """Images (N, 3, R, R) from latents and noise, truncated at `psi`."""
+        w_NLD = self.truncate(self.broadcast(self.mapping(z_NZ)), psi, cutoff)
+        return self.synthesis(w_NLD, noise, self.lod)  # type: ignore[no-any-return]
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Traditional generator (fig. 1a)
+
+
+class TraditionalGenerator(nn.Module):
+    """The generator of Progressive GAN with this paper's bilinear upsampling (configs A and B of table 1).
+
+    z enters at the input layer; each convolution is followed by leaky ReLU and pixel norm. It has no mapping,
+    no noise and so neither style mixing nor truncation.
+    """
+
+    def __init__(
+        self, resolution: int, *, z_dim: int = 512, channel_base: int = 8192, max_channels: int = 512
+    ) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.z_dim = z_dim
+        self.lod = 0.0
+        widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
+        self.input = EqualLinear(z_dim, widths[0] * 16, bias=False)
+        self.input_bias = nn.Parameter(torch.zeros(widths[0]))
+        self.layers = nn.ModuleList([EqualConv2d(widths[0], widths[0], 3)])
+        for width, narrow in pairwise(widths):
+            self.layers.append(EqualConv2d(width, narrow, 3, bias=False, resample="up"))
+            self.layers.append(EqualConv2d(narrow, narrow, 3))
+        self.up_biases = nn.ParameterList(torch.zeros(width) for width in widths[1:])
+        self.to_rgb = nn.ModuleList(EqualConv2d(width, 3, 1, gain=1.0) for width in widths)
+
+    def draw_noise(self, num: int, rng: torch.Generator) -> list[Tensor]:
+        """None: this generator takes no noise."""
+        return []
+
+    def forward(self, z_NZ: Tensor, noise: Sequence[Tensor] = ()) -> Tensor:
+        """Images (N, 3, R, R) from latents; `noise` is not used."""
+        level, fade = level_and_fade(self.resolution, self.lod)
+        x = self.input(pixel_norm(z_NZ)).unflatten(1, (-1, 4, 4)) + self.input_bias[:, None, None]
+        x = pixel_norm(lrelu(x))
+        x = pixel_norm(lrelu(self.layers[0](x)))
+        previous = x
+        for index in range(level):
+            previous = x
+            # The bias follows the blur: before it, the zero padding would darken the border.
+            x = blur(self.layers[2 * index + 1](x)) + self.up_biases[index][:, None, None]
+            x = pixel_norm(lrelu(x))
+            x = pixel_norm(lrelu(self.layers[2 * index + 2](x)))
+        image = self.to_rgb[level](x)
+        if fade > 0:
+            image = torch.lerp(image, upsample(self.to_rgb[level - 1](previous)), fade)
+        return image  # type: ignore[no-any-return]
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Discriminator (Progressive GAN, table 2; with blur before downsampling)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Two convolutions that halve the resolution."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = EqualConv2d(in_channels, in_channels, 3)
+        self.down = EqualConv2d(in_channels, out_channels, 3, resample="down")
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, in, H, W) to (N, out, H/2, W/2)."""
+        return lrelu(self.down(blur(lrelu(self.conv(x_NCHW)))))
+
+
+class Discriminator(nn.Module):
+    """Images to realness logits."""
+
+    def __init__(self, resolution: int, *, channel_base: int = 8192, max_channels: int = 512) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.lod = 0.0
+        widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
+        self.from_rgb = nn.ModuleList(EqualConv2d(3, width, 1) for width in widths)
+        self.blocks = nn.ModuleList(DiscriminatorBlock(wide, narrow) for narrow, wide in pairwise(widths))
+        self.conv = EqualConv2d(widths[0] + 1, widths[0], 3)
+        self.dense = EqualLinear(widths[0] * 16, widths[0])
+        self.out = EqualLinear(widths[0], 1, gain=1.0)
+
+    def forward(self, x_N3HW: Tensor) -> Tensor:
+        """(N, 3, R, R) at the resolution R of `lod` to logits (N,)."""
+        level, fade = level_and_fade(self.resolution, self.lod)
+        x = lrelu(self.from_rgb[level](x_N3HW))
+        for index in range(level, 0, -1):
+            x = self.blocks[index - 1](x)
+            if index == level and fade > 0:
+                x = torch.lerp(x, lrelu(self.from_rgb[level - 1](downsample(x_N3HW))), fade)
+        x = lrelu(self.conv(append_batch_deviation(x)))
+        x = lrelu(self.dense(x.flatten(1)))
+        return self.out(x).squeeze(1)  # type: ignore[no-any-return]
+
+
+# --------------------------------------------------------------------------------------------------------------
+# From a config
+
+
+def build_generator(config: TrainConfig) -> Generator | TraditionalGenerator:
+    """The generator `config` describes, with fresh weights from torch's global random state."""
+    widths: dict[str, Any] = {"channel_base": config.channel_base, "max_channels": config.max_channels}
+    kind: Literal["style", "traditional"] = config.generator
+    if kind == "traditional":
+        return TraditionalGenerator(config.resolution, z_dim=config.z_dim, **widths)
+    return Generator(
+        config.resolution,
+        z_dim=config.z_dim,
+        w_dim=config.w_dim,
+        mapping_layers=config.mapping_layers,
+        **widths,
+    )
+
+
+def build_discriminator(config: TrainConfig) -> Discriminator:
+    """The discriminator `config` describes, with fresh weights from torch's global random state."""
+    return Discriminator(
+        config.resolution, channel_base=config.channel_base, max_channels=config.max_channels
+    )

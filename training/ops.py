@@ -1,0 +1,142 @@
+"""The layers the networks are made of, each a direct reading of its definition.
+
+No network is here, and nothing is tuned for one device. Suffixes: N images, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GAIN_LRELU = math.sqrt(2)
+"""He's gain for (leaky) ReLU, used wherever a layer's output meets one."""
+
+
+def lrelu(x: Tensor) -> Tensor:
+    """Leaky ReLU with slope 0.2."""
+    return F.leaky_relu(x, 0.2)
+
+
+class EqualLinear(nn.Module):
+    """Fully connected layer with equalized learning rate (Progressive GAN, section 4.1).
+
+    Weights are stored as N(0, 1) and scaled by gain / sqrt(fan_in) at run time, so that Adam's steps are alike
+    for every layer; `lr_multiplier` slows weights and bias without changing the function at the start.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        gain: float = GAIN_LRELU,
+        bias: bool = True,
+        lr_multiplier: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.weight_scale = gain / math.sqrt(in_features) * lr_multiplier
+        self.bias_scale = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) to (N, out_features)."""
+        bias = None if self.bias is None else self.bias * self.bias_scale
+        return F.linear(x, self.weight * self.weight_scale, bias)
+
+
+class EqualConv2d(nn.Module):
+    """Convolution with equalized learning rate, with 2x resampling folded in where asked.
+
+    `up` is a nearest 2x upscale before the 3x3 convolution, `down` a 2x2 mean after it. Both are computed as
+    the equal strided convolution with a 4x4 kernel, which needs a quarter to a half of the multiplications.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        gain: float = GAIN_LRELU,
+        bias: bool = True,
+        resample: Literal["none", "up", "down"] = "none",
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_scale = gain / math.sqrt(in_channels * kernel_size**2)
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, H, W) to (N, out, H', W'); H' is H, 2H or H/2."""
+        weight = self.weight * self.weight_scale
+        if self.resample == "up":
+            # A transposed convolution spreads each pixel through the kernel, hence the flip.
+            folded = _folded(weight.flip(2, 3)).transpose(0, 1)
+            return F.conv_transpose2d(x, folded, self.bias, stride=2, padding=1)
+        if self.resample == "down":
+            return F.conv2d(x, _folded(weight) / 4, self.bias, stride=2, padding=1)
+        return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
+
+
+def _folded(weight: Tensor) -> Tensor:
+    """A k x k kernel convolved with a 2x2 box: (out, in, k, k) to (out, in, k + 1, k + 1)."""
+    padded = F.pad(weight, (1, 1, 1, 1))
+    rows = padded[:, :, 1:] + padded[:, :, :-1]
+    return rows[..., 1:] + rows[..., :-1]
+
+
+def blur(x_NCHW: Tensor) -> Tensor:
+    """Filter with [1, 2, 1] x [1, 2, 1] / 16 and zero padding (Style GAN, section 2, "bilinear" sampling).
+
+    Written as sums of slices: on a CPU several times faster than a depthwise convolution.
+    """
+    x = F.pad(x_NCHW, (1, 1, 1, 1))
+    x = x[:, :, :-2] * 0.25 + x[:, :, 1:-1] * 0.5 + x[:, :, 2:] * 0.25
+    return x[..., :-2] * 0.25 + x[..., 1:-1] * 0.5 + x[..., 2:] * 0.25
+
+
+def upsample(x_NCHW: Tensor, factor: int = 2) -> Tensor:
+    """Nearest upscale by `factor`."""
+    return x_NCHW if factor == 1 else F.interpolate(x_NCHW, scale_factor=factor, mode="nearest")
+
+
+def downsample(x_NCHW: Tensor) -> Tensor:
+    """Halve height and width by 2x2 means."""
+    return F.avg_pool2d(x_NCHW, 2)
+
+
+def adaptive_instance_norm(x_NCHW: Tensor, scale_NC: Tensor, bias_NC: Tensor, eps: float = 1e-8) -> Tensor:
+    """AdaIN (Style GAN, eq. 1): each channel normalised over its pixels, then scaled and shifted.
+
+    In float32 whatever the input's type, since squares overflow in half precision; float64 stays as it is.
+    """
+    x = x_NCHW if x_NCHW.dtype == torch.float64 else x_NCHW.float()
+    variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+    factor = scale_NC[:, :, None, None] * torch.rsqrt(variance + eps)
+    return ((x - mean) * factor + bias_NC[:, :, None, None]).to(x_NCHW.dtype)
+
+
+def pixel_norm(x_NC: Tensor, eps: float = 1e-8) -> Tensor:
+    """Divide by the root mean square over dimension 1 (Progressive GAN, section 4.2)."""
+    return x_NC * torch.rsqrt(x_NC.square().mean(dim=1, keepdim=True) + eps)
+
+
+def append_batch_deviation(x_NCHW: Tensor, group_size: int = 4, eps: float = 1e-8) -> Tensor:
+    """Append one channel: the mean standard deviation within groups of images (Progressive GAN, section 3).
+
+    Image i is in group i mod (N / group_size); N must divide into groups or be one smaller group.
+    """
+    num, channels, height, width = x_NCHW.shape
+    size = min(group_size, num)
+    as_float = x_NCHW if x_NCHW.dtype == torch.float64 else x_NCHW.float()
+    groups = as_float.reshape(size, num // size, channels, height, width)
+    variance = groups.var(dim=0, correction=0)
+    deviation = (variance + eps).sqrt().mean(dim=(1, 2, 3)).to(x_NCHW.dtype)
+    plane = deviation.repeat(size)[:, None, None, None].expand(num, 1, height, width)
+    return torch.cat([x_NCHW, plane], dim=1)

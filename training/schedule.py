@@ -1,0 +1,58 @@
+"""How training grows: a pure function of the number of real images shown so far.
+
+It holds no state, so a resumed run meets the same schedule as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from training.config import TrainConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The settings of one training step."""
+
+    lod: float
+    """Level of detail: 0 at full resolution, 1 at half of it; a fraction is a fade (Progressive GAN, fig. 2)."""
+    resolution: int
+    """Side of the images trained on, in pixels."""
+    batch_size: int
+    learning_rate: float
+
+
+def stage_at(config: TrainConfig, num_images: int) -> Stage:
+    """The stage after `num_images` real images.
+
+    Each resolution is held for `stable_kimg`; the next then fades in over `fade_kimg`.
+    """
+    levels = math.log2(config.resolution) - math.log2(config.start_resolution)
+    phase_kimg = config.stable_kimg + config.fade_kimg
+    lod = 0.0
+    if levels > 0:
+        phase, kimg = divmod(num_images / 1000, phase_kimg)
+        faded = max(kimg - config.stable_kimg, 0.0) / config.fade_kimg if config.fade_kimg else 0.0
+        lod = max(levels - phase - faded, 0.0)
+    resolution = config.resolution >> math.floor(lod)
+    return Stage(
+        lod=lod,
+        resolution=resolution,
+        batch_size=value_at(config.batch_size, resolution),
+        learning_rate=value_at(config.learning_rate, resolution),
+    )
+
+
+def value_at(steps: Mapping[int, T], resolution: int) -> T:
+    """The value of the largest key not above `resolution`."""
+    return steps[max(key for key in steps if key <= resolution)]
+
+
+def ema_beta(batch_size: int, half_life_kimg: float) -> float:
+    """Decay of the averaged generator over one step of `batch_size` images; 0 follows the generator."""
+    return 0.5 ** (batch_size / (half_life_kimg * 1000)) if half_life_kimg > 0 else 0.0
