@@ -53,11 +53,11 @@ def counts_table(key: str, description: str, counts: Mapping[str, int]) -> None:
 
 def picture(key: str, title: str, path: Path) -> None:
     """A picture, embedded and scaled down, so that the UI shows it wherever it runs."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
-        image.thumbnail((PICTURE_PX, PICTURE_PX))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=80)
+    with Image.open(path) as original:
+        image = original.convert("RGB")
+    image.thumbnail((PICTURE_PX, PICTURE_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
     data = base64.b64encode(buffer.getvalue()).decode()
     create_markdown_artifact(
         f"## {title}\n\n![{title}](data:image/jpeg;base64,{data})\n\n`{path}`\n", key=key, description=title

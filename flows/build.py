@@ -103,13 +103,10 @@ def build(config: BuildConfig, options: BuildOptions, run: Runner) -> Built:
         "options": options.model_dump(mode="json"),
         "seconds": round(time.perf_counter() - clock, 3),
         "stages": {
-            stage: result.counts()
-            for stage, result in [
-                ("crawl", crawled),
-                ("align", aligned),
-                ("curate", curated),
-                ("shard", sharded),
-            ]
+            "crawl": crawled.counts(),
+            "align": aligned.counts(),
+            "curate": curated.counts(),
+            "shard": sharded.counts(),
         },
         "facts": run_facts(),
     }

@@ -87,7 +87,7 @@ def train(
             "--resume goes on with the run's own config: leave the other training options out"
         )
     if dry_run:
-        reference = check_training(dataset, config, options)
+        reference = check_training(Store(options.store), dataset, config).reference
         resolved = {"dataset": reference, "config": config.model_dump(mode="json")}
         return _print({**resolved, "options": options.model_dump(mode="json")}, json_)
     run = prepare_run(dataset, config, options, resume)

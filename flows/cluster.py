@@ -32,12 +32,12 @@ def open_client(address: str | None, num_workers: int | None) -> Iterator[Client
             yield client
         return
     with (
-        # the dashboard would take a port that another build may hold
+        # any free port: a fixed one may be held by another build
         dask_config.set({"distributed.worker.daemon": False}),
         LocalCluster(
             n_workers=num_workers,
             threads_per_worker=1,
-            dashboard_address=None,
+            dashboard_address=":0",
             silence_logs=logging.ERROR,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

@@ -6,7 +6,6 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from preprocessing.fetch import FetchConfig
 from pydantic import Field
 
 from preprocessing.align import AlignConfig
@@ -14,6 +13,7 @@ from preprocessing.curate import CurateConfig
 from preprocessing.decode import DecodeConfig
 from preprocessing.detect import DetectConfig
 from preprocessing.faces import EncodeConfig, FacesConfig
+from preprocessing.fetch import FetchConfig
 from storage.config import Config, OneOf
 from storage.manifest import NAME_PATTERN
 from storage.shards import ShardConfig

@@ -50,13 +50,10 @@ def stage_report(progress: Bars) -> Report:
     tasks: dict[str, TaskID] = {}
 
     def report(now: Progress) -> None:
-        fields = {
-            "unit": now.unit,
-            "note": "  ".join(f"{name} {count}" for name, count in now.counts.items()),
-        }
+        note = "  ".join(f"{name} {count}" for name, count in now.counts.items())
         if now.stage not in tasks:
-            tasks[now.stage] = progress.add_task(now.stage, total=now.total, **fields)
-        progress.update(tasks[now.stage], completed=now.done, total=now.total, **fields)
+            tasks[now.stage] = progress.add_task(now.stage, total=now.total, unit=now.unit, note=note)
+        progress.update(tasks[now.stage], completed=now.done, total=now.total, note=note)
 
     return report
 

@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 CRAWL_VERSION = 1
 """Raised only when fetched bytes must not be reused: hosts are not asked again for a change of our code."""
 
+CHUNKS_PER_WORKER = 4
+
 CRAWL_SCHEMA = pa.schema(
     [
         pa.field("ref", pa.string()),
@@ -169,7 +171,7 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     todo = [item for ref, item in items.items() if ref not in outcomes]
     counts = Counter(_outcome_name(row) for row in outcomes.values())
     report(Progress("crawl", reused, len(items), "photos", counts))
-    chunks = _chunks(todo, context.chunk_size)
+    chunks = _chunks(todo, context)
     for rows in map_chunks(
         context.client, _crawl_chunk, chunks, source, context.store, prefix, one_process=not source.parallel
     ):
@@ -217,7 +219,7 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
             rows = get_table(context.store, key)
             take(_blob_key(key), [row for row in rows if row["photo_sha256"] in wanted.keys() - done])
     reused = len(done)
-    chunks = _chunks(sorted(wanted.keys() - done), context.chunk_size)
+    chunks = _chunks(sorted(wanted.keys() - done), context)
     for key in map_chunks(context.client, _align_chunk, chunks, context.store, prefix, config.faces, code):
         take(_blob_key(key), get_table(context.store, key))
     return Aligned(crops, rejections, reused)
@@ -467,5 +469,8 @@ def _reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
     return dict(sorted(Counter(rejection.reason.value for rejection in rejections).items()))
 
 
-def _chunks(elements: Sequence[Element], size: int) -> list[Sequence[Element]]:
+def _chunks(elements: Sequence[Element], context: Context) -> list[Sequence[Element]]:
+    """Chunks of the configured size, or smaller ones where there would be too few to keep every worker busy."""
+    num_workers = max(len(context.client.scheduler_info()["workers"]), 1)
+    size = max(1, min(context.chunk_size, -(-len(elements) // (CHUNKS_PER_WORKER * num_workers))))
     return [elements[start : start + size] for start in range(0, len(elements), size)]

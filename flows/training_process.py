@@ -19,7 +19,7 @@ from training.device import resolve_device
 
 from flows.config import TrainOptions
 from storage.errors import ConfigError, TrainingError
-from storage.manifest import open_dataset
+from storage.manifest import Dataset, open_dataset
 from storage.runs import Run, create_run, find_run
 from storage.store import Store
 from training.config import TrainConfig
@@ -35,21 +35,29 @@ OnTick = Callable[[dict[str, Any]], None]
 def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions, resume: str | None) -> Run:
     """A new run of `dataset`, or the one that `resume` names; everything checkable is checked here."""
     store = Store(options.store)
-    if resume is not None:
-        run = find_run(store, resume)
-        if dataset is not None and dataset.split("@")[0] != run.record["dataset"]["name"]:
-            raise ConfigError(
-                f"run {run.id} was trained on {run.record['dataset']['name']}, not on {dataset}: "
-                f"leave the dataset out to resume it"
-            )
-        resolve_device(run.record["config"]["device"])
-        return run
+    if resume is None:
+        return create_run(
+            store, check_training(store, dataset, config).summary(), config.model_dump(mode="json")
+        )
+    run = find_run(store, resume)
+    trained_on = run.record["dataset"]
+    if dataset is not None and open_dataset(store, dataset).version != trained_on["version"]:
+        raise ConfigError(
+            f"run {run.id} is of {trained_on['name']}@{trained_on['version']}, not of {dataset}: "
+            f"leave the dataset out to go on with it"
+        )
+    resolve_device(run.record["config"]["device"])
+    return run
+
+
+def check_training(store: Store, dataset: str | None, config: TrainConfig) -> Dataset:
+    """The dataset to train on, if this config can be trained on it here."""
     if dataset is None:
         raise ConfigError("a dataset is needed: likeness train NAME, or --resume RUN to go on with a run")
-    resolve_device(config.device)
     opened = open_dataset(store, dataset)
     check_resolution(opened.resolution, config.resolution)
-    return create_run(store, opened.summary(), config.model_dump(mode="json"))
+    resolve_device(config.device)
+    return opened
 
 
 def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any]:

@@ -23,8 +23,6 @@ def test_known_digest(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "a.tar") == "dc3a28d18f0d5793744e8f029ee40e19df2c6fd8b9bfa3887c29ae4d42bb7366"
 
 
-# the stock reader leaves its file for the garbage collector to close
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_stock_reader_lists_every_sample(tmp_path: Path) -> None:
     """The webdataset package reads back every key, image and JSON, in order."""
     write_shard(tmp_path / "a.tar", SAMPLES)

@@ -331,3 +331,15 @@ def test_training_imports_no_flow_and_no_vision_library():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_a_gpu_trains_and_goes_on(new_run):
+    """The same run, stopped and resumed, trains to its end on a GPU, with finite losses."""
+    run = new_run(device="cuda")
+    config = TrainConfig.model_validate(run.record["config"])
+    device = resolve_device(config.device)
+    assert train(run, config, images_of(run, config), device, Tracker(), after(5))["stopped"]
+    assert not train(run, config, images_of(run, config), device, Tracker())["stopped"]
+    assert all(math.isfinite(value) for line in stats(run) for value in line.values())

@@ -81,7 +81,7 @@ class TrainConfig(Config):
     w_dim: int = Field(64, ge=1, le=4096, description="Width of the intermediate latent code w.")
     mapping_layers: int = Field(4, ge=1, le=32, description="Fully connected layers from z to w.")
     channel_base: int = Field(
-        512, ge=8, le=65536, description="Channels at resolution r are 2 * channel_base / r, up to a limit."
+        256, ge=8, le=65536, description="Channels at resolution r are 2 * channel_base / r, up to a limit."
     )
     max_channels: int = Field(64, ge=1, le=4096, description="The limit on channels at any resolution.")
     mixing_probability: float = Field(
@@ -91,11 +91,11 @@ class TrainConfig(Config):
         8, description="Resolution training starts at, in pixels."
     )
     stable_kimg: float = Field(
-        1.5, ge=0, description="Thousands of images at a resolution before the next one fades in."
+        2.0, ge=0, description="Thousands of images at a resolution before the next one fades in."
     )
-    fade_kimg: float = Field(0.5, ge=0, description="Thousands of images over which a resolution fades in.")
+    fade_kimg: float = Field(1.0, ge=0, description="Thousands of images over which a resolution fades in.")
     total_kimg: float = Field(
-        8.0, gt=0, le=1e6, description="Thousands of real images shown in the whole run."
+        12.0, gt=0, le=1e6, description="Thousands of real images shown in the whole run."
     )
     batch_size: dict[Positive, Positive] = Field(
         {4: 16},
@@ -103,7 +103,7 @@ class TrainConfig(Config):
         "entries given are merged over the preset's.",
     )
     learning_rate: dict[Positive, PositiveRate] = Field(
-        {4: 0.002},
+        {4: 0.005},
         description="Adam's step size: {resolution: rate}, each holding from its resolution up to the next; "
         "entries given are merged over the preset's.",
     )
@@ -120,7 +120,7 @@ class TrainConfig(Config):
     )
     truncation_cutoff: int = Field(8, ge=0, le=18, description="How many first layers truncation acts on.")
     snapshot_kimg: float = Field(
-        2.0, gt=0, description="Thousands of images between checkpoints with their sample grid."
+        3.0, gt=0, description="Thousands of images between checkpoints with their sample grid."
     )
     tick_kimg: float = Field(0.25, gt=0, description="Thousands of images between lines of statistics.")
     keep_checkpoints: int = Field(3, ge=1, le=10_000, description="How many newest checkpoints are kept.")

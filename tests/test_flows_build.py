@@ -1,0 +1,207 @@
+"""flows.build: one version from the same photographs, whatever the machine did meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import webdataset
+from distributed import LocalCluster
+
+from flows.build import Built, build, run_with
+from flows.config import BuildConfig, BuildOptions
+from flows.stages import Progress
+from preprocessing.fetch import FetchConfig
+from preprocessing.sources import open_source
+from storage.digest import bytes_digest
+from storage.errors import EmptyDatasetError, SourceError
+from storage.lineage import trace, verify
+from storage.store import Store
+
+PHOTOS = 12
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photographs with their facts beside it, made from the sample."""
+    folder = tmp_path_factory.mktemp("photos")
+    source = open_source(f"sample:{PHOTOS}", FetchConfig())
+    lines = []
+    for item, data in source.read(source.items()):  # type: ignore[misc]
+        (folder / Path(item.ref).name).write_bytes(data)
+        lines.append({"file": Path(item.ref).name, "license": item.license, "author": item.author})
+    (folder / "photos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[1:]))
+    (folder / "notes.txt").write_text("not a photograph")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """One Dask cluster for all builds of this file."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        yield cluster.scheduler_address
+
+
+def silent(_: Progress) -> None:
+    """A report to nobody."""
+
+
+def built(photos: Path, store: Path, cluster: str, *, chunk_size: int = 5, **settings: Any) -> Built:
+    """A build of the folder at 64 px."""
+    config = BuildConfig.model_validate({"source": f"folder:{photos}", "resolution": 64, **settings})
+    return build(config, BuildOptions(store=store, scheduler=cluster, chunk_size=chunk_size), run_with(silent))
+
+
+@pytest.fixture(scope="module")
+def first(photos: Path, cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The build that the others are compared with."""
+    return built(photos, tmp_path_factory.mktemp("first"), cluster)
+
+
+def test_every_photograph_is_accounted_for(first: Built, photos: Path) -> None:
+    """Each file of the folder is an image's photograph or a rejection, and the text file is one by reason."""
+    files = {path.name for path in photos.iterdir() if path.suffix != ".jsonl"}
+    rejections = first.dataset.rejections()
+    assert {row["ref"] for row in [*first.dataset.images(), *rejections]} == files
+    assert [row["reason"] for row in rejections if row["ref"] == "notes.txt"] == ["not_an_image"]
+    assert first.summary()["photos"] == PHOTOS + 1
+    assert sum(first.summary()["rejected"].values()) == len(rejections)
+
+
+def test_missing_facts_are_counted_not_invented(first: Built) -> None:
+    """A photograph that the list does not mention has no licence, and is counted as such."""
+    without = [row for row in first.dataset.images() if row["license"] is None]
+    assert len(without) == first.dataset.manifest["counts"]["images_missing"]["license"] == 1
+
+
+def test_stock_webdataset_reads_every_image(first: Built) -> None:
+    """The webdataset package lists the images of the manifest, with their bytes and their facts."""
+    rows = {row["key"]: row for row in first.dataset.images()}
+    urls = [str(path) for path in first.dataset.shard_paths]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == sorted(rows)
+    for sample in samples:
+        row = rows[sample["__key__"]]
+        assert bytes_digest(sample["png"]) == row["image_sha256"]
+        assert json.loads(sample["json"])["photo_sha256"] == row["photo_sha256"]
+
+
+@pytest.mark.parametrize("chunk_size", [1, 100])
+def test_chunks_do_not_change_the_version(
+    first: Built, photos: Path, cluster: str, tmp_path: Path, chunk_size: int
+) -> None:
+    """One photograph a chunk or all in one: the same version, and the same bytes of every shard."""
+    again = built(photos, tmp_path, cluster, chunk_size=chunk_size)
+    assert again.dataset.manifest == first.dataset.manifest
+    assert again.dataset.version == first.dataset.version
+
+
+def test_a_second_build_reuses_the_first(first: Built, photos: Path, cluster: str) -> None:
+    """In the same store nothing is aligned or packed again, and the record says that nothing changed."""
+    again = built(photos, first.dataset.store.root, cluster)
+    assert again.record["unchanged"] is True
+    stages = again.record["stages"]
+    assert stages["align"]["reused"] == len({row["sha256"] for row in _photographs(photos)})
+    assert stages["shard"]["reused"] == stages["shard"]["shards"]
+
+
+def test_a_changed_file_is_never_served_from_before(photos: Path, cluster: str, tmp_path: Path) -> None:
+    """A file whose size and time stay while its bytes change gives another version."""
+    import shutil
+
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    before = built(folder, tmp_path / "store", cluster)
+    victim = folder / before.dataset.images()[0]["ref"]
+    stat, data = victim.stat(), bytearray(victim.read_bytes())
+    data[-1] ^= 1
+    victim.write_bytes(data)
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after = built(folder, tmp_path / "store", cluster)
+    assert after.dataset.version != before.dataset.version
+
+
+def test_another_setting_never_meets_old_chunks(first: Built, photos: Path, cluster: str) -> None:
+    """Another encoding in the same store aligns every photograph again and gives another version."""
+    other = built(photos, first.dataset.store.root, cluster, encode={"format": "webp"})
+    assert other.record["stages"]["align"]["reused"] == 0
+    assert other.dataset.version != first.dataset.version
+    assert verify(other.dataset).problems == []
+
+
+def test_thresholds_apply_without_aligning_again(first: Built, photos: Path, cluster: str) -> None:
+    """A curation setting reuses every crop, and each face it drops is a rejection."""
+    sides = sorted(row["quad_side_px"] for row in first.dataset.images())
+    limit = int(sides[len(sides) // 2])
+    fewer = built(photos, first.dataset.store.root, cluster, curate={"min_quad_px": limit})
+    assert fewer.record["stages"]["align"]["reused"] > 0
+    kept = fewer.summary()["images"]
+    assert kept == sum(side >= limit for side in sides)
+    assert fewer.summary()["rejected"]["quad_too_small"] == len(sides) - kept
+
+
+def test_an_empty_dataset_says_why(photos: Path, cluster: str, tmp_path: Path) -> None:
+    """A threshold nothing passes names itself and the sizes seen."""
+    with pytest.raises(EmptyDatasetError, match="5000"):
+        built(photos, tmp_path, cluster, curate={"min_quad_px": 5000})
+
+
+def test_a_source_without_photographs_is_an_error(cluster: str, tmp_path: Path) -> None:
+    """An empty folder is named."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="empty"):
+        built(tmp_path / "empty", tmp_path / "store", cluster)
+
+
+def test_damaged_shards_are_packed_again(photos: Path, cluster: str, tmp_path: Path) -> None:
+    """A build heals a shard whose bytes have changed on disk, and gives the version it had."""
+    before = built(photos, tmp_path, cluster)
+    shard = before.dataset.shard_paths[0]
+    data = bytearray(shard.read_bytes())
+    data[1000] ^= 1
+    shard.write_bytes(data)
+    assert verify(before.dataset).problems
+    after = built(photos, tmp_path, cluster)
+    assert after.dataset.version == before.dataset.version
+    assert verify(after.dataset).problems == []
+
+
+def test_trace_from_a_photograph(first: Built, photos: Path) -> None:
+    """A photograph's file leads to its images and their version; a rejected one to its reason."""
+    store = first.dataset.store
+    row = first.dataset.images()[0]
+    chain = trace(store, str(photos / row["ref"]))
+    assert row["key"] in {image["key"] for image in chain.images}
+    assert trace(store, row["key"]).images[0]["ref"] == row["ref"]
+    assert trace(store, "notes.txt").rejections[0]["reason"] == "not_an_image"
+
+
+def test_killed_builds_go_on(photos: Path, tmp_path: Path, first: Built) -> None:
+    """SIGKILL in the middle of alignment, then the same command: finished photographs are not aligned again."""
+    arguments = ["build", "--source", f"folder:{photos}", "--resolution", "64", "--store", str(tmp_path)]
+    command = [sys.executable, "-m", "flows.cli", *arguments, "--workers", "1", "--chunk-size", "1", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("chunks/align/*/*.parquet"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list(tmp_path.glob("datasets/*/*/manifest.json")), "it had finished: nothing was interrupted"
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    summary = json.loads(done.stdout)
+    assert summary["version"] == first.dataset.version
+    [record] = Store(tmp_path).path("datasets/faces/builds").glob("*.json")
+    assert json.loads(record.read_text())["stages"]["align"]["reused"] >= 3
+
+
+def _photographs(folder: Path) -> list[dict[str, str]]:
+    files = [path for path in folder.iterdir() if path.suffix != ".jsonl"]
+    return [{"ref": path.name, "sha256": bytes_digest(path.read_bytes())} for path in files]

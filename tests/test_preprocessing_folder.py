@@ -1,0 +1,202 @@
+"""Local folders: which files are items, and what the JSONL beside them says."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from preprocessing.fetch import FetchConfig
+from preprocessing.records import Item, Rejection
+from preprocessing.reject import Reason
+from preprocessing.sources import Source, open_source
+from preprocessing.sources.folder import FolderSource
+from storage.digest import bytes_digest
+from storage.errors import ConfigError, SourceError
+
+
+def write(root: Path, files: dict[str, bytes]) -> None:
+    """Files below `root`."""
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def write_jsonl(path: Path, *rows: dict[str, Any] | str) -> None:
+    """A JSONL of rows, or of lines as they are."""
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+
+
+def source(root: Path) -> Source:
+    """The folder's source, as a user opens it."""
+    return open_source(f"folder:{root}", FetchConfig())
+
+
+def test_every_visible_file_is_an_item_in_order(tmp_path: Path) -> None:
+    """Files at any depth are listed by sorted path, text files too; hidden ones and JSONL are not."""
+    write(
+        tmp_path, dict.fromkeys(["b.jpg", "a/z.png", "a/b/c.txt", "ä.jpg", ".hidden.jpg", ".git/x.jpg"], b"x")
+    )
+    write_jsonl(tmp_path / "notes.jsonl", {"file": "b.jpg"})
+    assert [item.ref for item in source(tmp_path).items()] == ["a/b/c.txt", "a/z.png", "b.jpg", "ä.jpg"]
+
+
+def test_reading_gives_the_bytes_of_now(tmp_path: Path) -> None:
+    """A file that changes between two readings is read as it then is, and pickling loses nothing."""
+    write(tmp_path, {"a.jpg": b"one"})
+    opened: Source = pickle.loads(pickle.dumps(source(tmp_path)))
+    items = opened.items()
+    assert list(opened.read(items)) == [(Item("a.jpg"), b"one")]
+    write(tmp_path, {"a.jpg": b"two"})
+    assert list(opened.read(items)) == [(Item("a.jpg"), b"two")]
+
+
+def test_unreadable_files_are_rejections(tmp_path: Path) -> None:
+    """Broken links, pipes behind links and files that vanish are rejections, and the rest is read."""
+    write(tmp_path, {"a.jpg": b"a", "gone.jpg": b"x"})
+    (tmp_path / "link.jpg").symlink_to("nowhere")
+    (tmp_path / "self.jpg").symlink_to("self.jpg")
+    pipe = tmp_path.parent / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "pipe.jpg").symlink_to(pipe)
+    opened = source(tmp_path)
+    items = opened.items()
+    (tmp_path / "gone.jpg").unlink()
+    outcomes = list(opened.read(items))
+    assert outcomes[0] == (Item("a.jpg"), b"a")
+    rejected = [outcome for outcome in outcomes[1:] if isinstance(outcome, Rejection)]
+    assert [r.ref for r in rejected] == ["gone.jpg", "link.jpg", "pipe.jpg", "self.jpg"]
+    assert {r.reason for r in rejected} == {Reason.UNREADABLE_FILE}
+    assert {r.detail for r in rejected} == {"FileNotFoundError"}
+
+
+def test_names_that_are_no_utf8_are_rejections(tmp_path: Path) -> None:
+    """A file name in another encoding has a printable ref, and is rejected instead of crashing the build."""
+    try:
+        (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (outcome,) = source(tmp_path).read(source(tmp_path).items())
+    assert isinstance(outcome, Rejection)
+    assert outcome.ref.encode() == rb"\xff.jpg"
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    """A linked folder's files are items; a link to a folder above ends there."""
+    write(tmp_path, {"root/a.jpg": b"a", "other/b.jpg": b"b"})
+    (tmp_path / "root" / "linked").symlink_to(tmp_path / "other")
+    (tmp_path / "root" / "loop").symlink_to(tmp_path / "root")
+    (tmp_path / "other" / "up").symlink_to(tmp_path / "root")
+    assert [item.ref for item in source(tmp_path / "root").items()] == ["a.jpg", "linked/b.jpg"]
+
+
+def test_metadata_comes_from_jsonl_inside_and_beside(tmp_path: Path) -> None:
+    """Rows are found by their file's path relative to the JSONL, in the folder, below it and in its parent."""
+    write(tmp_path, dict.fromkeys(["set/a.jpg", "set/b.jpg", "set/sub/c.jpg", "set/d.jpg"], b"x"))
+    beside = {
+        "file": "set/a.jpg",
+        "license": "CC0-1.0",
+        "license_url": "https://l",
+        "author": "A",
+        "title": "T",
+    }
+    write_jsonl(tmp_path / "all.jsonl", beside, {"file": "another/z.jpg", "license": "X"})
+    write_jsonl(tmp_path / "set" / "own.jsonl", {"file": "b.jpg", "page": "https://p", "camera": "ignored"})
+    write_jsonl(tmp_path / "set" / "sub" / "more.jsonl", {"file": "./c.jpg", "author": "", "license": None})
+    assert source(tmp_path / "set").items() == [
+        Item("a.jpg", license="CC0-1.0", license_url="https://l", author="A", title="T"),
+        Item("b.jpg", page="https://p"),
+        Item("d.jpg"),
+        Item("sub/c.jpg"),
+    ]
+
+
+def test_a_promised_checksum_is_kept(tmp_path: Path) -> None:
+    """Bytes with the promised sha256 pass; others are a rejection that names both digests."""
+    write(tmp_path, {"a.jpg": b"a", "b.jpg": b"b"})
+    promised = bytes_digest(b"a")
+    write_jsonl(
+        tmp_path / "m.jsonl",
+        {"file": "a.jpg", "sha256": promised.upper()},
+        {"file": "b.jpg", "sha256": promised},
+    )
+    good, bad = source(tmp_path).read(source(tmp_path).items())
+    assert isinstance(good, tuple)
+    assert good[1] == b"a"
+    assert bad == Rejection(
+        "b.jpg", Reason.CHECKSUM_MISMATCH, bytes_digest(b"b"), detail=f"expected {promised}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"file": "a.jpg"}', "not json"], r"m\.jsonl:2 is not a JSON object"),
+        (["[1]"], r"m\.jsonl:1 is not a JSON object"),
+        (['{"file": "a.jpg"}', "", '{"license": "X"}'], r"m\.jsonl:3 lacks `file`"),
+        (['{"file": 7}'], r"m\.jsonl:1 lacks `file`"),
+        (['{"file": "a.jpg", "sha256": "abc"}'], r"m\.jsonl:1: sha256 'abc' is not 64"),
+        (['{"file": "a.jpg", "author": 7}'], r"m\.jsonl:1: author is 7, not text"),
+        (
+            ['{"file": "a.jpg", "author": "A"}', '{"file": "./a.jpg", "author": "B"}'],
+            r"m\.jsonl:2 and .*m\.jsonl:1 say different things about a\.jpg",
+        ),
+    ],
+)
+def test_bad_metadata_names_its_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    """Each mistake in a JSONL is one error that names file and line."""
+    write(tmp_path, {"a.jpg": b"a"})
+    write_jsonl(tmp_path / "m.jsonl", *lines)
+    with pytest.raises(SourceError, match=message):
+        source(tmp_path).items()
+
+
+def test_jsonl_about_something_else_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A JSONL without `file` is no metadata, and one in the parent that is not about the folder may be broken."""
+    write(tmp_path, {"set/a.jpg": b"a"})
+    write_jsonl(tmp_path / "chat.jsonl", "{broken", '{"file": "elsewhere.jpg"}')
+    write_jsonl(tmp_path / "set" / "log.jsonl", {"message": "hello"})
+    assert source(tmp_path / "set").items() == [Item("a.jpg")]
+    assert "log.jsonl has no key `file`" in caplog.text
+
+
+def test_the_same_facts_twice_are_fine(tmp_path: Path) -> None:
+    """Two rows that agree about a file are one."""
+    write(tmp_path, {"a.jpg": b"a"})
+    write_jsonl(tmp_path / "m.jsonl", {"file": "a.jpg", "author": "A"}, {"file": "a.jpg", "author": "A "})
+    assert source(tmp_path).items() == [Item("a.jpg", author="A")]
+
+
+def test_the_description_does_not_know_the_place(tmp_path: Path) -> None:
+    """The same folder elsewhere has the same description."""
+    write(tmp_path, {"x/a.jpg": b"a", "y/a.jpg": b"a"})
+    assert source(tmp_path / "x").description() == source(tmp_path / "y").description() == {"kind": "folder"}
+
+
+def test_wrong_specs_are_told(tmp_path: Path) -> None:
+    """An unknown kind lists the known ones; a missing folder or path is named."""
+    with pytest.raises(ConfigError, match="folder:PATH, urls:FILE, sample:, sample:N"):
+        open_source("s3:bucket", FetchConfig())
+    with pytest.raises(ConfigError, match="folder:PATH"):
+        open_source(str(tmp_path), FetchConfig())
+    with pytest.raises(ConfigError, match="lacks its path"):
+        open_source("folder:", FetchConfig())
+    with pytest.raises(SourceError, match="none does not exist"):
+        open_source(f"folder:{tmp_path / 'none'}", FetchConfig())
+    write(tmp_path, {"a.jpg": b"a"})
+    with pytest.raises(SourceError, match=r"a\.jpg is not a folder"):
+        open_source(f"folder:{tmp_path / 'a.jpg'}", FetchConfig())
+
+
+def test_real_portraits_have_their_licences(faces: Path) -> None:
+    """Every portrait's licence, author and digest are found in the JSONL of the parent folder."""
+    opened = FolderSource.open(str(faces / "congress"))
+    items = opened.items()
+    assert len(items) == 879
+    assert all(item.license and item.license_url and item.author and item.expected_sha256 for item in items)
+    assert all(isinstance(outcome, tuple) for outcome in opened.read(items[::50]))
