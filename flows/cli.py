@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 from cyclopts import App, CycloptsError, Parameter
@@ -118,13 +118,17 @@ def generate(
     store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
         "./store"
     ),
-    device: Annotated[str, Parameter(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Parameter(help="auto takes a GPU if there is one.")
+    ] = "auto",
     json_: Json = False,
 ) -> None:
     """Draw images of seeds with a trained generator, as one grid that knows where it came from."""
-    from training.generate import generate_grid
+    from training.device import resolve_device
+    from training.generate import generate_grid, parse_seeds
 
-    metadata = generate_grid(_checkpoint(Store(store), run), seeds, out, truncation_psi, device)
+    checkpoint, numbers = _checkpoint(Store(store), run), parse_seeds(seeds)
+    metadata = generate_grid(checkpoint, numbers, out, truncation_psi, resolve_device(device))
     if json_:
         return _print({"out": str(out), **metadata}, json_)
     _say(

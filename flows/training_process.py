@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from training.device import resolve_device
-
 from flows.config import TrainOptions
 from storage.errors import ConfigError, TrainingError
 from storage.manifest import Dataset, open_dataset
@@ -24,6 +22,7 @@ from storage.runs import Run, create_run, find_run
 from storage.store import Store
 from training.config import TrainConfig
 from training.data import check_resolution
+from training.device import resolve_device
 
 POLL_S = 0.5
 STOP_S = 120.0

@@ -57,7 +57,9 @@ def silent(_: Progress) -> None:
 def built(photos: Path, store: Path, cluster: str, *, chunk_size: int = 5, **settings: Any) -> Built:
     """A build of the folder at 64 px."""
     config = BuildConfig.model_validate({"source": f"folder:{photos}", "resolution": 64, **settings})
-    return build(config, BuildOptions(store=store, scheduler=cluster, chunk_size=chunk_size), run_with(silent))
+    return build(
+        config, BuildOptions(store=store, scheduler=cluster, chunk_size=chunk_size), run_with(silent)
+    )
 
 
 @pytest.fixture(scope="module")

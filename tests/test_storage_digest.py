@@ -16,7 +16,9 @@ def test_known_digest() -> None:
     assert json_digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
-@given(st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()))
+@given(
+    st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text())
+)
 def test_order_of_keys_does_not_matter(value: dict[str, object]) -> None:
     """A mapping has one digest whatever the order of its keys."""
     assert json_digest(value) == json_digest(dict(reversed(list(value.items()))))

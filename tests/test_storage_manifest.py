@@ -29,7 +29,13 @@ def published(store: Store, name: str = "faces", image: bytes = b"crop") -> Data
     photo = store.put_original(b"photo of " + image)
     sha256 = bytes_digest(image)
     row: dict[str, Any] = dict.fromkeys(IMAGE_SCHEMA.names)
-    row |= {"key": sha256[:16], "image_sha256": sha256, "photo_sha256": photo, "face_index": 0, "ref": "a.jpg"}
+    row |= {
+        "key": sha256[:16],
+        "image_sha256": sha256,
+        "photo_sha256": photo,
+        "face_index": 0,
+        "ref": "a.jpg",
+    }
     row |= {"box_px": [1.0, 2.0, 3.0, 4.0], "quad_side_px": 12.5, "shard": "shards/00000.tar"}
     path = store.root / "packed.tar"
     entries = write_shard(path, [Sample(row["key"], "png", image, b"{}")])
@@ -42,7 +48,13 @@ def published(store: Store, name: str = "faces", image: bytes = b"crop") -> Data
     shard = {"file": row["shard"], "object": "chunks/shard/x.tar", "sha256": file_digest(path), "images": 1,
              "size": path.stat().st_size, "index_sha256": bytes_digest(index)}  # fmt: skip
     dataset = publish(
-        store, name, settings={"resolution": 64}, images=[row], rejections=[rejection], shards=[shard], num_photos=2
+        store,
+        name,
+        settings={"resolution": 64},
+        images=[row],
+        rejections=[rejection],
+        shards=[shard],
+        num_photos=2,
     )
     record_build(dataset, {"config_sha256": "0", "facts": {"code_commit": None}}, datetime.now(UTC))
     return dataset

@@ -20,14 +20,18 @@ SAMPLES = [Sample(f"{i:016x}", "png", bytes([i]) * (500 * i + 1), b'{"i":%d}' % 
 def test_known_digest(tmp_path: Path) -> None:
     """A shard's bytes are fixed: this literal must never change for these samples."""
     write_shard(tmp_path / "a.tar", SAMPLES)
-    assert file_digest(tmp_path / "a.tar") == "dc3a28d18f0d5793744e8f029ee40e19df2c6fd8b9bfa3887c29ae4d42bb7366"
+    assert (
+        file_digest(tmp_path / "a.tar") == "dc3a28d18f0d5793744e8f029ee40e19df2c6fd8b9bfa3887c29ae4d42bb7366"
+    )
 
 
 def test_stock_reader_lists_every_sample(tmp_path: Path) -> None:
     """The webdataset package reads back every key, image and JSON, in order."""
     write_shard(tmp_path / "a.tar", SAMPLES)
     read = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
-    assert [(s["__key__"], s["png"], s["json"]) for s in read] == [(s.key, s.image, s.metadata) for s in SAMPLES]
+    assert [(s["__key__"], s["png"], s["json"]) for s in read] == [
+        (s.key, s.image, s.metadata) for s in SAMPLES
+    ]
 
 
 @settings(max_examples=30)

@@ -22,8 +22,9 @@ from storage.store import Store
 from training.__main__ import images_of, train_folder
 from training.checkpoint import read_state
 from training.config import TrainConfig
+from training.device import resolve_device
 from training.generate import read_grid_metadata
-from training.loop import average_into, faded_reals, resolve_device, step_rng, train
+from training.loop import average_into, faded_reals, step_rng, train
 from training.tracking import Tracker
 
 NUM = 13

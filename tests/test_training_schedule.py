@@ -52,7 +52,7 @@ def test_no_growing_when_it_starts_at_full_resolution():
 
 def test_steps_hold_up_to_the_next_resolution():
     """A table by resolution gives the entry of the largest resolution not above the one asked for."""
-    steps = {4: "a", 32: "b", 128: "c"}
+    steps = {"4": "a", "32": "b", "128": "c"}
     assert [value_at(steps, r) for r in (4, 16, 32, 64, 128, 1024)] == ["a", "a", "b", "b", "c", "c"]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ from storage.errors import NotFoundError, PipelineError
 from storage.runs import Run
 from training.config import TrainConfig
 from training.data import RealImages
-from training.loop import resolve_device, train
+from training.device import resolve_device
+from training.loop import train
 from training.tracking import open_tracker
 
 log = logging.getLogger("training")
@@ -31,17 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train a run, or go on with it.")
     parser.add_argument("run_folder", type=Path, help="folder that holds run.json")
     parser.add_argument("--tracking-uri", help='MLflow address, or "none" (default: the store\'s mlflow.db)')
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that decode images")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
-        train_folder(given.run_folder, given.tracking_uri)
+        train_folder(given.run_folder, given.tracking_uri, given.workers)
     except PipelineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def train_folder(folder: Path, tracking_uri: str | None) -> dict[str, Any]:
+def train_folder(folder: Path, tracking_uri: str | None, num_threads: int = 2) -> dict[str, Any]:
     """Train the run in `folder`, from its newest checkpoint if it has one; returns its result."""
     if not (folder / "run.json").is_file():
         raise NotFoundError(f"{folder} is no training run: it has no run.json")
@@ -49,7 +52,7 @@ def train_folder(folder: Path, tracking_uri: str | None) -> dict[str, Any]:
     run = Run(folder.resolve())
     config = TrainConfig.model_validate(run.record["config"])
     device = resolve_device(config.device)
-    images = images_of(run, config)
+    images = images_of(run, config, num_threads)
     images.check(config.resolution)
     with open_tracker(run, tracking_uri) as tracker:
         result = train(run, config, images, device, tracker, should_stop)
@@ -58,7 +61,7 @@ def train_folder(folder: Path, tracking_uri: str | None) -> dict[str, Any]:
     return result
 
 
-def images_of(run: Run, config: TrainConfig) -> RealImages:
+def images_of(run: Run, config: TrainConfig, num_threads: int = 2) -> RealImages:
     """The dataset version a run names, in the store the run lies in."""
     dataset = run.record["dataset"]
     folder = run.store.root / dataset["directory"]
@@ -68,7 +71,7 @@ def images_of(run: Run, config: TrainConfig) -> RealImages:
         dataset_resolution=dataset["resolution"],
         seed=config.seed,
         x_flips=config.x_flips,
-        num_threads=config.num_decode_threads,
+        num_threads=num_threads,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from storage.config import Config
+from storage.config import Config, OneOf
 
 PresetName = Literal["smoke", "face128", "paper256", "paper1024"]
 Positive = Annotated[int, Field(ge=1)]
@@ -35,7 +35,6 @@ _PAPER: dict[str, Any] = {
     "snapshot_kimg": 250.0,
     "tick_kimg": 10.0,
     "keep_checkpoints": 5,
-    "num_decode_threads": 8,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -74,7 +73,7 @@ class TrainConfig(Config):
     generator: Literal["style", "traditional"] = Field(
         "style", description="The style-based generator, or the traditional one it is compared with."
     )
-    resolution: Literal[8, 16, 32, 64, 128, 256, 512, 1024] = Field(
+    resolution: Annotated[int, OneOf(8, 16, 32, 64, 128, 256, 512, 1024)] = Field(
         32, description="Side of the generated images, in pixels; the dataset is area-resampled to it."
     )
     z_dim: int = Field(64, ge=1, le=4096, description="Width of the latent code z.")
@@ -87,7 +86,7 @@ class TrainConfig(Config):
     mixing_probability: float = Field(
         0.9, ge=0, le=1, description="Share of training images made from two latent codes."
     )
-    start_resolution: Literal[4, 8, 16, 32, 64, 128, 256, 512, 1024] = Field(
+    start_resolution: Annotated[int, OneOf(4, 8, 16, 32, 64, 128, 256, 512, 1024)] = Field(
         8, description="Resolution training starts at, in pixels."
     )
     stable_kimg: float = Field(
@@ -97,13 +96,13 @@ class TrainConfig(Config):
     total_kimg: float = Field(
         12.0, gt=0, le=1e6, description="Thousands of real images shown in the whole run."
     )
-    batch_size: dict[Positive, Positive] = Field(
-        {4: 16},
+    batch_size: dict[str, Positive] = Field(
+        {"4": 16},
         description="Images a step: {resolution: images}, each holding from its resolution up to the next; "
         "entries given are merged over the preset's.",
     )
-    learning_rate: dict[Positive, PositiveRate] = Field(
-        {4: 0.005},
+    learning_rate: dict[str, PositiveRate] = Field(
+        {"4": 0.005},
         description="Adam's step size: {resolution: rate}, each holding from its resolution up to the next; "
         "entries given are merged over the preset's.",
     )
@@ -128,7 +127,6 @@ class TrainConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where training runs; auto takes a GPU if there is one."
     )
-    num_decode_threads: int = Field(2, ge=1, le=256, description="Threads that decode images.")
 
     @model_validator(mode="before")
     @classmethod
@@ -143,13 +141,15 @@ class TrainConfig(Config):
 
     @field_validator("batch_size", "learning_rate")
     @classmethod
-    def _is_ordered(cls, steps: dict[int, Any]) -> dict[int, Any]:
+    def _is_by_resolution(cls, steps: dict[str, Any]) -> dict[str, Any]:
         """Sort the steps by resolution, so that equal settings are equal bytes."""
-        return dict(sorted(steps.items()))
+        if wrong := [key for key in steps if not key.isdecimal() or int(key) < 1]:
+            raise ValueError(f"{wrong[0]!r} is not a resolution in pixels")
+        return dict(sorted(steps.items(), key=lambda step: int(step[0])))
 
     @field_validator("batch_size")
     @classmethod
-    def _divides_into_groups(cls, batch_size: dict[int, int]) -> dict[int, int]:
+    def _divides_into_groups(cls, batch_size: dict[str, int]) -> dict[str, int]:
         """The discriminator compares images in groups of 4 (or one smaller group)."""
         for resolution, images in batch_size.items():
             if images > 4 and images % 4:
@@ -166,7 +166,7 @@ class TrainConfig(Config):
                 f"start_resolution {self.start_resolution} is above resolution {self.resolution}"
             )
         for name, steps in (("batch_size", self.batch_size), ("learning_rate", self.learning_rate)):
-            if not steps or min(steps) > self.start_resolution:
+            if not steps or min(map(int, steps)) > self.start_resolution:
                 raise ValueError(f"{name} has no entry for start_resolution {self.start_resolution} or below")
         if self.start_resolution < self.resolution and self.stable_kimg + self.fade_kimg == 0:
             raise ValueError("stable_kimg and fade_kimg are both 0: the network would never grow")

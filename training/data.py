@@ -68,15 +68,7 @@ class RealImages:
 
     def check(self, resolution: int) -> None:
         """Raise ConfigError unless the dataset can be area-resampled to `resolution`."""
-        if resolution > self.dataset_resolution:
-            raise ConfigError(
-                f"resolution {resolution} is above the dataset's {self.dataset_resolution}: "
-                f"train at {self.dataset_resolution} or below, or build the dataset larger"
-            )
-        if self.dataset_resolution % resolution:
-            raise ConfigError(
-                f"resolution {resolution} does not divide the dataset's {self.dataset_resolution} into whole blocks"
-            )
+        check_resolution(self.dataset_resolution, resolution)
 
     def _samples(self, start_image: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Undecoded samples with their number in the stream, from `start_image` on."""
@@ -122,6 +114,19 @@ class RealImages:
         if self.x_flips and is_flipped(self.seed, number):
             pixels_HWC = pixels_HWC[:, ::-1]
         return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+
+
+def check_resolution(dataset_resolution: int, resolution: int) -> None:
+    """Raise ConfigError unless images of one side, in pixels, can be area-resampled to the other."""
+    if resolution > dataset_resolution:
+        raise ConfigError(
+            f"resolution {resolution} is above the dataset's {dataset_resolution}: "
+            f"train at {dataset_resolution} or below, or build the dataset larger"
+        )
+    if dataset_resolution % resolution:
+        raise ConfigError(
+            f"resolution {resolution} does not divide the dataset's {dataset_resolution} into whole blocks"
+        )
 
 
 def opened_shards(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:

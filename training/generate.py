@@ -106,6 +106,19 @@ def grid_metadata(checkpoint: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def generate_grid(
+    checkpoint: Path, seeds: Sequence[int], path: Path, truncation_psi: float, device: torch.device
+) -> dict[str, Any]:
+    """Write a grid of a checkpoint's images of `seeds`, and return the metadata it carries."""
+    state = read_state(checkpoint)
+    cutoff = TrainConfig.model_validate(state["config"]).truncation_cutoff
+    generator = load_generator(checkpoint, device)
+    images = images_from_seeds(generator, seeds, truncation_psi, truncation_cutoff=cutoff)
+    metadata = {**grid_metadata(checkpoint, state), "seeds": list(seeds), "truncation_psi": truncation_psi}
+    write_grid(images, path, metadata)
+    return metadata
+
+
 def write_grid(
     images: ImageArray, path: Path, metadata: Mapping[str, Any], *, columns: int | None = None
 ) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from storage.errors import DeviceError, TrainingError
+from storage.errors import TrainingError
 from storage.runs import Run
 from training.checkpoint import checkpoint_name, load_checkpoint, prune_checkpoints, save_checkpoint
 from training.config import TrainConfig
@@ -266,15 +266,6 @@ def average_into(averaged: nn.Module, network: nn.Module, beta: float) -> None:
         mean.lerp_(parameter, 1 - beta)
     for kept, buffer in zip(averaged.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device a config asks for; DeviceError where it is not here."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device cuda was asked for, but no GPU is usable here: choose cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -48,9 +48,9 @@ def stage_at(config: TrainConfig, num_images: int) -> Stage:
     )
 
 
-def value_at(steps: Mapping[int, T], resolution: int) -> T:
-    """The value of the largest key not above `resolution`."""
-    return steps[max(key for key in steps if key <= resolution)]
+def value_at(steps: Mapping[str, T], resolution: int) -> T:
+    """The value of the largest key, a resolution in pixels, not above `resolution`."""
+    return steps[str(max(int(key) for key in steps if int(key) <= resolution))]
 
 
 def ema_beta(batch_size: int, half_life_kimg: float) -> float:
