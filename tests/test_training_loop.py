@@ -316,7 +316,7 @@ def test_errors_are_one_sentence(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == f"error: {tmp_path} is no training run: it has no run.json\n"
+    assert done.stderr == f"{tmp_path} is no training run: it has no run.json\n"
 
 
 def test_training_imports_no_flow_and_no_vision_library():
