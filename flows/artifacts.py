@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from PIL import Image
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -27,7 +28,7 @@ PICTURE_PX = 768
 
 
 class ProgressArtifact:
-    """A progress bar in the Prefect UI, updated at most every `UPDATE_S`."""
+    """A progress bar in the Prefect UI and a line in the flow run's log, at most every `UPDATE_S`."""
 
     def __init__(self, key: str, description: str) -> None:
         self._description = description
@@ -42,6 +43,7 @@ class ProgressArtifact:
         self._last = now
         assert isinstance(self._id, UUID)
         percent = 100.0 * done / total if total else 100.0
+        get_run_logger().info("%s: %s", self._description, note)
         update_progress_artifact(self._id, progress=percent, description=f"{self._description}: {note}")
 
 

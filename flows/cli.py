@@ -228,7 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(message)s")
+    if debug:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (PipelineError, CycloptsError, pydantic.ValidationError) as error:

@@ -36,7 +36,11 @@ def train_task(run: Run, options: TrainOptions) -> dict[str, Any]:
     bar = artifacts.ProgressArtifact("train-progress", run.id)
 
     def on_tick(row: dict[str, Any]) -> None:
-        bar.update(row["kimg"], row["total_kimg"], training_note(row))
+        bar.update(
+            row["kimg"],
+            row["total_kimg"],
+            f"{row['kimg']:.2f} of {row['total_kimg']:g} kimg  {training_note(row)}",
+        )
 
     result = train_run(run, options, on_tick)
     artifacts.facts("training-run", f"Training run {run.id}", {**result, "folder": run.folder})

@@ -110,7 +110,7 @@ def published() -> list[Any]:
     """The `dataset.published` events that the server has."""
     with get_client(sync_client=True) as client:
         events = EventFilter(event=EventNameFilter(name=[PUBLISHED]))
-        return list(client.read_events(filter=events).events)
+        return list(client.read_events(filter=events, limit=50).events)
 
 
 def artifacts_of(state: State[Any]) -> list[Any]:

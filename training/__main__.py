@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from storage.errors import NotFoundError, PipelineError
 from storage.runs import Run
 from training.config import TrainConfig
@@ -52,6 +54,7 @@ def train_folder(folder: Path, tracking_uri: str | None, num_threads: int = 2) -
     run = Run(folder.resolve())
     config = TrainConfig.model_validate(run.record["config"])
     device = resolve_device(config.device)
+    torch.set_num_threads(config.num_cpu_threads)
     images = images_of(run, config, num_threads)
     images.check(config.resolution)
     with open_tracker(run, tracking_uri) as tracker:
