@@ -334,6 +334,13 @@ def test_training_imports_no_flow_and_no_vision_library():
     assert done.stdout.strip() == "[]"
 
 
+def test_threads_are_the_configs(new_run):
+    """The training process computes on as many threads as the config says, not as the machine has."""
+    for num in (1, 2):
+        train_folder(new_run(total_kimg=0.01, num_cpu_threads=num).folder, "none")
+        assert torch.get_num_threads() == num
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 def test_a_gpu_trains_and_goes_on(new_run):

@@ -133,7 +133,7 @@ class TrainConfig(Config):
         ge=1,
         le=1024,
         description="Threads that compute, on a CPU. Part of the config since sums split over other threads "
-        "round otherwise: with it, a run is the same to the bit whatever the number of cores.",
+        "round otherwise: on one kind of CPU, a run is the same to the bit whatever the number of cores.",
     )
 
     @model_validator(mode="before")
