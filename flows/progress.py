@@ -27,7 +27,7 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "")
+        return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "", no_wrap=True)
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def bars(console: Console) -> Iterator[Bars]:
     """Bars on `console` until the work ends."""
     with Bars(
         TextColumn("{task.description:<8}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         _Rate(),
         TimeRemainingColumn(),

@@ -6,6 +6,7 @@ For one person's machine. A team runs them apart, Prefect on PostgreSQL: see doc
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def run_services(port: int, mlflow_port: int, store: Store, say: Callable[[str],
         ],
     }
     store.root.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what was started is stopped
     with ExitStack() as stack:
         running = {}
         for name, command in commands.items():

@@ -8,6 +8,7 @@ Not here: what the keys mean. Layout belongs to the module that owns it (`manife
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ class Store:
     root: Path
 
     def __init__(self, root: str | Path) -> None:
-        if "://" in str(root):
+        if re.match(r"\w{2,}:/", str(root)):  # one slash: a Path folds two
             raise ConfigError(f"store {root!s} is a URL, and a store is a local folder, such as ./store")
         path = Path(root).expanduser().resolve()
         if path.exists() and not path.is_dir():
