@@ -21,7 +21,9 @@ from flows.config import BuildConfig, BuildOptions
 from flows.contact_sheet import write_contact_sheet
 from flows.stages import Context, Report
 from preprocessing.sources import open_source
+from preprocessing.sources.folder import FolderSource
 from storage.digest import json_digest
+from storage.errors import ConfigError
 from storage.facts import run_facts
 from storage.manifest import Dataset, record_build
 from storage.store import Store
@@ -82,11 +84,21 @@ def run_with(report: Report) -> Runner:
     return run
 
 
+def check_build(config: BuildConfig, store: Store) -> None:
+    """Raise for a source that is not there, or that holds the store, before anything is started."""
+    source = open_source(config.source, config.fetch)
+    if isinstance(source, FolderSource) and store.root.is_relative_to(source.root.resolve()):
+        raise ConfigError(
+            f"store {store.root} lies inside the source folder {source.root}, so a build would take its own results "
+            f"for photographs: choose a --store elsewhere"
+        )
+
+
 def build(config: BuildConfig, options: BuildOptions, run: Runner) -> Built:
     """Build a dataset version from a source; the same photographs and config give the same version."""
     started, clock = datetime.now(UTC), time.perf_counter()
     store = Store(options.store)
-    open_source(config.source, config.fetch)  # a source that is not there is told before a cluster starts
+    check_build(config, store)
     with open_client(options.scheduler, options.workers) as client:
         context = Context(store, client, options.chunk_size, options.refetch)
         crawled = run(stages.crawl, context, config)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -24,7 +26,8 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from flows.config import BuildConfig, BuildOptions, RunOptions, TrainOptions
-from storage.errors import PipelineError
+from storage.errors import ConfigError, PipelineError
+from storage.runs import find_run
 from storage.store import Store
 from training.config import TrainConfig
 
@@ -49,6 +52,9 @@ def build(
 ) -> None:
     """Build a dataset version from photographs."""
     if dry_run:
+        from flows.build import check_build
+
+        check_build(config, Store(options.store))
         return _print({"config": config.resolved(), "options": options.model_dump(mode="json")}, json_)
     from flows.build import build as run_build
     from flows.build import run_with
@@ -83,9 +89,10 @@ def train(
     from flows.training_process import check_training, prepare_run, train_run
 
     if resume is not None and config != TrainConfig():
-        raise PipelineError(
-            "--resume goes on with the run's own config: leave the other training options out"
-        )
+        raise ConfigError("--resume goes on with the run's own config: leave the other training options out")
+    if dry_run and resume is not None:
+        record = find_run(Store(options.store), resume).record
+        return _print({key: record[key] for key in ("run_id", "dataset", "config")}, json_)
     if dry_run:
         reference = check_training(Store(options.store), dataset, config).reference
         resolved = {"dataset": reference, "config": config.model_dump(mode="json")}
@@ -99,7 +106,11 @@ def train(
         def on_tick(row: dict[str, Any]) -> None:
             progress.update(bar, completed=round(row["kimg"], 2), note=training_note(row))
 
-        result = train_run(run, options, on_tick)
+        try:
+            result = train_run(run, options, on_tick)
+        except (KeyboardInterrupt, SystemExit):
+            print(f"likeness: stopped; likeness train --resume {run.id} goes on", file=sys.stderr)
+            raise
     if json_:
         return _print(result, json_)
     _say(f"run {result['run']}{' (stopped early)' if result['stopped'] else ''}")
@@ -128,7 +139,10 @@ def generate(
     from training.generate import generate_grid, parse_seeds
 
     checkpoint, numbers = _checkpoint(Store(store), run), parse_seeds(seeds)
-    metadata = generate_grid(checkpoint, numbers, out, truncation_psi, resolve_device(device))
+    try:
+        metadata = generate_grid(checkpoint, numbers, out, truncation_psi, resolve_device(device))
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.strerror}") from error
     if json_:
         return _print({"out": str(out), **metadata}, json_)
     _say(
@@ -230,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens = [token for token in tokens if token != "--debug"]
     if debug:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app(tokens, exit_on_error=False, print_error=False)
     except (PipelineError, CycloptsError, pydantic.ValidationError) as error:
@@ -238,7 +253,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"likeness: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(128 + signal.SIGINT) from None
+    except BrokenPipeError:  # as of `likeness trace faces | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End on SIGTERM as on Ctrl-C, so that what was started is stopped too."""
+    raise SystemExit(128 + number)
 
 
 def build_dataset_main() -> None:
@@ -250,8 +273,6 @@ def build_dataset_main() -> None:
 
 
 def _checkpoint(store: Store, reference: str) -> Path:
-    from storage.runs import find_run
-
     if (Path(reference) / "state.json").is_file():
         return Path(reference)
     return find_run(store, reference).newest_checkpoint()

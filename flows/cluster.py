@@ -14,7 +14,7 @@ from storage.errors import ServiceError
 
 Result = TypeVar("Result")
 
-logging.getLogger("distributed").setLevel(logging.ERROR)  # its comings and goings are no news to a user
+logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails in a worker is raised here too
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def open_client(address: str | None, num_workers: int | None) -> Iterator[Client
             n_workers=num_workers,
             threads_per_worker=1,
             dashboard_address=":0",
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -31,7 +31,7 @@ from storage import manifest
 from storage.digest import bytes_digest, canonical_json, code_digest, file_digest, json_digest
 from storage.errors import ConfigError, IntegrityError, SourceError
 from storage.manifest import FACE_FIELDS, Dataset
-from storage.shards import Sample, index_json, read_index, write_shard
+from storage.shards import Sample, check_shard, index_json, read_entry, read_index, write_shard
 from storage.store import Store, original_key
 from storage.tables import Row, get_table, put_table
 
@@ -160,10 +160,14 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     where the last attempt failed for a passing reason, or on `refetch`.
     """
     source = open_source(config.source, config.fetch)
-    items = {item.ref: item for item in source.items()[: config.limit]}
+    listed = source.items()[: config.limit]
+    items = {item.ref: item for item in listed}
     if not items:
         raise SourceError(f"source {config.source} lists no photograph")
-    prefix = f"chunks/crawl/{json_digest([CRAWL_VERSION, source.kind, config.fetch.model_dump(mode='json')])}"
+    if len(items) != len(listed):
+        [(ref, _)] = Counter(item.ref for item in listed).most_common(1)
+        raise SourceError(f"source {config.source} has two photographs that both read as {ref!r}: rename one")
+    prefix = f"chunks/crawl/{json_digest([CRAWL_VERSION, source.description()])}"
     outcomes: dict[str, Row] = {}
     if source.cached and not context.refetch:
         outcomes = _known_outcomes(context.store, prefix, items)
@@ -171,7 +175,7 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     todo = [item for ref, item in items.items() if ref not in outcomes]
     counts = Counter(_outcome_name(row) for row in outcomes.values())
     report(Progress("crawl", reused, len(items), "photos", counts))
-    chunks = _chunks(todo, context)
+    chunks = _chunks(todo, context, spread=source.parallel)
     for rows in map_chunks(
         context.client, _crawl_chunk, chunks, source, context.store, prefix, one_process=not source.parallel
     ):
@@ -216,12 +220,16 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
 
     for key in context.store.keys(prefix):
         if key.endswith(".parquet"):
-            rows = get_table(context.store, key)
+            try:
+                rows = get_table(context.store, key, ALIGN_SCHEMA)
+            except IntegrityError as error:
+                logger.warning("%s: its photographs are aligned again", error)
+                continue
             take(_blob_key(key), [row for row in rows if row["photo_sha256"] in wanted.keys() - done])
     reused = len(done)
     chunks = _chunks(sorted(wanted.keys() - done), context)
     for key in map_chunks(context.client, _align_chunk, chunks, context.store, prefix, config.faces, code):
-        take(_blob_key(key), get_table(context.store, key))
+        take(_blob_key(key), get_table(context.store, key, ALIGN_SCHEMA))
     return Aligned(crops, rejections, reused)
 
 
@@ -376,13 +384,18 @@ def _packed(store: Store, key: str, index_key: str) -> Row | None:
     """The manifest's facts of a shard packed before, or None where there is none or its bytes have changed."""
     if not (store.exists(index_key) and store.exists(key)):
         return None
-    index = store.get(index_key)
-    sha256 = read_index(index).sha256
-    if file_digest(store.path(key)) != sha256:
-        logger.warning("%s no longer has its recorded sha256: packing it again", store.path(key))
+    data = store.get(index_key)
+    try:
+        index = read_index(data)
+        if problems := list(check_shard(store.path(key), index.sha256, index.entries)):
+            raise IntegrityError(problems[0])
+        for entry in index.entries:
+            read_entry(store.path(key), entry)
+    except IntegrityError as error:
+        logger.warning("%s: packing %s again", error, store.path(key))
         return None
     size = store.path(key).stat().st_size
-    return {"object": key, "sha256": sha256, "size": size, "index_sha256": bytes_digest(index)}
+    return {"object": key, "sha256": index.sha256, "size": size, "index_sha256": bytes_digest(data)}
 
 
 def _samples(
@@ -406,7 +419,7 @@ def _samples(
 def _known_outcomes(store: Store, prefix: str, items: Mapping[str, Item]) -> dict[str, Row]:
     newest: dict[str, Row] = {}
     for key in store.keys(prefix):
-        for row in get_table(store, key):
+        for row in get_table(store, key, CRAWL_SCHEMA):
             if (
                 row["ref"] in items
                 and row["fetched_at"] >= newest.get(row["ref"], {"fetched_at": ""})["fetched_at"]
@@ -469,8 +482,10 @@ def _reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
     return dict(sorted(Counter(rejection.reason.value for rejection in rejections).items()))
 
 
-def _chunks(elements: Sequence[Element], context: Context) -> list[Sequence[Element]]:
-    """Chunks of the configured size, or smaller ones where there would be too few to keep every worker busy."""
-    num_workers = max(len(context.client.scheduler_info()["workers"]), 1)
-    size = max(1, min(context.chunk_size, -(-len(elements) // (CHUNKS_PER_WORKER * num_workers))))
+def _chunks(elements: Sequence[Element], context: Context, spread: bool = True) -> list[Sequence[Element]]:
+    """Chunks of the configured size; with `spread`, smaller where they would be too few to keep all workers busy."""
+    size = context.chunk_size
+    if spread:
+        num_workers = max(len(context.client.scheduler_info()["workers"]), 1)
+        size = max(1, min(size, -(-len(elements) // (CHUNKS_PER_WORKER * num_workers))))
     return [elements[start : start + size] for start in range(0, len(elements), size)]

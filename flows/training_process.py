@@ -65,7 +65,7 @@ def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any
     Calls `on_tick` with each new line of statistics. TrainingError carries the process's last words. Whatever
     ends this function ends the process too: it is told to stop, and has time to save.
     """
-    command = [sys.executable, "-m", "training", str(run.folder)]
+    command = [sys.executable, "-m", "training", str(run.folder), "--stop-with-parent"]
     if options.workers is not None:
         command += ["--workers", str(options.workers)]
     if options.tracking_uri is not None:

@@ -8,6 +8,7 @@ URLs (sources/urls.py), and any look at the bytes.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -84,12 +85,28 @@ class _Passing(Rejected):
 
 
 @dataclass
+class HostPace:
+    """When a host may be asked next: `next_start_s` on the monotonic clock, and the wait after each request."""
+
+    delay_s: float
+    next_start_s: float = 0.0
+
+
+@dataclass
+class Memory:
+    """What is known of hosts, and outlives a call of `fetch_all`: robots.txt by origin, and each host's pace."""
+
+    robots: dict[str, str] = field(default_factory=dict)
+    robots_failures: dict[str, _Passing] = field(default_factory=dict)
+    paces: dict[str, HostPace] = field(default_factory=dict)
+
+
+@dataclass
 class _Host:
     """The turns of one host."""
 
     slots: asyncio.Semaphore
-    delay_s: float
-    next_start_s: float = 0.0
+    pace: HostPace
     order: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @asynccontextmanager
@@ -97,15 +114,16 @@ class _Host:
         """Wait for a slot, then for the time of the next request."""
         async with self.slots:
             async with self.order:
-                clock = asyncio.get_running_loop().time
-                while (wait_s := self.next_start_s - clock()) > 0:  # a pause may come while waiting
+                while (
+                    wait_s := self.pace.next_start_s - time.monotonic()
+                ) > 0:  # a pause may come while waiting
                     await asyncio.sleep(wait_s)
-                self.next_start_s = clock() + self.delay_s
+                self.pace.next_start_s = time.monotonic() + self.pace.delay_s
             yield
 
     def pause(self, wait_s: float) -> None:
         """Keep every request to the host back: one that was told to wait speaks for all."""
-        self.next_start_s = max(self.next_start_s, asyncio.get_running_loop().time() + wait_s)
+        self.pace.next_start_s = max(self.pace.next_start_s, time.monotonic() + wait_s)
 
 
 @dataclass(frozen=True)
@@ -120,14 +138,13 @@ class _Answer:
 class Fetcher:
     """Fetches URLs under one config; use as `async with`, from one event loop.
 
-    `robots` holds the robots.txt texts by origin, so that a later fetcher need not ask again.
+    `memory` is what earlier fetchers learned of the hosts, and is added to.
     """
 
-    def __init__(self, config: FetchConfig, robots: dict[str, str]) -> None:
+    def __init__(self, config: FetchConfig, memory: Memory) -> None:
         self._config = config
-        self._robots = robots
+        self._memory = memory
         self._robots_locks: dict[str, asyncio.Lock] = {}
-        self._robots_failures: dict[str, _Passing] = {}
         self._hosts: dict[str, _Host] = {}
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._session: aiohttp.ClientSession | None = None
@@ -164,20 +181,20 @@ class Fetcher:
     async def _ask_robots(self, url: URL) -> None:
         origin = str(url.origin())
         async with self._robots_locks.setdefault(origin, asyncio.Lock()):
-            if origin in self._robots_failures:  # once is enough for every URL of a host that is down
-                failure = self._robots_failures[origin]
+            if origin in self._memory.robots_failures:  # once is enough for every URL of a host that is down
+                failure = self._memory.robots_failures[origin]
                 raise Rejected(failure.reason, failure.detail)
-            if origin not in self._robots:
+            if origin not in self._memory.robots:
                 try:
-                    self._robots[origin] = await self._robots_text(url.origin())
+                    self._memory.robots[origin] = await self._robots_text(url.origin())
                 except _Passing as failure:
-                    self._robots_failures[origin] = failure
+                    self._memory.robots_failures[origin] = failure
                     raise
-        rules = _rules(self._robots[origin])
+        rules = _rules(self._memory.robots[origin])
         if not rules.can_fetch(str(url), BOT):
             raise Rejected(Reason.ROBOTS_DISALLOWED)
-        host = self._host(url)
-        host.delay_s = max(host.delay_s, min(rules.crawl_delay(BOT) or 0.0, _MAX_CRAWL_DELAY_S))
+        pace = self._host(url).pace
+        pace.delay_s = max(pace.delay_s, min(rules.crawl_delay(BOT) or 0.0, _MAX_CRAWL_DELAY_S))
 
     async def _robots_text(self, origin: URL) -> str:
         """The text of robots.txt; empty where there is none, which allows everything (RFC 9309, section 2.3.1)."""
@@ -248,13 +265,12 @@ class Fetcher:
         name = str(url.host)
         if name not in self._hosts:
             slots = asyncio.Semaphore(self._config.per_host_concurrency)
-            self._hosts[name] = _Host(slots, self._config.per_host_delay_s)
+            pace = self._memory.paces.setdefault(name, HostPace(self._config.per_host_delay_s))
+            self._hosts[name] = _Host(slots, pace)
         return self._hosts[name]
 
 
-async def fetch_all(
-    urls: Sequence[str], config: FetchConfig, robots: dict[str, str]
-) -> list[bytes | Rejected]:
+async def fetch_all(urls: Sequence[str], config: FetchConfig, memory: Memory) -> list[bytes | Rejected]:
     """The body of each URL or its rejection, in the order of `urls`."""
 
     async def outcome(fetcher: Fetcher, url: str) -> bytes | Rejected:
@@ -263,7 +279,7 @@ async def fetch_all(
         except Rejected as rejected:
             return rejected
 
-    async with Fetcher(config, robots) as fetcher:
+    async with Fetcher(config, memory) as fetcher:
         return await asyncio.gather(*(outcome(fetcher, url) for url in urls))
 
 

@@ -20,10 +20,10 @@ from PIL import Image, UnidentifiedImageError
 
 from storage.digest import file_digest, rows_digest
 from storage.errors import IntegrityError, NotFoundError
-from storage.manifest import VERSION_DIGITS, Dataset, dataset_names, index_name, open_dataset
+from storage.manifest import Dataset, dataset_names, index_name, open_dataset
 from storage.runs import Run, find_run, list_runs
 from storage.shards import check_shard
-from storage.store import Store, original_key
+from storage.store import Store, original_key, read_json
 from storage.tables import Row
 
 GRID_TEXT = "likeness"
@@ -106,6 +106,10 @@ def trace(store: Store, reference: str) -> Chain:
     hold.
     """
     path = Path(reference)
+    if path.exists() and (dataset := _around(store, path.resolve())):
+        return _of_dataset(dataset)
+    if path.suffix == ".safetensors":
+        path = path.parent
     if path.is_file():
         metadata = _grid_metadata(path)
         return (
@@ -128,22 +132,26 @@ def verify(dataset: Dataset) -> Checked:
     """Check every hash of a version: manifest, tables, shards and indexes, images, and original photographs."""
     problems: list[str] = []
     store, folder = dataset.store, dataset.folder
-    if dataset.manifest_sha256[:VERSION_DIGITS] != dataset.version:
-        problems.append(f"{folder / 'manifest.json'} no longer has the sha256 of its version")
+    try:
+        dataset.manifest  # noqa: B018
+    except IntegrityError as error:
+        return Checked(0, 0, 0, [str(error)])  # it names what else to check, and is not to be trusted
     tables: dict[str, list[Row]] = {"images": [], "rejections": []}
     for name, read in (("images", dataset.images), ("rejections", dataset.rejections)):
         file = folder / dataset.manifest[name]["file"]
         try:
             tables[name] = read()
-        except (OSError, ValueError) as error:
-            problems.append(f"{file} cannot be read: {error}")
+        except IntegrityError as error:
+            problems.append(str(error))
             continue
         if rows_digest(tables[name]) != dataset.manifest[name]["sha256"]:
             problems.append(f"{file} no longer holds its recorded rows")
     rows = tables["images"]
     for shard in dataset.manifest["shards"]:
         problems += _shard_problems(dataset, shard, [row for row in rows if row["shard"] == shard["file"]])
-    originals = sorted({row["photo_sha256"] for row in rows})
+    # the bytes of a photograph that is not the promised one were never kept
+    refused = (row for row in tables["rejections"] if row["reason"] != "checksum_mismatch")
+    originals = sorted({row["photo_sha256"] for row in (*rows, *refused)} - {None})
     for sha256 in originals:
         try:
             store.original(sha256)
@@ -180,7 +188,7 @@ def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
 
 
 def _of_checkpoint(store: Store, folder: Path) -> Chain:
-    state = json.loads((folder / "state.json").read_bytes())
+    state = read_json(folder / "state.json", "sha256", "num_images")
     for name, sha256 in state["sha256"].items():
         if not (folder / name).is_file() or file_digest(folder / name) != sha256:
             raise IntegrityError(f"{folder / name} is missing or no longer has its recorded sha256")
@@ -277,6 +285,14 @@ def _brief(row: Row) -> Row:
     columns = ("key", "dataset", "image_sha256", "shard", "offset", "face_index", "photo_sha256", "original", "ref",
                "page", "author", "license", "license_url", "title")  # fmt: skip
     return {column: row[column] for column in columns}
+
+
+def _around(store: Store, path: Path) -> Dataset | None:
+    """The dataset version whose folder is at or above `path`."""
+    for folder in (path, *path.parents):
+        if folder.parent.parent == store.path("datasets") and (folder / "manifest.json").is_file():
+            return Dataset(store, folder.parent.name, folder.name)
+    return None
 
 
 def _all_versions(store: Store) -> Iterator[Dataset]:

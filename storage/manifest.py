@@ -27,9 +27,9 @@ from typing import Any
 import pyarrow as pa
 
 from storage.digest import bytes_digest, rows_digest
-from storage.errors import ConfigError, NotFoundError
+from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.shards import Index, read_index
-from storage.store import Store
+from storage.store import Store, read_json
 from storage.tables import Row, get_table, put_table
 
 FORMAT = 1
@@ -112,7 +112,9 @@ class Dataset:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Config, counts, table digests and shards."""
+        """Config, counts, table digests and shards; IntegrityError where it is not what its version names."""
+        if self.manifest_sha256[:VERSION_DIGITS] != self.version:
+            raise IntegrityError(f"{self.folder / 'manifest.json'} no longer has the sha256 of its version")
         manifest: dict[str, Any] = json.loads(self.manifest_bytes)
         return manifest
 
@@ -138,11 +140,11 @@ class Dataset:
 
     def images(self) -> list[Row]:
         """Every image's row, ordered by key."""
-        return get_table(self.store, f"{self.key}/images.parquet")
+        return get_table(self.store, f"{self.key}/images.parquet", IMAGE_SCHEMA)
 
     def rejections(self) -> list[Row]:
         """Every rejection's row."""
-        return get_table(self.store, f"{self.key}/rejections.parquet")
+        return get_table(self.store, f"{self.key}/rejections.parquet", REJECTION_SCHEMA)
 
     def index(self, shard: str) -> Index:
         """The index of one shard, named as in the manifest: "shards/00000.tar"."""
@@ -150,7 +152,8 @@ class Dataset:
 
     def builds(self) -> list[dict[str, Any]]:
         """The records of the builds that gave this version, oldest first."""
-        records = (json.loads(self.store.get(key)) for key in self.store.keys(f"datasets/{self.name}/builds"))
+        keys = self.store.keys(f"datasets/{self.name}/builds")
+        records = (read_json(self.store.path(key), "version", "build_id", "facts") for key in keys)
         return [record for record in records if record["version"] == self.version]
 
     def summary(self) -> dict[str, Any]:
@@ -242,7 +245,7 @@ def record_build(dataset: Dataset, facts: Mapping[str, Any], started_at: datetim
 def latest_version(store: Store, name: str) -> str | None:
     """The version that the newest finished build of a name gave, or None."""
     key = f"datasets/{name}/latest.json"
-    return str(json.loads(store.get(key))["version"]) if store.exists(key) else None
+    return str(read_json(store.path(key), "version")["version"]) if store.exists(key) else None
 
 
 def dataset_names(store: Store) -> list[str]:

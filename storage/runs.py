@@ -20,7 +20,7 @@ from typing import Any
 from storage.digest import json_digest
 from storage.errors import NotFoundError
 from storage.facts import run_facts
-from storage.store import Store
+from storage.store import Store, read_json
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What was asked for: dataset, resolved config, facts of the code and the machine."""
-        record: dict[str, Any] = json.loads((self.folder / "run.json").read_bytes())
-        return record
+        return read_json(
+            self.folder / "run.json", "run_id", "created_at", "dataset", "config", "config_sha256", "facts"
+        )
 
     @property
     def checkpoints_dir(self) -> Path:

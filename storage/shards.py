@@ -78,9 +78,12 @@ def index_json(sha256: str, entries: Iterable[Entry]) -> bytes:
 
 
 def read_index(data: bytes) -> Index:
-    """The inverse of `index_json`."""
-    index = json.loads(data)
-    return Index(index["sha256"], [Entry(**row) for row in index["entries"]])
+    """The inverse of `index_json`; IntegrityError where the data is no index."""
+    try:
+        index = json.loads(data)
+        return Index(index["sha256"], [Entry(**row) for row in index["entries"]])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"a shard's index is damaged: {error}") from error
 
 
 def read_entry(path: Path, entry: Entry) -> bytes:

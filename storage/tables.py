@@ -6,12 +6,13 @@ Not here: what the columns mean. A table's identity is `rows_digest`, never the 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.errors import IntegrityError
 from storage.store import Store
 
 Row = dict[str, Any]
@@ -28,7 +29,13 @@ def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) ->
     store.put(key, buffer.getvalue())
 
 
-def get_table(store: Store, key: str, columns: Sequence[str] | None = None) -> list[Row]:
-    """Read rows back, all columns or the ones named."""
-    rows: list[Row] = pq.read_table(store.path(key), columns=columns).to_pylist()
+def get_table(store: Store, key: str, schema: pa.Schema) -> list[Row]:
+    """Read rows back; IntegrityError where the file cannot be read or has other columns."""
+    try:
+        table = pq.read_table(store.path(key))
+        rows: list[Row] = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise IntegrityError(f"{store.path(key)} cannot be read as Parquet: {error}") from error
+    if table.schema.names != schema.names:
+        raise IntegrityError(f"{store.path(key)} has other columns than were written")
     return rows

@@ -22,7 +22,7 @@ from flows.stages import Progress
 from preprocessing.fetch import FetchConfig
 from preprocessing.sources import open_source
 from storage.digest import bytes_digest
-from storage.errors import EmptyDatasetError, SourceError
+from storage.errors import ConfigError, EmptyDatasetError, SourceError
 from storage.lineage import trace, verify
 from storage.store import Store
 
@@ -161,6 +161,22 @@ def test_a_source_without_photographs_is_an_error(cluster: str, tmp_path: Path) 
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="empty"):
         built(tmp_path / "empty", tmp_path / "store", cluster)
+
+
+def test_a_store_inside_the_source_is_refused(photos: Path, cluster: str, tmp_path: Path) -> None:
+    """A build never takes its own results for photographs."""
+    with pytest.raises(ConfigError, match="choose a --store elsewhere"):
+        built(photos, photos / "store", cluster)
+
+
+def test_unreadable_chunks_are_made_again(photos: Path, cluster: str, tmp_path: Path) -> None:
+    """A damaged table of crops costs only its photographs' alignment."""
+    before = built(photos, tmp_path, cluster)
+    victim = sorted(tmp_path.glob("chunks/align/*/*.parquet"))[0]
+    victim.write_bytes(victim.read_bytes()[:100])
+    after = built(photos, tmp_path, cluster)
+    assert after.dataset.version == before.dataset.version
+    assert after.record["stages"]["align"]["reused"] < len(_photographs(photos))
 
 
 def test_damaged_shards_are_packed_again(photos: Path, cluster: str, tmp_path: Path) -> None:

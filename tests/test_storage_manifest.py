@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from storage.digest import bytes_digest, file_digest
-from storage.errors import ConfigError, NotFoundError
+from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.lineage import verify
 from storage.manifest import (
     IMAGE_SCHEMA,
@@ -132,3 +132,24 @@ def test_verify_names_a_lost_original(tmp_path: Path) -> None:
     sha256 = dataset.images()[0]["photo_sha256"]
     store.path(f"originals/{sha256[:2]}/{sha256}").unlink()
     assert any(sha256 in problem for problem in verify(dataset).problems)
+
+
+@pytest.mark.parametrize(
+    "victim", ["manifest.json", "latest.json", "images.parquet", "shards/00000.index.json"]
+)
+def test_damage_is_an_error_of_one_sentence(tmp_path: Path, victim: str) -> None:
+    """Whatever byte of a file is flipped, reading raises nothing but the error for it, or the rows still hold."""
+    store = Store(tmp_path)
+    dataset = published(store)
+    path = dataset.folder / victim if victim != "latest.json" else dataset.folder.parent / victim
+    intact = path.read_bytes()
+    for position in range(0, len(intact), max(len(intact) // 60, 1)):
+        damaged = bytearray(intact)
+        damaged[position] ^= 0x15
+        path.unlink()
+        path.write_bytes(damaged)
+        try:
+            checked = verify(open_dataset(store, "faces"))
+        except (IntegrityError, NotFoundError):
+            continue
+        assert checked.problems or victim == "images.parquet", f"byte {position} of {victim} was not noticed"

@@ -39,13 +39,15 @@ def test_link_has_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_originals_are_content_addressed_and_checked(tmp_path: Path) -> None:
-    """An original is found by its sha256, and a changed one is refused by name."""
+    """An original is found by its sha256, a changed one is refused by name, and the next put mends it."""
     store = Store(tmp_path)
     sha256 = store.put_original(b"photo")
     assert store.original(sha256) == b"photo"
     store.path(original_key(sha256)).write_bytes(b"other")
     with pytest.raises(IntegrityError, match=sha256):
         store.original(sha256)
+    assert store.put_original(b"photo") == sha256
+    assert store.original(sha256) == b"photo"
 
 
 @pytest.mark.parametrize("root", ["s3://bucket/store", "FILE"])

@@ -9,17 +9,20 @@ the same command then goes on. What this process does is followed through the fi
 from __future__ import annotations
 
 import argparse
+import fcntl
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-from storage.errors import NotFoundError, PipelineError
+from storage.errors import ConfigError, NotFoundError, PipelineError
 from storage.runs import Run
 from training.config import TrainConfig
 from training.data import RealImages
@@ -36,32 +39,55 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_folder", type=Path, help="folder that holds run.json")
     parser.add_argument("--tracking-uri", help='MLflow address, or "none" (default: the store\'s mlflow.db)')
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that decode images")
+    parser.add_argument(
+        "--stop-with-parent",
+        action="store_true",
+        help="write a checkpoint and end when the starting process is gone",
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:
-        train_folder(given.run_folder, given.tracking_uri, given.workers)
+        train_folder(given.run_folder, given.tracking_uri, given.workers, given.stop_with_parent)
     except PipelineError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def train_folder(folder: Path, tracking_uri: str | None, num_threads: int = 2) -> dict[str, Any]:
-    """Train the run in `folder`, from its newest checkpoint if it has one; returns its result."""
+def train_folder(
+    folder: Path, tracking_uri: str | None, num_threads: int = 2, stop_with_parent: bool = False
+) -> dict[str, Any]:
+    """Train the run in `folder`, from its newest checkpoint if it has one; returns its result.
+
+    ConfigError where another process is training it.
+    """
     if not (folder / "run.json").is_file():
         raise NotFoundError(f"{folder} is no training run: it has no run.json")
-    should_stop = _StopRequest()
+    should_stop = _StopRequest(stop_with_parent)
     run = Run(folder.resolve())
     config = TrainConfig.model_validate(run.record["config"])
     device = resolve_device(config.device)
     torch.set_num_threads(config.num_cpu_threads)
     images = images_of(run, config, num_threads)
     images.check(config.resolution)
-    with open_tracker(run, tracking_uri) as tracker:
+    with _only_trainer(run), open_tracker(run, tracking_uri) as tracker:
         result = train(run, config, images, device, tracker, should_stop)
         tracker.log_result(result, run.newest_checkpoint())
     log.info("stopped at %.2f kimg" if result["stopped"] else "finished at %.2f kimg", result["kimg"])
     return result
+
+
+@contextmanager
+def _only_trainer(run: Run) -> Iterator[None]:
+    """Hold the run's lock, which the system releases however this process ends."""
+    with (run.folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"run {run.id} is being trained by another process: wait for it or stop it"
+            ) from None
+        yield
 
 
 def images_of(run: Run, config: TrainConfig, num_threads: int = 2) -> RealImages:
@@ -79,15 +105,16 @@ def images_of(run: Run, config: TrainConfig, num_threads: int = 2) -> RealImages
 
 
 class _StopRequest:
-    """Whether SIGTERM or Ctrl-C has come."""
+    """Whether SIGTERM or Ctrl-C has come, or the process that started this one is gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop_with_parent: bool) -> None:
         self._came = False
+        self._parent = os.getppid() if stop_with_parent else None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
     def __call__(self) -> bool:
-        return self._came
+        return self._came or (self._parent is not None and os.getppid() != self._parent)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._came = True

@@ -156,7 +156,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 def _json_object(line: str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 

@@ -43,4 +43,8 @@ def _text(value: Any, key: str, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise SourceError(f"{where}: {key} is {value!r}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{where}: {key} {value!r} is not Unicode text: {error.reason}") from error
     return value.strip() or None

@@ -12,13 +12,15 @@ import io
 import json
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from preprocessing.fetch import DEFAULT_USER_AGENT, FetchConfig, fetch_all
+from preprocessing.fetch import DEFAULT_USER_AGENT, FetchConfig, Memory, fetch_all
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Rejected
 from preprocessing.sources.metadata import checked, item_from_row
@@ -39,8 +41,8 @@ class UrlSource:
     kind: ClassVar[str] = "urls"
     cached: ClassVar[bool] = True
     parallel: ClassVar[bool] = False
-    # robots.txt by origin: asked for once in the life of this object, not once a call.
-    _robots: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    # Copies of this source in one process share what they know of the hosts: each chunk of a build gets a copy.
+    _session: str = field(default_factory=partial(secrets.token_hex, 8), repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str, fetch: FetchConfig) -> UrlSource:
@@ -80,12 +82,17 @@ class UrlSource:
         urls = [item.ref for item in items]
         # A thread of its own, since the caller's may be running an event loop already.
         with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
-            outcomes = pool.submit(asyncio.run, fetch_all(urls, self.fetch, self._robots)).result()
+            outcomes = pool.submit(asyncio.run, fetch_all(urls, self.fetch, _memory(self._session))).result()
         for item, outcome in zip(items, outcomes, strict=True):
             if isinstance(outcome, Rejected):
                 yield Rejection(item.ref, outcome.reason, detail=outcome.detail)
             else:
                 yield checked(item, outcome)
+
+
+@lru_cache(maxsize=16)
+def _memory(session: str) -> Memory:
+    return Memory()
 
 
 def _url(row: Mapping[str, Any], where: str) -> str:
@@ -121,7 +128,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{where} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise SourceError(f"{where} is not a JSON object")
