@@ -88,8 +88,6 @@ def train(
     from flows.progress import bars, training_note
     from flows.training_process import check_training, prepare_run, train_run
 
-    if resume is not None and config != TrainConfig():
-        raise ConfigError("--resume goes on with the run's own config: leave the other training options out")
     if dry_run and resume is not None:
         record = find_run(Store(options.store), resume).record
         return _print({key: record[key] for key in ("run_id", "dataset", "config")}, json_)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from dask import config as dask_config
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, KilledWorker, LocalCluster, as_completed
 
 from storage.errors import ServiceError
 
@@ -55,12 +55,16 @@ def map_chunks(
     """Yield `function(chunk, *arguments)` for every chunk, as they finish, in any order.
 
     With `one_process` all chunks run on one worker, for work whose limits hold within a process. The first
-    exception cancels what has not begun and is raised.
+    exception cancels what has not begun and is raised; ServiceError where chunks keep killing their worker.
     """
-    workers = sorted(client.scheduler_info()["workers"])[:1] if one_process else None
+    # by name, not address: a worker that dies comes back under its name
+    names = sorted(worker["name"] for worker in client.scheduler_info()["workers"].values())
+    workers = names[:1] if one_process else None
     futures = [client.submit(function, chunk, *arguments, pure=False, workers=workers) for chunk in chunks]
     try:
         for _, result in as_completed(futures, loop=client.loop, with_results=True):
             yield result
+    except KilledWorker as error:
+        raise ServiceError(f"a Dask worker died again and again at {function.__name__}: {error}") from error
     finally:
         client.cancel(futures)

@@ -225,7 +225,8 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
             except IntegrityError as error:
                 logger.warning("%s: its photographs are aligned again", error)
                 continue
-            take(_blob_key(key), [row for row in rows if row["photo_sha256"] in wanted.keys() - done])
+            missing = wanted.keys() - done
+            take(_blob_key(key), [row for row in rows if row["photo_sha256"] in missing])
     reused = len(done)
     chunks = _chunks(sorted(wanted.keys() - done), context)
     for key in map_chunks(context.client, _align_chunk, chunks, context.store, prefix, config.faces, code):

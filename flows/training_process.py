@@ -38,6 +38,8 @@ def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions,
         return create_run(
             store, check_training(store, dataset, config).summary(), config.model_dump(mode="json")
         )
+    if config != TrainConfig():
+        raise ConfigError("--resume goes on with the run's own config: leave the other training options out")
     run = find_run(store, resume)
     trained_on = run.record["dataset"]
     if dataset is not None and open_dataset(store, dataset).version != trained_on["version"]:
@@ -65,6 +67,8 @@ def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any
     Calls `on_tick` with each new line of statistics. TrainingError carries the process's last words. Whatever
     ends this function ends the process too: it is told to stop, and has time to save.
     """
+    with run.locked():  # asked here too, for an error of its own
+        pass
     command = [sys.executable, "-m", "training", str(run.folder), "--stop-with-parent"]
     if options.workers is not None:
         command += ["--workers", str(options.workers)]

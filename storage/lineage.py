@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,11 @@ from PIL import Image, UnidentifiedImageError
 from storage.digest import file_digest, rows_digest
 from storage.errors import IntegrityError, NotFoundError
 from storage.manifest import Dataset, dataset_names, index_name, open_dataset
-from storage.runs import Run, find_run, list_runs
+from storage.runs import GRID_TEXT, Run, find_run, list_runs
 from storage.shards import check_shard
 from storage.store import Store, original_key, read_json
 from storage.tables import Row
 
-GRID_TEXT = "likeness"
-"""The text chunk of a grid's PNG that says where it comes from."""
 MIN_DIGITS = 8
 
 
@@ -147,8 +145,11 @@ def verify(dataset: Dataset) -> Checked:
         if rows_digest(tables[name]) != dataset.manifest[name]["sha256"]:
             problems.append(f"{file} no longer holds its recorded rows")
     rows = tables["images"]
+    by_shard: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_shard[row["shard"]].append(row)
     for shard in dataset.manifest["shards"]:
-        problems += _shard_problems(dataset, shard, [row for row in rows if row["shard"] == shard["file"]])
+        problems += _shard_problems(dataset, shard, by_shard[shard["file"]])
     # the bytes of a photograph that is not the promised one were never kept
     refused = (row for row in tables["rejections"] if row["reason"] != "checksum_mismatch")
     originals = sorted({row["photo_sha256"] for row in (*rows, *refused)} - {None})

@@ -264,7 +264,11 @@ def open_dataset(store: Store, reference: str) -> Dataset:
         names = dataset_names(store)
         there = f"it holds {', '.join(names)}" if names else "it holds no dataset yet"
         raise NotFoundError(f"no dataset {name!r} in {store.root}: {there}")
-    matches = [candidate for candidate in found if version is not None and candidate.startswith(version)]
+    if version is None:
+        raise NotFoundError(
+            f"no build of dataset {name!r} has finished: build it again, or name a version of {', '.join(found)}"
+        )
+    matches = [candidate for candidate in found if candidate.startswith(version)]
     if len(matches) != 1:
         state = "no" if not matches else "more than one"
         raise NotFoundError(

@@ -7,10 +7,12 @@ Not here: what a checkpoint holds (`training.checkpoint`), or how a run is made 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from storage.digest import json_digest
-from storage.errors import NotFoundError
+from storage.errors import ConfigError, NotFoundError
 from storage.facts import run_facts
 from storage.store import Store, read_json
+
+GRID_TEXT = "likeness"
+"""The text chunk of a grid's PNG that says where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,17 @@ class Run:
     def log_path(self) -> Path:
         """What the training process printed."""
         return self.folder / "log.txt"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the run's only trainer; ConfigError where another process is. The lock ends with its process."""
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = f"run {self.id} is being trained by another process: wait for it or stop it"
+                raise ConfigError(message) from None
+            yield
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""

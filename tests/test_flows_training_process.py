@@ -14,7 +14,7 @@ import pytest
 from flows.build import build, run_with
 from flows.config import BuildConfig, BuildOptions, TrainOptions
 from flows.training_process import prepare_run, train_run
-from storage.errors import TrainingError
+from storage.errors import ConfigError, TrainingError
 from storage.runs import Run
 from storage.store import Store
 from training.config import TrainConfig
@@ -75,7 +75,7 @@ def test_a_run_has_one_trainer(store: Path) -> None:
     """A run that is being trained is not trained twice: the second says so and touches nothing."""
     run, process = started(store)
     try:
-        with pytest.raises(TrainingError, match="being trained by another process"):
+        with pytest.raises(ConfigError, match="being trained by another process"):
             train_run(run, TrainOptions(store=store, tracking_uri="none"), lambda _: None)
     finally:
         process.send_signal(signal.SIGTERM)

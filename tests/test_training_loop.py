@@ -319,21 +319,6 @@ def test_errors_are_one_sentence(tmp_path):
     assert done.stderr == f"{tmp_path} is no training run: it has no run.json\n"
 
 
-def test_training_imports_no_flow_and_no_vision_library():
-    """Importing every module of `training` imports neither Prefect, Dask, OpenCV, dlib nor preprocessing."""
-    root = Path(__file__).resolve().parent.parent
-    modules = [
-        f"training.{path.stem}" for path in (root / "training").glob("*.py") if path.stem != "__init__"
-    ]
-    code = (
-        f"import importlib, sys\nfor name in {modules!r}: importlib.import_module(name)\n"
-        "banned = {'prefect', 'dask', 'distributed', 'cv2', 'dlib', 'preprocessing', 'flows', 'mlflow'}\n"
-        "print(sorted(banned & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_threads_are_the_configs(new_run):
     """The training process computes on as many threads as the config says, not as the machine has."""
     for num in (1, 2):

@@ -9,20 +9,17 @@ the same command then goes on. What this process does is followed through the fi
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-from storage.errors import ConfigError, NotFoundError, PipelineError
+from storage.errors import NotFoundError, PipelineError
 from storage.runs import Run
 from training.config import TrainConfig
 from training.data import RealImages
@@ -70,24 +67,11 @@ def train_folder(
     torch.set_num_threads(config.num_cpu_threads)
     images = images_of(run, config, num_threads)
     images.check(config.resolution)
-    with _only_trainer(run), open_tracker(run, tracking_uri) as tracker:
+    with run.locked(), open_tracker(run, tracking_uri) as tracker:
         result = train(run, config, images, device, tracker, should_stop)
         tracker.log_result(result, run.newest_checkpoint())
     log.info("stopped at %.2f kimg" if result["stopped"] else "finished at %.2f kimg", result["kimg"])
     return result
-
-
-@contextmanager
-def _only_trainer(run: Run) -> Iterator[None]:
-    """Hold the run's lock, which the system releases however this process ends."""
-    with (run.folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"run {run.id} is being trained by another process: wait for it or stop it"
-            ) from None
-        yield
 
 
 def images_of(run: Run, config: TrainConfig, num_threads: int = 2) -> RealImages:

@@ -21,6 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from storage.errors import ConfigError, IntegrityError
+from storage.runs import GRID_TEXT
 from training.checkpoint import NETWORKS, network_tensors, read_state
 from training.config import TrainConfig
 from training.data import ImageArray
@@ -30,7 +31,6 @@ from training.schedule import stage_at
 
 log = logging.getLogger(__name__)
 
-METADATA_KEY = "likeness"
 MAX_SEEDS = 10_000
 SEED_LIMIT = 2**63
 
@@ -131,7 +131,7 @@ def write_grid(
         top, left = index // columns * height, index % columns * width
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     text = PngInfo()
-    text.add_itxt(METADATA_KEY, json.dumps(metadata, sort_keys=True))
+    text.add_itxt(GRID_TEXT, json.dumps(metadata, sort_keys=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(canvas).save(path, format="PNG", pnginfo=text)
 
@@ -139,11 +139,9 @@ def write_grid(
 def read_grid_metadata(path: Path) -> dict[str, Any]:
     """The metadata a grid was written with; IntegrityError where there is none."""
     with Image.open(path) as image:
-        text = image.info.get(METADATA_KEY)
+        text = image.info.get(GRID_TEXT)
     if text is None:
-        raise IntegrityError(
-            f"{path} carries no {METADATA_KEY} text: it was not written here, or was re-saved"
-        )
+        raise IntegrityError(f"{path} carries no {GRID_TEXT} text: it was not written here, or was re-saved")
     metadata: dict[str, Any] = json.loads(text)
     return metadata
 

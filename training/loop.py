@@ -157,7 +157,7 @@ class Training:
         return self.seconds + self.tally.seconds
 
     def enter(self, resolution: int) -> None:
-        """Begin a resolution: Adam's moments start afresh, as in the paper's code."""
+        """Begin a resolution, as its fade begins: Adam's moments start afresh."""
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         self.resolution = resolution

@@ -29,7 +29,9 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 def r1_penalty(real_logits: Tensor, reals: Tensor, gamma: float) -> Tensor:
     """gamma / 2 * E |grad_x D(x)|^2 on real images (Mescheder et al., eq. 9).
 
-    `reals` must require gradients and have led to `real_logits`; the result can itself be differentiated.
+    `reals` must require gradients and have led to `real_logits`; the result can itself be differentiated. The gradient
+    is taken of images at the resolution trained on. A discriminator fed with images enlarged to full resolution, as
+    the original is said to be, has a penalty 4^floor(lod) times smaller at the same gamma.
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), reals, create_graph=True)
     return gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()

@@ -1,0 +1,73 @@
+"""flows.cluster: chunks survive their workers, and errors come back as they were raised."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from distributed import Client
+
+from flows.cluster import map_chunks, open_client
+from storage.errors import IntegrityError, ServiceError
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """A local cluster of two processes."""
+    with open_client(None, 2) as client:
+        yield client
+
+
+def process_of(chunk: int) -> tuple[int, int]:
+    """The chunk and the process that worked on it."""
+    return chunk, os.getpid()
+
+
+def killed_once(chunk: int, folder: Path) -> int:
+    """Kill the worker the first time that chunk 1 comes by."""
+    mark = folder / "killed"
+    if chunk == 1 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return chunk
+
+
+def refused(chunk: int) -> int:
+    """Fail as a stage does."""
+    raise IntegrityError(f"chunk {chunk} is damaged")
+
+
+@pytest.mark.parametrize("one_process", [False, True])
+def test_every_chunk_is_done_once(client: Client, one_process: bool) -> None:
+    """All chunks come back, from a single process where that is asked for."""
+    results = list(map_chunks(client, process_of, list(range(20)), one_process=one_process))
+    assert sorted(chunk for chunk, _ in results) == list(range(20))
+    if one_process:
+        assert len({process for _, process in results}) == 1
+
+
+@pytest.mark.parametrize("one_process", [False, True])
+def test_chunks_survive_a_killed_worker(client: Client, tmp_path: Path, one_process: bool) -> None:
+    """A worker that is killed comes back, and no chunk is lost."""
+    results = list(map_chunks(client, killed_once, [0, 1, 2], tmp_path, one_process=one_process))
+    assert (tmp_path / "killed").exists()
+    assert sorted(results) == [0, 1, 2]
+
+
+def test_errors_come_back_as_they_were_raised(client: Client) -> None:
+    """A chunk's own error ends the map, with its sentence."""
+    with pytest.raises(IntegrityError, match="chunk 0 is damaged"):
+        list(map_chunks(client, refused, [0]))
+
+
+def test_an_address_without_a_scheduler_is_named() -> None:
+    """A scheduler that does not answer is one sentence with its address."""
+    with pytest.raises(ServiceError, match=r"tcp://127\.0\.0\.1:9"), open_client("tcp://127.0.0.1:9", None):
+        pass
