@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from dask import config as dask_config
 from distributed import Client, KilledWorker, LocalCluster, as_completed
 
+from preprocessing.faces import algorithm_digest
 from storage.errors import ServiceError
 
 Result = TypeVar("Result")
@@ -21,7 +22,8 @@ logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what fails in a w
 def open_client(address: str | None, num_workers: int | None) -> Iterator[Client]:
     """A client of the scheduler at `address`, or of a LocalCluster with a one-thread process a worker.
 
-    ServiceError names an address where no scheduler answers.
+    ServiceError names an address where no scheduler answers, or whose workers lack this project or run other code:
+    a chunk sent to such a worker would never come back.
     """
     if address is not None:
         try:
@@ -29,6 +31,7 @@ def open_client(address: str | None, num_workers: int | None) -> Iterator[Client
         except (OSError, ValueError) as error:
             raise ServiceError(f"no Dask scheduler answers at {address}: {error}") from error
         with client:
+            _check_workers(client, address)
             yield client
         return
     with (
@@ -45,22 +48,28 @@ def open_client(address: str | None, num_workers: int | None) -> Iterator[Client
         yield client
 
 
+def _check_workers(client: Client, address: str) -> None:
+    if not client.scheduler_info()["workers"]:
+        raise ServiceError(f"the Dask scheduler at {address} has no worker")
+    try:
+        codes = client.run(algorithm_digest)
+    except ImportError as error:
+        raise ServiceError(f"a Dask worker of {address} lacks this project: {error}") from error
+    if others := sorted(worker for worker, code in codes.items() if code != algorithm_digest()):
+        raise ServiceError(
+            f"Dask worker {others[0]} has other code or library versions than this build: make them the same"
+        )
+
+
 def map_chunks(
-    client: Client,
-    function: Callable[..., Result],
-    chunks: Sequence[Any],
-    *arguments: Any,
-    one_process: bool = False,
+    client: Client, function: Callable[..., Result], chunks: Sequence[Any], *arguments: Any
 ) -> Iterator[Result]:
     """Yield `function(chunk, *arguments)` for every chunk, as they finish, in any order.
 
-    With `one_process` all chunks run on one worker, for work whose limits hold within a process. The first
-    exception cancels what has not begun and is raised; ServiceError where chunks keep killing their worker.
+    A chunk whose worker dies is done again by another. The first exception cancels what has not begun and is raised;
+    ServiceError where a chunk keeps killing its workers.
     """
-    # by name, not address: a worker that dies comes back under its name
-    names = sorted(worker["name"] for worker in client.scheduler_info()["workers"].values())
-    workers = names[:1] if one_process else None
-    futures = [client.submit(function, chunk, *arguments, pure=False, workers=workers) for chunk in chunks]
+    futures = [client.submit(function, chunk, *arguments, pure=False) for chunk in chunks]
     try:
         for _, result in as_completed(futures, loop=client.loop, with_results=True):
             yield result

@@ -23,7 +23,7 @@ from distributed import Client
 from flows.cluster import map_chunks
 from flows.config import BuildConfig
 from preprocessing.curate import curate as curate_faces
-from preprocessing.faces import ALGORITHM_DISTRIBUTIONS, ALGORITHM_MODULES, FacesConfig, faces_in_photo
+from preprocessing.faces import FacesConfig, algorithm_digest, faces_in_photo
 from preprocessing.records import Face, Item, Photo, Rejection
 from preprocessing.reject import TRANSIENT, Reason
 from preprocessing.sources import Source, open_source
@@ -176,9 +176,11 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     counts = Counter(_outcome_name(row) for row in outcomes.values())
     report(Progress("crawl", reused, len(items), "photos", counts))
     chunks = _chunks(todo, context, spread=source.parallel)
-    for rows in map_chunks(
-        context.client, _crawl_chunk, chunks, source, context.store, prefix, one_process=not source.parallel
-    ):
+    if source.parallel:
+        results = map_chunks(context.client, _crawl_chunk, chunks, source, context.store, prefix)
+    else:  # here, in the one process of which a host's limits hold
+        results = (_crawl_chunk(chunk, source, context.store, prefix) for chunk in chunks)
+    for rows in results:
         outcomes.update((row["ref"], row) for row in rows)
         counts.update(_outcome_name(row) for row in rows)
         report(Progress("crawl", len(outcomes), len(items), "photos", counts))
@@ -194,7 +196,7 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
 
 def align(context: Context, report: Report, config: BuildConfig, photos: Sequence[Photo]) -> Aligned:
     """Find, crop and encode the faces of every distinct photograph that no earlier build has aligned."""
-    code = code_digest(ALGORITHM_MODULES, ALGORITHM_DISTRIBUTIONS)
+    code = algorithm_digest()
     prefix = f"chunks/align/{json_digest({'config': config.faces.identity(), 'code': code})}"
     wanted = {
         photo.sha256: photo.item.ref
@@ -337,7 +339,7 @@ def _crawl_chunk(items: Sequence[Item], source: Source, store: Store, prefix: st
 
 
 def _align_chunk(sha256s: Sequence[str], store: Store, prefix: str, config: FacesConfig, code: str) -> str:
-    if code_digest(ALGORITHM_MODULES, ALGORITHM_DISTRIBUTIONS) != code:
+    if algorithm_digest() != code:
         raise ConfigError(
             "a Dask worker has other code or library versions than this build: make them the same"
         )

@@ -21,7 +21,7 @@ from preprocessing.detect import DetectConfig, Detection, detect_faces, predicto
 from preprocessing.records import Face, Rejection
 from preprocessing.reject import Reason, Rejected
 from storage.config import Config
-from storage.digest import bytes_digest
+from storage.digest import bytes_digest, code_digest
 
 ALGORITHM_MODULES = (
     "preprocessing.align",
@@ -34,6 +34,11 @@ ALGORITHM_MODULES = (
 
 ALGORITHM_DISTRIBUTIONS = ("dlib-bin", "numpy", "pillow", "scipy")
 """Installed packages whose change may do so."""
+
+
+def algorithm_digest() -> str:
+    """Digest of all code that a face's bytes and record depend on, as it is in this process."""
+    return code_digest(ALGORITHM_MODULES, ALGORITHM_DISTRIBUTIONS)
 
 
 class EncodeConfig(Config):

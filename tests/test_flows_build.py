@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +225,76 @@ def test_killed_builds_go_on(photos: Path, tmp_path: Path, first: Built) -> None
 def _photographs(folder: Path) -> list[dict[str, str]]:
     files = [path for path in folder.iterdir() if path.suffix != ".jsonl"]
     return [{"ref": path.name, "sha256": bytes_digest(path.read_bytes())} for path in files]
+
+
+class Photographs(ThreadingHTTPServer):
+    """A folder over HTTP that remembers what was asked for, and fails for one file until told otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.requests: list[str] = []
+        self.failing = ""
+        outer = self
+
+        class Handler(SimpleHTTPRequestHandler):
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments, directory=str(folder))
+
+            def do_GET(self) -> None:
+                outer.requests.append(self.path)
+                if self.path == outer.failing:
+                    self.send_error(503)
+                else:
+                    super().do_GET()
+
+            def log_message(self, *arguments: Any) -> None:
+                """Keep quiet."""
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def web(photos: Path) -> Iterator[Photographs]:
+    """The photographs on a local web server."""
+    with Photographs(photos) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_urls_are_fetched_once_and_failures_again(
+    first: Built, photos: Path, web: Photographs, cluster: str, tmp_path: Path
+) -> None:
+    """What was fetched is kept, what failed for a passing reason is asked for again, and the crops are a folder's."""
+    names = sorted(path.name for path in photos.iterdir() if path.suffix != ".jsonl")
+    base = f"http://127.0.0.1:{web.server_address[1]}"
+    listed = tmp_path / "list.csv"
+    listed.write_text("url,license\n" + "".join(f"{base}/{name},CC0-1.0\n" for name in names))
+    web.failing = f"/{first.dataset.images()[0]['ref']}"
+    quick = {"retries": 0, "backoff_s": 0.0}
+
+    def crawl(**fetch: Any) -> Built:
+        config = {"source": f"urls:{listed}", "resolution": 64, "fetch": {**quick, **fetch}}
+        options = BuildOptions(store=tmp_path / "store", scheduler=cluster, chunk_size=5)
+        return build(BuildConfig.model_validate(config), options, run_with(silent))
+
+    partly = crawl()
+    assert partly.summary()["rejected"]["server_error"] == 1
+    assert sorted(path for path in web.requests if path != "/robots.txt") == sorted(
+        f"/{name}" for name in names
+    )
+    assert web.requests.count("/robots.txt") == 1
+
+    failed, web.failing = web.failing, ""
+    web.requests.clear()
+    whole = crawl(max_concurrency=3)  # a setting that changes no byte
+    assert web.requests == ["/robots.txt", failed]
+    assert {row["image_sha256"] for row in whole.dataset.images()} == {
+        row["image_sha256"] for row in first.dataset.images()
+    }
+    assert {row["license"] for row in whole.dataset.images()} == {"CC0-1.0"}
+
+    web.requests.clear()
+    assert crawl().record["unchanged"] is True
+    assert web.requests == []

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import cloudpickle
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from flows.cluster import map_chunks, open_client
 from storage.errors import IntegrityError, ServiceError
-
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +40,16 @@ def refused(chunk: int) -> int:
     raise IntegrityError(f"chunk {chunk} is damaged")
 
 
-@pytest.mark.parametrize("one_process", [False, True])
-def test_every_chunk_is_done_once(client: Client, one_process: bool) -> None:
-    """All chunks come back, from a single process where that is asked for."""
-    results = list(map_chunks(client, process_of, list(range(20)), one_process=one_process))
+def test_every_chunk_is_done_once(client: Client) -> None:
+    """All chunks come back, from both workers and not from this process."""
+    results = list(map_chunks(client, process_of, list(range(20))))
     assert sorted(chunk for chunk, _ in results) == list(range(20))
-    if one_process:
-        assert len({process for _, process in results}) == 1
+    assert len({process for _, process in results} - {os.getpid()}) == 2
 
 
-@pytest.mark.parametrize("one_process", [False, True])
-def test_chunks_survive_a_killed_worker(client: Client, tmp_path: Path, one_process: bool) -> None:
+def test_chunks_survive_a_killed_worker(client: Client, tmp_path: Path) -> None:
     """A worker that is killed comes back, and no chunk is lost."""
-    results = list(map_chunks(client, killed_once, [0, 1, 2], tmp_path, one_process=one_process))
+    results = list(map_chunks(client, killed_once, [0, 1, 2], tmp_path))
     assert (tmp_path / "killed").exists()
     assert sorted(results) == [0, 1, 2]
 
@@ -70,4 +63,14 @@ def test_errors_come_back_as_they_were_raised(client: Client) -> None:
 def test_an_address_without_a_scheduler_is_named() -> None:
     """A scheduler that does not answer is one sentence with its address."""
     with pytest.raises(ServiceError, match=r"tcp://127\.0\.0\.1:9"), open_client("tcp://127.0.0.1:9", None):
+        pass
+
+
+def test_a_scheduler_without_workers_is_named() -> None:
+    """A running scheduler that nobody works for is refused before anything waits for it."""
+    with (
+        LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
+        pytest.raises(ServiceError, match="has no worker"),
+        open_client(cluster.scheduler_address, None),
+    ):
         pass

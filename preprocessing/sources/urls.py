@@ -12,11 +12,9 @@ import io
 import json
 import logging
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,8 +39,8 @@ class UrlSource:
     kind: ClassVar[str] = "urls"
     cached: ClassVar[bool] = True
     parallel: ClassVar[bool] = False
-    # Copies of this source in one process share what they know of the hosts: each chunk of a build gets a copy.
-    _session: str = field(default_factory=partial(secrets.token_hex, 8), repr=False, compare=False)
+    # What was learned of the hosts, for as long as this object lives.
+    _memory: Memory = field(default_factory=Memory, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str, fetch: FetchConfig) -> UrlSource:
@@ -82,17 +80,12 @@ class UrlSource:
         urls = [item.ref for item in items]
         # A thread of its own, since the caller's may be running an event loop already.
         with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
-            outcomes = pool.submit(asyncio.run, fetch_all(urls, self.fetch, _memory(self._session))).result()
+            outcomes = pool.submit(asyncio.run, fetch_all(urls, self.fetch, self._memory)).result()
         for item, outcome in zip(items, outcomes, strict=True):
             if isinstance(outcome, Rejected):
                 yield Rejection(item.ref, outcome.reason, detail=outcome.detail)
             else:
                 yield checked(item, outcome)
-
-
-@lru_cache(maxsize=16)
-def _memory(session: str) -> Memory:
-    return Memory()
 
 
 def _url(row: Mapping[str, Any], where: str) -> str:
