@@ -16,6 +16,7 @@ from uuid import UUID
 from PIL import Image
 from prefect import get_run_logger
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -64,6 +65,11 @@ def picture(key: str, title: str, path: Path) -> None:
     create_markdown_artifact(
         f"## {title}\n\n![{title}](data:image/jpeg;base64,{data})\n\n`{path}`\n", key=key, description=title
     )
+
+
+def link(key: str, text: str, folder: Path) -> None:
+    """A link to a folder of the store, for a browser on the machine that holds it."""
+    create_link_artifact(folder.as_uri(), link_text=text, key=key, description=str(folder))
 
 
 def facts(key: str, title: str, values: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from flows.training_process import stop_process
 from storage.errors import ServiceError
 from storage.store import Store
 
@@ -51,7 +52,7 @@ def run_services(port: int, mlflow_port: int, store: Store, say: Callable[[str],
         running = {}
         for name, command in commands.items():
             process = subprocess.Popen(command, env=environment)
-            stack.callback(_stop, process)
+            stack.callback(stop_process, process, STOP_S)  # workers may ignore the first SIGTERM
             running[name] = process
             if name == "Prefect server":
                 _wait_until_healthy(f"http://{HOST}:{port}/api/health", process)
@@ -98,13 +99,3 @@ def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
     raise ServiceError(f"the Prefect server did not answer at {url} within {START_S:.0f} s")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask, then insist: Prefect's workers may ignore the first SIGTERM."""
-    process.terminate()
-    try:
-        process.wait(STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -44,6 +44,7 @@ def train_task(run: Run, options: TrainOptions) -> dict[str, Any]:
 
     result = train_run(run, options, on_tick)
     artifacts.facts("training-run", f"Training run {run.id}", {**result, "folder": run.folder})
+    artifacts.link("training-folder", f"Files of {run.id}", run.folder)
     grids = sorted(run.grids_dir.glob("*.png"))
     if grids:
         artifacts.picture("sample-grid", f"Samples of {run.id}", grids[-1])

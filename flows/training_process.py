@@ -83,7 +83,7 @@ def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any
             for row in _follow(run, process):
                 on_tick(row)
         finally:
-            _stop(process)
+            stop_process(process, STOP_S)
     if process.returncode != 0:
         raise TrainingError(f"training of {run.id} failed: {_last_words(run.log_path, log_start)}")
     result: dict[str, Any] = json.loads(run.result_path.read_bytes())
@@ -119,12 +119,13 @@ def _follow(run: Run, process: subprocess.Popen[bytes]) -> Iterator[dict[str, An
             time.sleep(POLL_S)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_process(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """Ask a process to end, insist after `patience_s`, and return when it has ended."""
     if process.poll() is not None:
         return
     process.terminate()
     try:
-        process.wait(STOP_S)
+        process.wait(patience_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -79,7 +79,8 @@ def test_a_part_of_another_flow_is_silent(whole: State[Any]) -> None:
 def test_artifacts_show_every_stage(whole: State[Any]) -> None:
     """Each stage leaves its table and its progress, the build its sheet, the training its grid."""
     keys = {artifact.key for artifact in artifacts_of(whole)}
-    assert keys >= {"training-run", "sample-grid", "train-progress", "dataset", "contact-sheet"}
+    assert keys >= {"training-run", "sample-grid", "train-progress", "dataset", "contact-sheet",
+                    "dataset-folder", "training-folder"}  # fmt: skip
     for stage in ("crawl", "align", "curate", "shard", "publish"):
         assert f"{stage}-progress" in keys
     for stage in ("crawl", "align", "curate", "shard"):
