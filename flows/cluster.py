@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ def open_client(address: str | None, num_workers: int | None) -> Iterator[Client
             yield client
         return
     with (
+        _environment_kept(),
         # any free port: a fixed one may be held by another build
         dask_config.set({"distributed.worker.daemon": False}),
         LocalCluster(
@@ -46,6 +48,22 @@ def open_client(address: str | None, num_workers: int | None) -> Iterator[Client
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Undo what a LocalCluster leaves in this process's environment.
+
+    It sets MALLOC_TRIM_THRESHOLD_ and thread counts for its workers and lets them stay; a training process that
+    inherits them gives its memory back to the system all the time, and takes three times as long.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _check_workers(client: Client, address: str) -> None:

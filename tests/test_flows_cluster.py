@@ -60,6 +60,14 @@ def test_errors_come_back_as_they_were_raised(client: Client) -> None:
         list(map_chunks(client, refused, [0]))
 
 
+def test_a_cluster_leaves_no_trace_in_the_environment() -> None:
+    """What a local cluster sets for its workers does not reach the processes that are started after it."""
+    before = dict(os.environ)
+    with open_client(None, 1):
+        pass
+    assert dict(os.environ) == before
+
+
 def test_an_address_without_a_scheduler_is_named() -> None:
     """A scheduler that does not answer is one sentence with its address."""
     with pytest.raises(ServiceError, match=r"tcp://127\.0\.0\.1:9"), open_client("tcp://127.0.0.1:9", None):
