@@ -101,7 +101,9 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except MemoryError:
         raise
-    except Exception:
+    except (
+        Exception
+    ):  # damaged EXIF raises whatever its parser meets; the pixels decide whether the image is kept
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 

@@ -23,8 +23,6 @@ from storage.config import Config
 from storage.digest import file_digest
 from storage.errors import ConfigError
 
-NUM_LANDMARKS = 68
-
 
 class DetectConfig(Config):
     """How faces are found."""
