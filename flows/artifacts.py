@@ -67,9 +67,9 @@ def picture(key: str, title: str, path: Path) -> None:
     )
 
 
-def link(key: str, text: str, folder: Path) -> None:
-    """A link to a folder of the store, for a browser on the machine that holds it."""
-    create_link_artifact(folder.as_uri(), link_text=text, key=key, description=str(folder))
+def link(key: str, text: str, path: Path) -> None:
+    """A link to a file or folder of the store, for a browser on the machine that holds it."""
+    create_link_artifact(path.as_uri(), link_text=text, key=key, description=str(path))
 
 
 def facts(key: str, title: str, values: Mapping[str, Any]) -> None:

@@ -19,17 +19,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from flows.config import BuildConfig, BuildOptions, RunOptions, TrainOptions
-from storage.errors import ConfigError, PipelineError
+from preprocessing.faces import FacesConfig
+from storage.errors import ConfigError, EmptyDatasetError, PipelineError
 from storage.runs import find_run
 from storage.store import Store
 from training.config import TrainConfig
+
+if TYPE_CHECKING:  # what starts Dask is imported where it is needed
+    from flows.build import Built
 
 app = App(
     name="likeness",
@@ -62,16 +66,89 @@ def build(
 
     with _progress(json_) as console, bars(console) as progress:
         built = run_build(config, options, run_with(stage_report(progress)))
-    summary = built.summary()
     if json_:
-        return _print(summary, json_)
-    state = "unchanged, as the build before it" if summary["unchanged"] else "new"
-    _say(f"dataset {built.dataset.reference} ({state})")
-    _say(f"  {summary['images']} images of {summary['photos']} photographs in {summary['shards']} shards")
-    for reason, count in summary["rejected"].items():
-        _say(f"  {count} rejected: {reason}")
-    _say(f"  contact sheet {built.contact_sheet}")
-    _say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")
+        return _print(built.summary(), json_)
+    _say_built(built)
+
+
+@app.command
+def align(
+    photos: Annotated[list[Path], Parameter(help="Photographs, as files.", negative="")],
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the crops, made where it is not there.")],
+    config: Annotated[FacesConfig, Flat] = FacesConfig(),
+    json_: Json = False,
+) -> None:
+    """Write the aligned faces of photographs as files: no store, no dataset, no curation."""
+    from flows.align_files import align_files
+
+    min_quad_px = config.resolved().detect.min_quad_px
+    assert min_quad_px is not None
+    results = []
+    for result in align_files(photos, out, config):
+        results.append(result)
+        if not json_:
+            for line in result.lines(min_quad_px):
+                _say(line)
+    if json_:
+        _print([result.as_json() for result in results], json_)
+    if not any(result.crops for result in results):
+        raise EmptyDatasetError(f"no face was aligned in {len(photos)} photographs")
+
+
+@app.command
+def curate(
+    dataset: Annotated[
+        str | None,
+        Parameter(help="NAME or NAME@VERSION; with --explain, the dataset whose records are told too."),
+    ] = None,
+    *,
+    explain: Annotated[
+        str | None,
+        Parameter(
+            help="Build nothing, but say why this photograph passes or not: a file, or an image's key, a ref or a "
+            "sha256 in the store."
+        ),
+    ] = None,
+    config: Annotated[BuildConfig, Flat] = BuildConfig(),
+    options: Annotated[BuildOptions, Flat] = BuildOptions(),
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Publish a dataset again by other --curate rules, decoding nothing; or explain one photograph's verdict.
+
+    The rules are the ones given here, not those of the build with some replaced.
+    """
+    from flows import curate as curation
+
+    store = Store(options.store)
+    if explain is not None:
+        explanation = curation.explain(store, explain, config, dataset)
+        if json_:
+            return _print(explanation.as_json(), json_)
+        for line in explanation.lines():
+            _say(line)
+        return None
+    if dataset is None:
+        raise ConfigError("a dataset is needed: likeness curate NAME, or likeness curate --explain PHOTO")
+    version, config = curation.recuration(store, dataset, config)
+    if dry_run:
+        resolved = {"dataset": version.reference, "config": config.resolved()}
+        return _print({**resolved, "options": options.model_dump(mode="json")}, json_)
+    from flows.build import run_with
+    from flows.progress import bars, stage_report
+
+    with _progress(json_) as console, bars(console) as progress:
+        built = curation.recurate(version, config, options, run_with(stage_report(progress)))
+    decoded = built.record["timings"]["align"]["done"]
+    if json_:
+        return _print({**built.summary(), "of": version.reference, "decoded": decoded}, json_)
+    _say_built(built)
+    _say(
+        f"  {decoded} photographs decoded again, since code, libraries or models have changed"
+        if decoded
+        else "  no photograph was decoded"
+    )
 
 
 @app.command
@@ -293,6 +370,19 @@ def _sentence(error: Exception) -> str:
             problems.append(f"--{field}: {message}{given}" if field else message)
         return "; ".join(problems)
     return " ".join(str(error).split())
+
+
+def _say_built(built: Built) -> None:
+    """A finished build in a few lines."""
+    summary = built.summary()
+    state = "unchanged, as the build before it" if summary["unchanged"] else "new"
+    _say(f"dataset {built.dataset.reference} ({state})")
+    _say(f"  {summary['images']} images of {summary['photos']} photographs in {summary['shards']} shards")
+    for reason, count in summary["rejected"].items():
+        _say(f"  {count} rejected: {reason}")
+    _say(f"  contact sheet {built.contact_sheet}")
+    _say(f"  report {built.report}")
+    _say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")
 
 
 def _print(value: Any, compact: bool) -> None:

@@ -4,7 +4,7 @@
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,8 +12,10 @@ from preprocessing.align import AlignConfig
 from preprocessing.curate import CurateConfig
 from preprocessing.decode import DecodeConfig
 from preprocessing.detect import DetectConfig
-from preprocessing.faces import EncodeConfig, FacesConfig
+from preprocessing.encode import EncodeConfig
+from preprocessing.faces import FacesConfig
 from preprocessing.fetch import FetchConfig
+from preprocessing.scores import ScoreConfig
 from storage.config import Config, OneOf
 from storage.manifest import NAME_PATTERN
 from storage.shards import ShardConfig
@@ -33,27 +35,38 @@ class BuildConfig(Config):
     fetch: FetchConfig = Field(FetchConfig(), description="How photographs are fetched from the web.")
     decode: DecodeConfig = Field(DecodeConfig(), description="What a photograph may be.")
     detect: DetectConfig = Field(DetectConfig(), description="How faces are found.")
-    transform_px: int | None = Field(
-        None,
-        ge=8,
-        le=4096,
-        description="Side at which a crop is sampled before the Lanczos reduction; 4096 is FFHQ's at every "
-        "resolution, unset means 4 times the resolution.",
+    align_mode: Literal["fast", "exact"] = Field(
+        "fast", description="exact: FFHQ's crop bit for bit; fast: the same to within 50 dB, and much faster."
     )
+    scores: ScoreConfig = Field(ScoreConfig(), description="What is measured of each face.")
     encode: EncodeConfig = Field(EncodeConfig(), description="How crops are stored.")
-    curate: CurateConfig = Field(CurateConfig(), description="Which faces are kept.")
+    curate: CurateConfig = Field(default_factory=CurateConfig, description="Which faces are kept.")
     shard: ShardConfig = Field(ShardConfig(), description="How images are grouped into tars.")
 
     @property
     def faces(self) -> FacesConfig:
         """What the alignment of one photograph depends on."""
-        align = AlignConfig(output_px=self.resolution, transform_px=self.transform_px)
-        return FacesConfig(decode=self.decode, detect=self.detect, align=align, encode=self.encode)
+        align = AlignConfig(output_px=self.resolution, mode=self.align_mode)
+        return FacesConfig(
+            decode=self.decode, detect=self.detect, align=align, scores=self.scores, encode=self.encode
+        )
+
+    @property
+    def curation(self) -> CurateConfig:
+        """The rules as they will run; ConfigError where one needs faces or scores that this build will not have."""
+        detect = self.detect.resolved(self.resolution)
+        assert detect.min_quad_px is not None
+        return self.curate.resolved(
+            self.resolution,
+            detect.min_quad_px,
+            measures_filter_score=self.scores.filter_model is not None,
+            measures_embedding=self.scores.embedding,
+        )
 
     def resolved(self) -> dict[str, Any]:
         """The whole config as it will run, every None that has a meaning replaced by it."""
         faces = self.faces.resolved()
-        update = {"transform_px": faces.align.transform_px, "curate": self.curate.resolved(self.resolution)}
+        update = {"detect": faces.detect, "curate": self.curation}
         return self.model_copy(update=update).model_dump(mode="json")
 
 

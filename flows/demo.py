@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.config import BuildAndTrainOptions, BuildConfig, RunOptions
+from preprocessing.curate import CurateConfig
 from storage.store import Store
 from training.config import TrainConfig
 
-BUILD = BuildConfig(source="sample:", name="sample", resolution=64)
+# the sample varies two photographs, which are near-duplicates of each other on purpose
+BUILD = BuildConfig(
+    source="sample:", name="sample", resolution=64, curate=CurateConfig(pdq_max_distance=None)
+)
 TRAINING = TrainConfig(preset="smoke")
 
 

@@ -3,37 +3,35 @@
 Each maps chunks over Dask where there is work to map, and reports as chunks finish. A finished chunk is written
 once, under a key made of its inputs' hashes, the stage's config and the code that made it: a build that was
 killed finds it, one with other settings or other code does not. Not here: Prefect (`flows.build_dataset`), the
-order of stages (`flows.build`), or what happens inside a photograph (`preprocessing`).
+order of stages (`flows.build`), or what a worker does with a chunk (`flows.chunks`).
 """
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pyarrow as pa
 from distributed import Client
 
+from flows.chunks import ALIGN_SCHEMA, CRAWL_SCHEMA, align_chunk, blob_key, crawl_chunk, pack_shard
 from flows.cluster import map_chunks
 from flows.config import BuildConfig
+from flows.rows import face_of_row, image_row, rejection_row
 from preprocessing.curate import curate as curate_faces
-from preprocessing.faces import FacesConfig, algorithm_digest, faces_in_photo
+from preprocessing.encode import SUFFIX
+from preprocessing.faces import algorithm_digest
 from preprocessing.records import Face, Item, Photo, Rejection
 from preprocessing.reject import TRANSIENT, Reason
-from preprocessing.sources import Source, open_source
+from preprocessing.sources import open_source
 from storage import manifest
-from storage.digest import bytes_digest, canonical_json, code_digest, file_digest, json_digest
-from storage.errors import ConfigError, IntegrityError, SourceError
-from storage.manifest import FACE_FIELDS, Dataset
-from storage.shards import Sample, check_shard, index_json, read_entry, read_index, write_shard
+from storage.digest import canonical_json, code_digest, json_digest
+from storage.errors import IntegrityError, SourceError
+from storage.manifest import Dataset
 from storage.store import Store, original_key
-from storage.tables import Row, get_table, put_table
+from storage.tables import Row, get_table
 
 logger = logging.getLogger(__name__)
 
@@ -41,26 +39,6 @@ CRAWL_VERSION = 1
 """Raised only when fetched bytes must not be reused: hosts are not asked again for a change of our code."""
 
 CHUNKS_PER_WORKER = 4
-
-CRAWL_SCHEMA = pa.schema(
-    [
-        pa.field("ref", pa.string()),
-        pa.field("sha256", pa.string()),
-        pa.field("num_bytes", pa.int64()),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("fetched_at", pa.string()),
-    ]
-)
-ALIGN_SCHEMA = pa.schema(
-    [
-        *FACE_FIELDS,
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("offset", pa.int64()),
-        pa.field("size", pa.int64()),
-    ]
-)
 
 Element = TypeVar("Element")
 
@@ -177,9 +155,9 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     report(Progress("crawl", reused, len(items), "photos", counts))
     chunks = _chunks(todo, context, spread=source.parallel)
     if source.parallel:
-        results = map_chunks(context.client, _crawl_chunk, chunks, source, context.store, prefix)
+        results = map_chunks(context.client, crawl_chunk, chunks, source, context.store, prefix)
     else:  # here, in the one process of which a host's limits hold
-        results = (_crawl_chunk(chunk, source, context.store, prefix) for chunk in chunks)
+        results = (crawl_chunk(chunk, source, context.store, prefix) for chunk in chunks)
     for rows in results:
         outcomes.update((row["ref"], row) for row in rows)
         counts.update(_outcome_name(row) for row in rows)
@@ -211,7 +189,7 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
         for row in rows:
             sha256 = row["photo_sha256"]
             if row["reason"] is None:
-                crops.append(Crop(_face(row), blob, row["offset"], row["size"]))
+                crops.append(Crop(face_of_row(row), blob, row["offset"], row["size"]))
                 counts["faces"] += 1
             else:
                 reason = Reason(row["reason"])
@@ -228,11 +206,11 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
                 logger.warning("%s: its photographs are aligned again", error)
                 continue
             missing = wanted.keys() - done
-            take(_blob_key(key), [row for row in rows if row["photo_sha256"] in missing])
+            take(blob_key(key), [row for row in rows if row["photo_sha256"] in missing])
     reused = len(done)
     chunks = _chunks(sorted(wanted.keys() - done), context)
-    for key in map_chunks(context.client, _align_chunk, chunks, context.store, prefix, config.faces, code):
-        take(_blob_key(key), get_table(context.store, key, ALIGN_SCHEMA))
+    for key in map_chunks(context.client, align_chunk, chunks, context.store, prefix, config.faces, code):
+        take(blob_key(key), get_table(context.store, key, ALIGN_SCHEMA))
     return Aligned(crops, rejections, reused)
 
 
@@ -241,9 +219,7 @@ def curate(
 ) -> Curated:
     """Choose the faces that make the dataset; EmptyDatasetError where none passes."""
     where = {(crop.face.photo_sha256, crop.face.face_index): crop for crop in aligned.crops}
-    curated = curate_faces(
-        photos, [crop.face for crop in aligned.crops], config.curate.resolved(config.resolution)
-    )
+    curated = curate_faces(photos, [crop.face for crop in aligned.crops], config.curation)
     kept = [(where[face.photo_sha256, face.face_index], photo) for photo, face in curated.kept]
     kept.sort(key=lambda pair: pair[0].face.image_sha256)
     report(
@@ -256,8 +232,8 @@ def curate(
 
 def shard(context: Context, report: Report, config: BuildConfig, curated: Curated) -> Sharded:
     """Pack the kept crops into tars of `images_per_shard`, in the order of their digests."""
-    suffix = {"png": "png", "webp": "webp", "jpeg": "jpg"}[config.encode.format]
-    rows = [_image_row(crop.face, photo) for crop, photo in curated.kept]
+    suffix = SUFFIX[config.encode.format]
+    rows = [image_row(crop.face, photo) for crop, photo in curated.kept]
     if len({row["key"] for row in rows}) != len(rows):
         raise IntegrityError("two images share the first digits of their sha256, so one key would name both")
     code = code_digest(("storage.shards",), ())
@@ -272,7 +248,7 @@ def shard(context: Context, report: Report, config: BuildConfig, curated: Curate
     images: dict[int, list[Row]] = {}
     report(Progress("shard", 0, len(jobs), "shards", {}))
     for number, packed, entries, was_there in map_chunks(
-        context.client, _pack_shard, jobs, context.store, suffix
+        context.client, pack_shard, jobs, context.store, suffix
     ):
         file = f"shards/{number:05d}.tar"
         shards[number] = {"file": file, **packed}
@@ -295,7 +271,7 @@ def publish(
     sharded: Sharded,
 ) -> Dataset:
     """Write the manifest, whose hash is the version, and everything that it names."""
-    rows = sorted((_rejection_row(rejection, crawled.items) for rejection in rejections), key=canonical_json)
+    rows = sorted((rejection_row(rejection, crawled.items) for rejection in rejections), key=canonical_json)
     dataset = manifest.publish(
         context.store,
         config.name,
@@ -304,7 +280,7 @@ def publish(
             "source": crawled.source,
             "config": {
                 "faces": config.faces.identity(),
-                "curate": config.curate.resolved(config.resolution).model_dump(mode="json"),
+                "curate": config.curation.model_dump(mode="json"),
                 "shard": config.shard.model_dump(mode="json"),
             },
         },
@@ -315,108 +291,6 @@ def publish(
     )
     report(Progress("publish", 1, 1, "version", {}))
     return dataset
-
-
-# Chunks: these run in Dask's worker processes.
-
-
-def _crawl_chunk(items: Sequence[Item], source: Source, store: Store, prefix: str) -> list[Row]:
-    rows: list[Row] = []
-    for outcome in source.read(items):
-        row: Row = dict.fromkeys(CRAWL_SCHEMA.names)
-        if source.cached:
-            row["fetched_at"] = datetime.now(UTC).isoformat()
-        if isinstance(outcome, Rejection):
-            row |= {"ref": outcome.ref, "reason": outcome.reason.value, "detail": outcome.detail}
-            row["sha256"] = outcome.photo_sha256
-        else:
-            item, data = outcome
-            row |= {"ref": item.ref, "sha256": store.put_original(data), "num_bytes": len(data)}
-        rows.append(row)
-    if source.cached:
-        put_table(store, f"{prefix}/{json_digest([item.ref for item in items])}.parquet", rows, CRAWL_SCHEMA)
-    return rows
-
-
-def _align_chunk(sha256s: Sequence[str], store: Store, prefix: str, config: FacesConfig, code: str) -> str:
-    if algorithm_digest() != code:
-        raise ConfigError(
-            "a Dask worker has other code or library versions than this build: make them the same"
-        )
-    rows: list[Row] = []
-    blob = bytearray()
-    for sha256 in sha256s:
-        for result in faces_in_photo("", sha256, store.original(sha256), config):
-            row: Row = dict.fromkeys(ALIGN_SCHEMA.names)
-            if isinstance(result, Face):
-                row |= _face_row(result) | {"offset": len(blob), "size": len(result.image)}
-                blob += result.image
-            else:
-                row |= {"photo_sha256": sha256, "face_index": result.face_index}
-                row |= {"reason": result.reason.value, "detail": result.detail}
-            rows.append(row)
-    key = f"{prefix}/{json_digest(list(sha256s))}.parquet"
-    store.put(_blob_key(key), bytes(blob))
-    put_table(store, key, rows, ALIGN_SCHEMA)  # last: a chunk whose table exists is complete
-    return key
-
-
-def _pack_shard(
-    job: tuple[int, str, list[Row], list[tuple[str, int, int]]], store: Store, suffix: str
-) -> tuple[int, Row, list[tuple[int, int]], bool]:
-    number, key, rows, crops = job
-    index_key = manifest.index_name(key)
-    packed = _packed(store, key, index_key)
-    was_there = packed is not None
-    if packed is None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "shard.tar"
-            entries = write_shard(path, _samples(store, rows, crops, suffix))
-            sha256 = file_digest(path)
-            store.put(key, path)
-        store.put(index_key, index_json(sha256, entries))
-        packed = _packed(store, key, index_key)
-        if packed is None:
-            raise IntegrityError(f"{store.path(key)} is not what was just written")
-    index = read_index(store.get(index_key))
-    images = [(entry.offset, entry.size) for entry in index.entries if not entry.name.endswith(".json")]
-    return number, {**packed, "images": len(rows)}, images, was_there
-
-
-def _packed(store: Store, key: str, index_key: str) -> Row | None:
-    """The manifest's facts of a shard packed before, or None where there is none or its bytes have changed."""
-    if not (store.exists(index_key) and store.exists(key)):
-        return None
-    data = store.get(index_key)
-    try:
-        index = read_index(data)
-        if problems := list(check_shard(store.path(key), index.sha256, index.entries)):
-            raise IntegrityError(problems[0])
-        for entry in index.entries:
-            read_entry(store.path(key), entry)
-    except IntegrityError as error:
-        logger.warning("%s: packing %s again", error, store.path(key))
-        return None
-    size = store.path(key).stat().st_size
-    return {"object": key, "sha256": index.sha256, "size": size, "index_sha256": bytes_digest(data)}
-
-
-def _samples(
-    store: Store, rows: Sequence[Row], crops: Sequence[tuple[str, int, int]], suffix: str
-) -> Iterator[Sample]:
-    for row, (blob, offset, size) in zip(rows, crops, strict=True):
-        with store.path(blob).open("rb") as file:
-            file.seek(offset)
-            image = file.read(size)
-        if bytes_digest(image) != row["image_sha256"]:
-            raise IntegrityError(
-                f"{store.path(blob)} no longer holds image {row['image_sha256']}: "
-                f"delete that file and the .parquet beside it, and build again"
-            )
-        yield Sample(row["key"], suffix, image, canonical_json(row))
-
-
-# Rows
 
 
 def _known_outcomes(store: Store, prefix: str, items: Mapping[str, Item]) -> dict[str, Row]:
@@ -440,45 +314,6 @@ def _still_holds(store: Store, row: Row, item: Item) -> bool:
 
 def _outcome_name(row: Row) -> str:
     return "photos" if row["reason"] is None else str(row["reason"])
-
-
-def _blob_key(table_key: str) -> str:
-    return table_key.removesuffix(".parquet") + ".images"
-
-
-_FACE_COLUMNS = [field.name for field in fields(Face) if field.name != "image"]
-
-
-def _face_row(face: Face) -> Row:
-    row = asdict(face)
-    del row["image"]
-    return row
-
-
-def _face(row: Row) -> Face:
-    values = {name: row[name] for name in _FACE_COLUMNS}
-    values["box_px"] = tuple(values["box_px"])
-    values["landmarks_px"] = tuple(map(tuple, values["landmarks_px"]))
-    values["quad_px"] = tuple(map(tuple, values["quad_px"]))
-    return Face(**values, image=b"")
-
-
-def _image_row(face: Face, photo: Photo) -> Row:
-    return {
-        "key": face.image_sha256[: manifest.KEY_DIGITS],
-        **_face_row(face),
-        "photo_num_bytes": photo.num_bytes,
-        **_source_row(photo.item),
-    }
-
-
-def _source_row(item: Item) -> Row:
-    return {field.name: getattr(item, field.name) for field in manifest.SOURCE_FIELDS}
-
-
-def _rejection_row(rejection: Rejection, items: Mapping[str, Item]) -> Row:
-    facts = asdict(rejection)
-    return {**facts, "reason": rejection.reason.value, **_source_row(items[rejection.ref])}
 
 
 def _reasons(rejections: Sequence[Rejection]) -> dict[str, int]:

@@ -38,6 +38,46 @@ class Photo:
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """What is measured of one face; what is good enough is curation's to say.
+
+    Measured on the crop unless said otherwise, so that crops of one dataset compare.
+    """
+
+    padding_fraction: float
+    """Share of the crop's area that lies outside of the photograph, 0 to 1."""
+    feature_margin: float
+    """Smallest distance of an eye or mouth landmark from the edge of crop and photograph, in crop sides; negative
+    outside."""
+    sharpness: float
+    """1 / sqrt(1 + w^2), where w px of Gaussian blur would make the face's strongest edges of ideal ones: near 0.7
+    where edges are as sharp as pixels allow, near 0.25 in a picture enlarged six times. In the crop's own pixels,
+    so a threshold means the same at every output size."""
+    landmark_error: float
+    """How far the landmarks are from those found anew in the crop, root mean square in eye distances, at most 1."""
+    yaw_deg: float
+    """Positive where the face turns to the picture's right. All angles are of the face in the photograph."""
+    pitch_deg: float
+    """Positive where it looks up; 0 is the median portrait."""
+    roll_deg: float
+    """Positive where the head tips to the picture's right, clockwise; the crop undoes it."""
+    brightness: float
+    """Mean luma of the face, 0 to 1."""
+    clipped_fraction: float
+    """Share of the face's pixels that are all but black or white, 0 to 1."""
+    colorfulness: float
+    """Spread of chroma that luma does not explain: 0 for grey, below 0.015 for toned pictures, above it in colour."""
+    pdq: str
+    """PDQ hash of the crop, 64 hex digits."""
+    pdq_quality: int
+    """PDQ's own measure of how much there is to hash, 0 to 100."""
+    embedding: tuple[float, ...] | None = None
+    """128-d identity embedding, where asked for."""
+    filter_score: float | None = None
+    """What the user's ONNX model says, where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Face:
     """One aligned face of one photograph.
 
@@ -56,6 +96,7 @@ class Face:
     landmarks_px: tuple[tuple[float, float], ...]
     quad_px: tuple[tuple[float, float], ...]
     quad_side_px: float
+    scores: Scores
     image_sha256: str
     image: bytes
 

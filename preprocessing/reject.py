@@ -32,13 +32,80 @@ class Reason(StrEnum):
     BAD_GEOMETRY = "bad_geometry"
     # curate
     QUAD_TOO_SMALL = "quad_too_small"
+    LOW_DETECTOR_SCORE = "low_detector_score"
+    FEATURES_OUT_OF_FRAME = "features_out_of_frame"
+    PADDING = "padding"
+    BAD_LANDMARKS = "bad_landmarks"
+    POSE = "pose"
+    BLURRED = "blurred"
+    EXPOSURE = "exposure"
+    GREY = "grey"
+    FILTERED = "filtered"
+    NOT_SINGLE = "not_single"
+    NOT_LARGEST = "not_largest"
     TOO_MANY_FACES = "too_many_faces"
     DUPLICATE_PHOTO = "duplicate_photo"
     DUPLICATE_IMAGE = "duplicate_image"
+    NEAR_DUPLICATE = "near_duplicate"
+    TOO_MANY_OF_IDENTITY = "too_many_of_identity"
 
+
+CRAWL = frozenset(
+    {
+        Reason.UNREADABLE_FILE,
+        Reason.BAD_URL,
+        Reason.HTTP_STATUS,
+        Reason.SERVER_ERROR,
+        Reason.TIMED_OUT,
+        Reason.CONNECTION_FAILED,
+        Reason.TOO_MANY_BYTES,
+        Reason.ROBOTS_DISALLOWED,
+        Reason.OPTED_OUT,
+        Reason.CHECKSUM_MISMATCH,
+    }
+)
+"""Reasons for which a photograph never entered the store."""
 
 TRANSIENT = frozenset({Reason.TIMED_OUT, Reason.CONNECTION_FAILED, Reason.SERVER_ERROR})
 """Reasons that may not hold on the next attempt: a new build of the same source tries these photographs again."""
+
+
+MEANING: dict[Reason, str] = {
+    Reason.UNREADABLE_FILE: "The file could not be read from the disk.",
+    Reason.BAD_URL: "The address is not one that can be fetched, or leads somewhere it must not.",
+    Reason.HTTP_STATUS: "The server answered that it will not give this photograph.",
+    Reason.SERVER_ERROR: "The server failed while answering; the next build asks again.",
+    Reason.TIMED_OUT: "The server took too long; the next build asks again.",
+    Reason.CONNECTION_FAILED: "The server could not be reached; the next build asks again.",
+    Reason.TOO_MANY_BYTES: "The file is larger than the fetch settings allow.",
+    Reason.ROBOTS_DISALLOWED: "The host's robots.txt asks crawlers to stay away from this address.",
+    Reason.OPTED_OUT: "The host asks not to be used for machine learning.",
+    Reason.CHECKSUM_MISMATCH: "The bytes are not the ones that the source's list promises.",
+    Reason.EMPTY_FILE: "The file holds no bytes.",
+    Reason.NOT_AN_IMAGE: "The file is in none of the image formats that are read.",
+    Reason.BROKEN_IMAGE: "The file begins as an image, but its pixels cannot be read.",
+    Reason.TOO_MANY_PIXELS: "The image is larger than the decode settings allow.",
+    Reason.NO_FACE: "The detector found no face in the photograph.",
+    Reason.BAD_GEOMETRY: "The landmarks are not those of a face that can be cropped.",
+    Reason.QUAD_TOO_SMALL: "The crop spans fewer pixels of its photograph than the smallest that is kept.",
+    Reason.LOW_DETECTOR_SCORE: "The detector is not sure enough that this is a face.",
+    Reason.FEATURES_OUT_OF_FRAME: "An eye or the mouth lies at the edge of the crop or of the photograph, or beyond.",
+    Reason.PADDING: "Too much of the crop lies outside of the photograph and was made up from its border.",
+    Reason.BAD_LANDMARKS: "The landmarks do not fit a face well enough for the crop to be trusted.",
+    Reason.POSE: "The head is turned, nodded or tilted too far.",
+    Reason.BLURRED: "The crop has too little fine detail.",
+    Reason.EXPOSURE: "The crop is too dark, too bright, or too much of it is black or white.",
+    Reason.GREY: "The crop has no colour, or too little.",
+    Reason.FILTERED: "The configured model scores the crop too low.",
+    Reason.NOT_SINGLE: "The photograph has several faces, and only photographs of one are wanted.",
+    Reason.NOT_LARGEST: "The photograph has a larger face, and only the largest is wanted.",
+    Reason.TOO_MANY_FACES: "The photograph has more faces than are kept of one; the largest were.",
+    Reason.DUPLICATE_PHOTO: "Another file of the source has the same bytes and stands for both.",
+    Reason.DUPLICATE_IMAGE: "Another crop has the same bytes and stands for both.",
+    Reason.NEAR_DUPLICATE: "Another crop shows the same picture, and is the better copy.",
+    Reason.TOO_MANY_OF_IDENTITY: "There are enough faces of this person, and the better ones are kept.",
+}
+"""What each reason means, in one sentence for whoever reads a report."""
 
 
 class Rejected(Exception):

@@ -47,6 +47,23 @@ SOURCE_FIELDS = [
     pa.field("license_url", pa.string()),
     pa.field("title", pa.string()),
 ]
+SCORE_FIELDS = [
+    pa.field("padding_fraction", pa.float64()),
+    pa.field("feature_margin", pa.float64()),
+    pa.field("sharpness", pa.float64()),
+    pa.field("landmark_error", pa.float64()),
+    pa.field("yaw_deg", pa.float64()),
+    pa.field("pitch_deg", pa.float64()),
+    pa.field("roll_deg", pa.float64()),
+    pa.field("brightness", pa.float64()),
+    pa.field("clipped_fraction", pa.float64()),
+    pa.field("colorfulness", pa.float64()),
+    pa.field("pdq", pa.string()),
+    pa.field("pdq_quality", pa.int32()),
+    pa.field("embedding", pa.list_(pa.float64())),
+    pa.field("filter_score", pa.float64()),
+]
+"""The columns of a face that are its scores: what curation judges by."""
 FACE_FIELDS = [
     pa.field("photo_sha256", pa.string()),
     pa.field("face_index", pa.int32()),
@@ -57,6 +74,7 @@ FACE_FIELDS = [
     pa.field("landmarks_px", _POINTS),
     pa.field("quad_px", _POINTS),
     pa.field("quad_side_px", pa.float64()),
+    *SCORE_FIELDS,
     pa.field("image_sha256", pa.string()),
 ]
 IMAGE_SCHEMA = pa.schema(

@@ -29,6 +29,8 @@ from storage.lineage import trace, verify
 from storage.store import Store
 
 PHOTOS = 12
+COPIES = {"pdq_max_distance": None}
+"""Curation that keeps near-duplicates, of which the sample's scenes of two people consist."""
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,7 @@ def silent(_: Progress) -> None:
 
 def built(photos: Path, store: Path, cluster: str, *, chunk_size: int = 5, **settings: Any) -> Built:
     """A build of the folder at 64 px."""
+    settings["curate"] = COPIES | settings.get("curate", {})
     config = BuildConfig.model_validate({"source": f"folder:{photos}", "resolution": 64, **settings})
     return build(
         config, BuildOptions(store=store, scheduler=cluster, chunk_size=chunk_size), run_with(silent)
@@ -94,7 +97,7 @@ def test_stock_webdataset_reads_every_image(first: Built) -> None:
     assert [sample["__key__"] for sample in samples] == sorted(rows)
     for sample in samples:
         row = rows[sample["__key__"]]
-        assert bytes_digest(sample["png"]) == row["image_sha256"]
+        assert bytes_digest(sample["webp"]) == row["image_sha256"]
         assert json.loads(sample["json"])["photo_sha256"] == row["photo_sha256"]
 
 
@@ -135,10 +138,22 @@ def test_a_changed_file_is_never_served_from_before(photos: Path, cluster: str, 
 
 def test_another_setting_never_meets_old_chunks(first: Built, photos: Path, cluster: str) -> None:
     """Another encoding in the same store aligns every photograph again and gives another version."""
-    other = built(photos, first.dataset.store.root, cluster, encode={"format": "webp"})
+    other = built(photos, first.dataset.store.root, cluster, encode={"format": "png"})
     assert other.record["stages"]["align"]["reused"] == 0
     assert other.dataset.version != first.dataset.version
     assert verify(other.dataset).problems == []
+
+
+def test_a_build_says_how_fast_it_was(first: Built, photos: Path) -> None:
+    """The record has each stage's seconds and what it worked on, and there is a report."""
+    timings = first.record["timings"]
+    assert list(timings) == ["crawl", "align", "curate", "shard", "publish"]
+    assert timings["crawl"]["done"] == PHOTOS + 1
+    assert timings["align"]["done"] == len({row["sha256"] for row in _photographs(photos)})
+    for timing in timings.values():
+        assert timing["per_second"] > 0
+    assert sum(timing["seconds"] for timing in timings.values()) < first.record["seconds"]
+    assert first.dataset.reference in first.report.read_text()
 
 
 def test_thresholds_apply_without_aligning_again(first: Built, photos: Path, cluster: str) -> None:
@@ -207,6 +222,7 @@ def test_trace_from_a_photograph(first: Built, photos: Path) -> None:
 def test_killed_builds_go_on(photos: Path, tmp_path: Path, first: Built) -> None:
     """SIGKILL in the middle of alignment, then the same command: finished photographs are not aligned again."""
     arguments = ["build", "--source", f"folder:{photos}", "--resolution", "64", "--store", str(tmp_path)]
+    arguments += ["--curate.pdq-max-distance", "none"]
     command = [sys.executable, "-m", "flows.cli", *arguments, "--workers", "1", "--chunk-size", "1", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -275,7 +291,8 @@ def test_urls_are_fetched_once_and_failures_again(
     quick = {"retries": 0, "backoff_s": 0.0}
 
     def crawl(**fetch: Any) -> Built:
-        config = {"source": f"urls:{listed}", "resolution": 64, "fetch": {**quick, **fetch}}
+        config: dict[str, Any] = {"source": f"urls:{listed}", "resolution": 64, "curate": COPIES}
+        config["fetch"] = quick | fetch
         options = BuildOptions(store=tmp_path / "store", scheduler=cluster, chunk_size=5)
         return build(BuildConfig.model_validate(config), options, run_with(silent))
 

@@ -48,7 +48,14 @@ def likeness(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
         (["generate", "nobody", "--out", "x.png"], "no training run 'nobody'"),
         (["verify", "nobody"], "no dataset 'nobody'"),
         (["trace", "nobody"], "names no grid, checkpoint, run, dataset, image or photograph"),
-        (["dance"], "Available commands: build, train, generate, trace, verify"),
+        (["curate"], "a dataset is needed"),
+        (["curate", "nobody"], "no dataset 'nobody'"),
+        (["curate", "nobody", "--resolution", "64"], "changes --curate options only, not --resolution"),
+        (["curate", "--explain", "nobody.jpg"], "'nobody.jpg' is no file, and no image or photograph"),
+        (["build", "--curate.min-quad-px", "5"], "curate.min_quad_px=5 is below detect.min_quad_px=128"),
+        (["build", "--curate.min-filter-score", "0"], "build with scores.filter_model set"),
+        (["build", "--curate.preset", "strict"], "'lenient', 'ffhq' or 'none'"),
+        (["dance"], "Available commands: build, "),
     ],
 )
 def test_errors_are_one_sentence(
@@ -83,7 +90,7 @@ def test_dry_run_prints_the_resolved_config(
     )
     config = json.loads(out)["config"]
     assert status == 0
-    assert (config["curate"]["min_quad_px"], config["transform_px"]) == (64, 512)
+    assert (config["curate"]["min_quad_px"], config["detect"]["min_quad_px"]) == (64, 64)
     assert BuildConfig.model_validate(config).resolved() == config
     assert list(tmp_path.iterdir()) == []
 

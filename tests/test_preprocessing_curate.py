@@ -1,74 +1,129 @@
-"""Curation as a pure function: nothing is lost, and order does not matter."""
+"""Curation as a pure function: nothing is lost, order does not matter, and every rule gives its reason."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from preprocessing.curate import CurateConfig, Curated, curate
-from preprocessing.records import Face, Item, Photo, Rejection
+from preprocessing.curate import PRESETS, CurateConfig, check, choose, curate, rules
+from preprocessing.records import Face, Item, Photo, Rejection, Scores
 from preprocessing.reject import Reason
-from storage.errors import EmptyDatasetError
+from storage.errors import ConfigError, EmptyDatasetError
+
+GOOD = Scores(
+    padding_fraction=0.0,
+    feature_margin=0.2,
+    sharpness=0.6,
+    landmark_error=0.02,
+    yaw_deg=0.0,
+    pitch_deg=0.0,
+    roll_deg=0.0,
+    brightness=0.5,
+    clipped_fraction=0.0,
+    colorfulness=0.1,
+    pdq="00" * 32,
+    pdq_quality=0,  # too little to compare: a near-duplicate of nothing
+)
 
 
-def photo(ref: str, sha256: str) -> Photo:
+def photo(ref: str, sha256: str, num_bytes: int = 100) -> Photo:
     """A photograph's record."""
-    return Photo(Item(ref), sha256, 100)
+    return Photo(Item(ref), sha256, num_bytes)
 
 
-def face(sha256: str, index: int, side: float, image: str | None = None) -> Face:
+def face(sha256: str, index: int, side: float, image: str | None = None, **scores: Any) -> Face:
     """A face's record without its image."""
-    quad = ((0.0, 0.0), (0.0, side), (side, side), (side, 0.0))
-    image_sha256 = image or f"image of {sha256} {index}"
-    return Face(sha256, index, 500, 500, (0.0, 0.0, side, side), 1.0, (), quad, side, image_sha256, b"")
+    return Face(
+        photo_sha256=sha256,
+        face_index=index,
+        photo_width_px=500,
+        photo_height_px=500,
+        box_px=(0.0, 0.0, side, side),
+        detector_score=scores.pop("detector_score", 1.0),
+        landmarks_px=(),
+        quad_px=((0.0, 0.0), (0.0, side), (side, side), (side, 0.0)),
+        quad_side_px=side,
+        scores=replace(GOOD, **scores),
+        image_sha256=image or f"image of {sha256} {index}",
+        image=b"",
+    )
+
+
+def hashed(*flipped: int) -> dict[str, Any]:
+    """A hash of good quality that has these of its 256 bits set."""
+    return {"pdq": f"{sum(1 << bit for bit in flipped):064x}", "pdq_quality": 100}
 
 
 CONFIG = CurateConfig(min_quad_px=50, max_faces_per_photo=2)
+EVERYTHING = CurateConfig.model_validate(
+    {
+        "preset": "ffhq",
+        "min_quad_px": 50,
+        "max_faces_per_photo": 2,
+        "min_sharpness": 0.3,
+        "pdq_max_distance": 10,
+        "max_faces_per_identity": 2,
+        "min_filter_score": 0.5,
+    }
+)
+"""All that can be rejected."""
 
 
 @st.composite
 def collections(draw: st.DrawFn) -> tuple[list[Photo], list[Face]]:
-    """Photographs, some of the same bytes, with faces, some of the same crop."""
+    """Photographs, some of the same bytes, with faces, some of the same crop, look or person."""
     sha256s = draw(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=10))
-    photos = [photo(f"{number:02d}.jpg", sha256) for number, sha256 in enumerate(sha256s)]
+    num_bytes = {sha256: draw(st.integers(1, 3)) for sha256 in sorted(set(sha256s))}
+    photos = [photo(f"{number:02d}.jpg", sha256, num_bytes[sha256]) for number, sha256 in enumerate(sha256s)]
     faces = []
     for sha256 in sorted(set(sha256s)):
         sides = sorted(draw(st.lists(st.floats(10, 200), max_size=4)), reverse=True)
         for index, side in enumerate(sides):
             image = draw(st.one_of(st.none(), st.sampled_from(["same", "equal"])))
-            faces.append(face(sha256, index, side, image))
+            person = draw(st.sampled_from([0.0, 0.3, 0.7, 5.0]))
+            scores = hashed(*range(draw(st.integers(0, 6)) * 6)) | {
+                "sharpness": draw(st.sampled_from([0.2, 0.5, 0.6])),
+                "yaw_deg": draw(st.sampled_from([0.0, -80.0])),
+                "embedding": (person,) + (0.0,) * 127,
+                "filter_score": draw(st.sampled_from([0.4, 0.6])),
+            }
+            faces.append(face(sha256, index, side, image, **scores))
     return photos, faces
 
 
-def outcome(photos: list[Photo], faces: list[Face]) -> Curated | str:
-    """What curation returns, or the message of its error."""
-    try:
-        return curate(photos, faces, CONFIG)
-    except EmptyDatasetError as error:
-        return str(error)
+configs = st.sampled_from(
+    [
+        CONFIG,
+        EVERYTHING,
+        CurateConfig(min_quad_px=50, faces="largest"),
+        CurateConfig(min_quad_px=50, faces="single", max_faces_per_identity=1),
+    ]
+)
 
 
-@given(collections(), st.randoms(use_true_random=False))
+@given(collections(), configs, st.randoms(use_true_random=False))
 def test_the_order_of_the_input_does_not_matter(
-    collection: tuple[list[Photo], list[Face]], rng: random.Random
+    collection: tuple[list[Photo], list[Face]], config: CurateConfig, rng: random.Random
 ) -> None:
     """Shuffled photographs and faces give the same result, in the same order."""
     photos, faces = collection
-    expected = outcome(photos, faces)
+    expected = choose(photos, faces, config)
     shuffled_photos, shuffled_faces = rng.sample(photos, len(photos)), rng.sample(faces, len(faces))
-    assert outcome(shuffled_photos, shuffled_faces) == expected
+    assert choose(shuffled_photos, shuffled_faces, config) == expected
 
 
-@given(collections())
-def test_nothing_is_lost(collection: tuple[list[Photo], list[Face]]) -> None:
+@given(collections(), configs)
+def test_nothing_is_lost(collection: tuple[list[Photo], list[Face]], config: CurateConfig) -> None:
     """Every face is kept or rejected once, and every further ref of the same bytes is a rejection."""
     photos, faces = collection
-    curated = outcome(photos, faces)
-    if isinstance(curated, str):
-        return
+    curated = choose(photos, faces, config)
     kept = [(face.photo_sha256, face.face_index) for _, face in curated.kept]
     rejected = [(r.photo_sha256, r.face_index) for r in curated.rejections if r.face_index is not None]
     assert sorted(kept + rejected) == sorted((face.photo_sha256, face.face_index) for face in faces)
@@ -77,57 +132,273 @@ def test_nothing_is_lost(collection: tuple[list[Photo], list[Face]]) -> None:
     assert {r.reason for r in repeated} <= {Reason.DUPLICATE_PHOTO}
 
 
-@given(collections())
-def test_what_is_kept_obeys_every_rule(collection: tuple[list[Photo], list[Face]]) -> None:
-    """Kept faces are large enough, few enough a photograph, from the smallest ref, and all different."""
+@given(collections(), configs)
+def test_what_is_kept_obeys_every_rule(
+    collection: tuple[list[Photo], list[Face]], config: CurateConfig
+) -> None:
+    """Kept faces pass each check, are few enough a photograph and a person, from the smallest ref, and unlike."""
     photos, faces = collection
-    curated = outcome(photos, faces)
-    if isinstance(curated, str):
-        return
+    curated = choose(photos, faces, config)
     first_ref = {photo.sha256: photo.item.ref for photo in reversed(photos)}
-    images = [face.image_sha256 for _, face in curated.kept]
-    assert len(images) == len(set(images))
-    for photo, face in curated.kept:
+    of_photo = Counter(photo.sha256 for photo, _ in curated.kept)
+    assert max(of_photo.values(), default=0) <= (1 if config.faces != "all" else config.max_faces_per_photo)
+    for number, (photo, face) in enumerate(curated.kept):
         assert photo.sha256 == face.photo_sha256
         assert photo.item.ref == first_ref[photo.sha256]
-        assert face.quad_side_px >= 50
-        assert sum(other.photo_sha256 == photo.sha256 for _, other in curated.kept) <= 2
+        assert all(verdict.passed for verdict in check(face, config))
+        for _, other in curated.kept[:number]:
+            assert face.image_sha256 != other.image_sha256
+            differing = int(face.scores.pdq, 16) ^ int(other.scores.pdq, 16)
+            assert config.pdq_max_distance is not None
+            assert differing.bit_count() > config.pdq_max_distance
 
 
-def test_each_rule_gives_its_reason() -> None:
-    """One example of every rule, with the rejection that it writes."""
-    photos = [photo("c.jpg", "C"), photo("a.jpg", "A"), photo("b.jpg", "A")]
+@given(collections(), configs)
+def test_rejections_point_at_what_is_kept(
+    collection: tuple[list[Photo], list[Face]], config: CurateConfig
+) -> None:
+    """A face rejected for another names an image that the dataset holds, whatever step dropped the first choice."""
+    curated = choose(*collection, config)
+    kept = {face.image_sha256 for _, face in curated.kept}
+    for rejection in curated.rejections:
+        if rejection.face_index is not None and rejection.duplicate_of is not None:
+            assert rejection.duplicate_of in kept, rejection
+
+
+@given(collections(), configs)
+def test_the_first_failing_rule_is_the_reason(
+    collection: tuple[list[Photo], list[Face]], config: CurateConfig
+) -> None:
+    """A face that fails a check is rejected for the first that it fails, with value and bound."""
+    photos, faces = collection
+    reasons = {(r.photo_sha256, r.face_index): r for r in choose(photos, faces, config).rejections}
+    for face in faces:
+        failures = [verdict for verdict in check(face, config) if not verdict.passed]
+        if failures:
+            rejection = reasons[face.photo_sha256, face.face_index]
+            assert (rejection.reason, rejection.detail) == (failures[0].rule.reason, failures[0].detail)
+
+
+def test_rules_between_faces_give_their_reasons() -> None:
+    """One example of each rule on copies and crowds, with the rejection that it writes."""
+    photos = [photo("c.jpg", "C"), photo("a.jpg", "A"), photo("b.jpg", "A"), photo("d.jpg", "D", 99)]
     faces = [
-        face("A", 0, 90.0),
+        face("A", 0, 90.0, **hashed(0)),
         face("A", 1, 80.0, "twin"),
         face("A", 2, 70.0),
-        face("A", 3, 49.9),
+        face("A", 3, 49.99),
         face("C", 0, 60.0, "twin"),
+        face("D", 0, 89.0, **hashed(1, 2, 3)),
     ]
     curated = curate(photos, faces, CONFIG)
     assert [(photo.item.ref, face.face_index) for photo, face in curated.kept] == [("a.jpg", 0), ("a.jpg", 1)]
     assert curated.rejections == [
         Rejection("a.jpg", Reason.TOO_MANY_FACES, "A", 2, "more than 2"),
-        Rejection("a.jpg", Reason.QUAD_TOO_SMALL, "A", 3, "49.9 px < 50 px"),
+        Rejection("a.jpg", Reason.QUAD_TOO_SMALL, "A", 3, "quad_side_px 49.99 < 50"),
         Rejection("b.jpg", Reason.DUPLICATE_PHOTO, "A", None, "a.jpg", "A"),
         Rejection("c.jpg", Reason.DUPLICATE_IMAGE, "C", 0, "a.jpg", "twin"),
+        Rejection("d.jpg", Reason.NEAR_DUPLICATE, "D", 0, "4 bits from a.jpg", "image of A 0"),
     ]
 
 
+@pytest.mark.parametrize(
+    ("scores", "reason", "detail"),
+    [
+        ({"detector_score": 0.1}, Reason.LOW_DETECTOR_SCORE, "detector_score 0.1 < 0.5"),
+        ({"feature_margin": -0.1}, Reason.FEATURES_OUT_OF_FRAME, "feature_margin -0.1 < 0"),
+        ({"padding_fraction": 0.3}, Reason.PADDING, "padding_fraction 0.3 > 0.2"),
+        ({"landmark_error": 0.3}, Reason.BAD_LANDMARKS, "landmark_error 0.3 > 0.1"),
+        ({"yaw_deg": -50.0}, Reason.POSE, "yaw_deg -50 < -45"),
+        ({"pitch_deg": 50.0}, Reason.POSE, "pitch_deg 50 > 45"),
+        ({"roll_deg": 45.00001}, Reason.POSE, "roll_deg 45.00001 > 45"),
+        ({"sharpness": float("nan")}, Reason.BLURRED, "sharpness nan < 0.2"),
+        ({"brightness": 0.05}, Reason.EXPOSURE, "brightness 0.05 < 0.1"),
+        ({"brightness": 0.95}, Reason.EXPOSURE, "brightness 0.95 > 0.9"),
+        ({"clipped_fraction": 0.6}, Reason.EXPOSURE, "clipped_fraction 0.6 > 0.5"),
+        ({"colorfulness": 0.0}, Reason.GREY, "colorfulness 0 < 0.01"),
+        ({"filter_score": 0.2}, Reason.FILTERED, "filter_score 0.2 < 0.5"),
+    ],
+)
+def test_each_score_has_its_reason(scores: dict[str, float], reason: Reason, detail: str) -> None:
+    """One score beyond its bound rejects the face, for its reason, with value and bound."""
+    config = CurateConfig(
+        preset="none",
+        min_quad_px=1,
+        min_detector_score=0.5,
+        min_feature_margin=0,
+        max_padding_fraction=0.2,
+        max_landmark_error=0.1,
+        max_abs_yaw_deg=45,
+        max_abs_pitch_deg=45,
+        max_abs_roll_deg=45,
+        min_sharpness=0.2,
+        min_brightness=0.1,
+        max_brightness=0.9,
+        max_clipped_fraction=0.5,
+        min_colorfulness=0.01,
+        min_filter_score=0.5,
+    )
+    faces = [face("A", 0, 90.0, filter_score=1.0), face("A", 1, 80.0, **{"filter_score": 1.0, **scores})]
+    curated = curate([photo("a.jpg", "A")], faces, config)
+    assert [face.face_index for _, face in curated.kept] == [0]
+    assert curated.rejections == [Rejection("a.jpg", reason, "A", 1, detail)]
+    assert curate([photo("a.jpg", "A")], faces, CurateConfig(preset="none", min_quad_px=1)).rejections == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept", "reasons"),
+    [
+        ("all", [0, 2], [Reason.BLURRED, Reason.QUAD_TOO_SMALL]),
+        ("largest", [0], [Reason.BLURRED, Reason.NOT_LARGEST, Reason.QUAD_TOO_SMALL]),
+        ("single", [], [Reason.NOT_SINGLE, Reason.BLURRED, Reason.NOT_SINGLE, Reason.QUAD_TOO_SMALL]),
+    ],
+)
+def test_several_faces_in_a_photograph(policy: Any, kept: list[int], reasons: list[Reason]) -> None:
+    """All, only the largest, or none of several; a face too small is no company, a blurred one is."""
+    sides = [90.0, 80.0, 70.0, 20.0]
+    faces = [face("A", index, side, sharpness=0.1 if index == 1 else 0.6) for index, side in enumerate(sides)]
+    config = CurateConfig(min_quad_px=50, min_sharpness=0.3, faces=policy)
+    curated = choose([photo("a.jpg", "A")], faces, config)
+    assert [face.face_index for _, face in curated.kept] == kept
+    assert [rejection.reason for rejection in curated.rejections] == reasons
+    alone = choose([photo("a.jpg", "A")], [faces[0], faces[3]], config)
+    assert [face.face_index for _, face in alone.kept] == [0]
+
+
+def test_the_largest_is_never_replaced_by_a_bystander() -> None:
+    """Where the largest face fails a rule, the policy `largest` keeps none of the photograph."""
+    faces = [face("A", 0, 90.0, sharpness=0.1), face("A", 1, 80.0)]
+    config = CurateConfig(min_quad_px=50, min_sharpness=0.3, faces="largest")
+    assert choose([photo("a.jpg", "A")], faces, config).kept == []
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({"side": 120.0}, {"side": 60.0, "num_bytes": 999}),
+        ({"side": 100.0, "num_bytes": 300}, {"side": 101.0, "sharpness": 0.61}),
+        ({"side": 100.0, "sharpness": 0.7}, {"side": 101.0, "sharpness": 0.6}),
+    ],
+)
+def test_the_best_of_a_picture_is_kept(better: dict[str, Any], worse: dict[str, Any]) -> None:
+    """The larger one, the one compressed less, or the sharper one, whatever its name."""
+    for first, second in ((better, worse), (worse, better)):
+        photos, faces = [], []
+        for ref, facts in (("a.jpg", dict(first)), ("b.jpg", dict(second))):
+            photos.append(photo(ref, ref, facts.pop("num_bytes", 100)))
+            faces.append(face(ref, 0, facts.pop("side"), **hashed(1, 2), **facts))
+        [(kept, _)] = curate(photos, faces, CONFIG).kept
+        assert kept.item.ref == ("a.jpg" if first is better else "b.jpg")
+
+
+def test_a_hash_of_poor_quality_is_not_compared() -> None:
+    """Where there is little to hash, equal hashes mean nothing."""
+    photos = [photo("a.jpg", "A"), photo("b.jpg", "B")]
+    faces = [
+        face(name, 0, 90.0, **{**hashed(1), "pdq_quality": quality})
+        for name, quality in (("A", 100), ("B", 49))
+    ]
+    assert len(curate(photos, faces, CONFIG).kept) == 2
+    assert len(curate(photos, faces, CONFIG.model_copy(update={"min_pdq_quality": 49})).kept) == 1
+
+
+def test_so_many_faces_of_one_person() -> None:
+    """The best two of three embeddings within the distance stay; the third points at the best."""
+    photos = [photo(f"{name}.jpg", name) for name in "ABCD"]
+    where = {"A": 0.0, "B": 0.5, "C": -0.5, "D": 3.0}
+    faces = [
+        face(name, 0, side, embedding=(where[name],) + (0.0,) * 127)
+        for name, side in zip("ABCD", (90.0, 60.0, 75.0, 50.0), strict=True)
+    ]
+    config = CurateConfig(min_quad_px=50, max_faces_per_identity=2)
+    curated = curate(photos, faces, config)
+    assert [photo.sha256 for photo, _ in curated.kept] == ["A", "C", "D"]
+    reason = Reason.TOO_MANY_OF_IDENTITY
+    assert curated.rejections == [
+        Rejection("B.jpg", reason, "B", 0, "more than 2; 0.50 from A.jpg", "image of A 0")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "setting"),
+    [({"min_filter_score": 0.5}, "scores.filter_model"), ({"max_faces_per_identity": 1}, "scores.embedding")],
+)
+def test_a_score_that_was_not_measured_is_named(rule: dict[str, Any], setting: str) -> None:
+    """A rule on such a score is refused before a build, and of faces that lack it, naming what measures it."""
+    config = CurateConfig(min_quad_px=50, **rule)
+    with pytest.raises(ConfigError, match=setting):
+        config.resolved(100, 50)
+    config.resolved(100, 50, measures_filter_score=True, measures_embedding=True)
+    with pytest.raises(ConfigError, match=setting):
+        curate([photo("a.jpg", "A")], [face("A", 0, 90.0)], config)
+
+
 def test_an_empty_result_names_threshold_and_distribution() -> None:
-    """Where nothing passes, the error says what the threshold was and what was there."""
+    """Where nothing passes, the error says which rule rejected most and what was there."""
     faces = [face("A", 0, 40.0), face("A", 1, 30.0), face("A", 2, 10.0)]
     with pytest.raises(EmptyDatasetError) as info:
         curate([photo("a.jpg", "A")], faces, CONFIG)
-    for part in ("min_quad_px=50", "3 faces", "10", "30 (median)", "40 px", "3 quad_too_small"):
+    for part in ("min_quad_px=50", "3 faces", "10", "30 (median)", "to 40", "3 quad_too_small"):
         assert part in str(info.value), str(info.value)
+    blurred = [face("A", index, 90.0 - index, sharpness=0.1 + index / 10) for index in range(3)]
+    blurred.append(face("A", 3, 20.0))
+    with pytest.raises(
+        EmptyDatasetError, match=r"\(3\) for curate.min_sharpness=0.5: sharpness runs from 0.1 over"
+    ):
+        curate([photo("a.jpg", "A")], blurred, CONFIG.model_copy(update={"min_sharpness": 0.5}))
+    with pytest.raises(EmptyDatasetError, match="2 not_single"):
+        curate(
+            [photo("a.jpg", "A")],
+            [face("A", 0, 90.0), face("A", 1, 80.0)],
+            CurateConfig(min_quad_px=50, faces="single"),
+        )
     with pytest.raises(EmptyDatasetError, match="no face was found"):
         curate([photo("a.jpg", "A")], [], CONFIG)
 
 
-def test_the_threshold_left_open_is_half_of_the_output() -> None:
-    """The config that is recorded holds the number; an explicit one stays."""
-    assert CurateConfig().resolved(256).min_quad_px == 128
-    assert CurateConfig(min_quad_px=7).resolved(256).min_quad_px == 7
+def test_the_smallest_quad_left_open() -> None:
+    """It is what detection looked for, or the output's side under ffhq; the config that is recorded holds it."""
+    assert CurateConfig().resolved(256, 128).min_quad_px == 128
+    assert CurateConfig(preset="ffhq").resolved(256, 128).min_quad_px == 256
+    assert CurateConfig(preset="ffhq").resolved(256, 300).min_quad_px == 300
+    assert CurateConfig(min_quad_px=200).resolved(256, 128).min_quad_px == 200
+    with pytest.raises(ConfigError, match=r"curate.min_quad_px=20 is below detect.min_quad_px=128"):
+        CurateConfig(min_quad_px=20).resolved(256, 128)
     with pytest.raises(ValueError, match="resolved"):
         curate([], [], CurateConfig())
+
+
+def test_presets_are_laid_under_what_is_given() -> None:
+    """A field beside the preset wins, `none` turns its rule off, and a recorded config is read back as it was."""
+    for name, settings in PRESETS.items():
+        config = CurateConfig.model_validate({"preset": name})
+        assert {field: getattr(config, field) for field in settings} == settings
+        assert settings.keys() == PRESETS["lenient"].keys()
+        assert CurateConfig.model_validate(config.model_dump(mode="json")) == config
+    assert CurateConfig() == CurateConfig(preset="lenient")
+    mixed = CurateConfig.model_validate({"preset": "ffhq", "max_abs_yaw_deg": "none", "min_brightness": 0.3})
+    assert (mixed.max_abs_yaw_deg, mixed.min_brightness) == (None, 0.3)
+    assert mixed.max_padding_fraction == PRESETS["ffhq"]["max_padding_fraction"]
+    assert not any(rule.is_on for rule in rules(CurateConfig(preset="none"))[1:])
+    with pytest.raises(ValidationError, match="'lenient', 'ffhq' or 'none'"):
+        CurateConfig.model_validate({"preset": "strict"})
+
+
+def test_ffhq_is_stricter_than_lenient() -> None:
+    """No bound of ffhq is wider than that of lenient."""
+    for lenient, ffhq in zip(rules(CurateConfig()), rules(CurateConfig(preset="ffhq")), strict=True):
+        if lenient.low is not None:
+            assert ffhq.low is not None
+            assert ffhq.low >= lenient.low
+        if lenient.high is not None:
+            assert ffhq.high is not None
+            assert ffhq.high <= lenient.high
+
+
+def test_schema_hides_defaults_a_preset_governs() -> None:
+    """A form is shown no default that would override a preset, and is shown the others."""
+    properties = CurateConfig.model_json_schema()["properties"]
+    assert all("default" not in properties[name] for name in PRESETS["lenient"])
+    assert properties["preset"]["default"] == "lenient"
+    assert properties["max_faces_per_photo"]["default"] == 8
+    assert all(field.get("description") for field in properties.values())

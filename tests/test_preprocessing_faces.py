@@ -14,12 +14,11 @@ from PIL import Image
 
 from preprocessing.align import AlignConfig
 from preprocessing.detect import DetectConfig, detect_faces, predictor_digest, predictor_path
+from preprocessing.encode import EncodeConfig, encoded
 from preprocessing.faces import (
     ALGORITHM_DISTRIBUTIONS,
     ALGORITHM_MODULES,
-    EncodeConfig,
     FacesConfig,
-    encoded,
     faces_in_photo,
 )
 from preprocessing.records import Face, Rejection
@@ -73,7 +72,7 @@ def test_the_record_of_a_face_is_complete(astronaut: Image.Image) -> None:
     assert 160 < face.quad_side_px < 190
     assert face.image_sha256 == bytes_digest(face.image)
     image = Image.open(io.BytesIO(face.image))
-    assert (image.format, image.size, image.mode) == ("PNG", (64, 64), "RGB")
+    assert (image.format, image.size, image.mode) == ("WEBP", (64, 64), "RGB")
 
 
 def test_faces_come_largest_first(astronaut: Image.Image) -> None:
@@ -130,7 +129,7 @@ def test_identity_is_the_predictor_not_its_path(tmp_path: Path) -> None:
     assert elsewhere.identity() == CONFIG.identity()
     assert str(tmp_path) not in str(elsewhere.identity())
     assert CONFIG.identity()["detect"]["predictor_sha256"] == predictor_digest(DetectConfig())
-    assert FacesConfig(align=AlignConfig(output_px=64, transform_px=256)).identity() == CONFIG.identity()
+    assert FacesConfig(align=AlignConfig(output_px=64)).identity() == CONFIG.identity()
     assert FacesConfig(align=AlignConfig(output_px=32)).identity() != CONFIG.identity()
 
 
@@ -178,7 +177,7 @@ import importlib, pkgutil, sys, preprocessing
 for module in pkgutil.walk_packages(preprocessing.__path__, "preprocessing."):
     importlib.import_module(module.name)
 assert "preprocessing.sources.urls" in sys.modules
-print(sorted({"prefect", "dask", "distributed", "torch", "matplotlib", "skimage", "cv2"} & sys.modules.keys()))
+print(sorted({"prefect", "dask", "distributed", "torch", "matplotlib", "skimage"} & sys.modules.keys()))
 """
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)

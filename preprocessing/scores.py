@@ -1,0 +1,334 @@
+"""What is measured of one face, from its crop and its geometry: the numbers that curation judges by.
+
+    scores = score_face(crop, landmarks, quad, width_px, height_px, ScoreConfig(), DetectConfig())
+
+A pure function: the same pixels and points give the same numbers, none of them NaN. What belongs to the face is
+measured in the crop's middle (`FACE_AREA`), which the alignment fills with it. Not here: what is good enough
+(curate.py), and the size of the crop in its photograph and the detector's score, which the face's record holds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import cv2
+import dlib
+import numpy as np
+import pdqhash
+from numpy.typing import NDArray
+from pydantic import Field
+
+from preprocessing.detect import DetectConfig, landmarks_in_box, packaged_model
+from preprocessing.pose import fit_pose
+from preprocessing.records import Scores
+from storage.config import Config
+from storage.digest import file_digest
+from storage.errors import ConfigError
+
+Pixels = NDArray[np.uint8]
+Points = NDArray[np.float64]
+
+FACE_AREA = (0.25, 0.30, 0.75, 0.85)
+"""Left, top, right and bottom of what is surely face, in crop sides: brows to below the mouth, temple to temple."""
+
+EYES_AND_MOUTH = slice(36, 68)
+WORKING_PX = 256
+"""Side at which all but the sharpness is measured, so that crops of every size compare."""
+
+HASH_PX = 128
+"""Side of what is hashed: PDQ looks at 64 x 64, and hashes of 128 and of 256 px tell copies apart equally well."""
+
+DETECTED_BOX = (0.19, 0.29, 0.80, 0.90)
+"""Where the detector's rectangle lies in a crop, in crop sides: the median of 1,669 portraits."""
+
+FINE_PX, COARSE_PX = 0.8, 1.6
+"""Blurs whose edges are compared for the sharpness, standard deviations in pixels of the crop."""
+
+
+class ScoreConfig(Config):
+    """What is measured of each face beside the scores that are always there."""
+
+    embedding: bool = Field(
+        default=False,
+        description="Compute dlib's 128-d identity embedding: the same person's faces lie within about 0.6.",
+    )
+    filter_model: Path | None = Field(
+        default=None,
+        description="Your own ONNX model: float32 (N, 3, H, W) RGB from 0 to 1 in, one float a face out, higher for "
+        "what is more surely a photograph of a face; it becomes the filter score.",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What of this config determines the scores: models by their sha256, checked to be such models."""
+        embedding = filter_model = None
+        if self.embedding:
+            embedding = _file_digest(_embedding_path())
+        if self.filter_model is not None:
+            path = self.filter_model.expanduser()
+            _filter_session(path)
+            filter_model = _file_digest(path)
+        return {"embedding_sha256": embedding, "filter_model_sha256": filter_model}
+
+
+def score_face(
+    crop: Pixels,
+    landmarks: Points,
+    quad: Points,
+    photo_width_px: int,
+    photo_height_px: int,
+    config: ScoreConfig,
+    detect: DetectConfig,
+) -> Scores:
+    """The scores of one face; `records.Scores` says what each is.
+
+    `crop` is uint8 RGB (side, side, 3), aligned to `quad` (4, 2) by `landmarks` (68, 2), both in pixels of the
+    photograph. `detect` names the landmark predictor.
+    """
+    in_crop = _in_crop(landmarks, quad)
+    crop = np.ascontiguousarray(crop)
+    working = _resized(crop, WORKING_PX)
+    face = _middle(working)
+    luma = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
+    pose = fit_pose(landmarks)
+    pdq, quality = pdqhash.compute(_resized(working, HASH_PX))
+    embedding = _embedding(crop, in_crop) if config.embedding else None
+    return Scores(
+        padding_fraction=_rounded(padding_fraction(quad, photo_width_px, photo_height_px)),
+        feature_margin=_rounded(feature_margin(landmarks, quad, photo_width_px, photo_height_px)),
+        sharpness=_rounded(sharpness(crop)),
+        landmark_error=_rounded(landmark_error(working, in_crop, detect)),
+        yaw_deg=_rounded(pose.yaw_deg),
+        pitch_deg=_rounded(pose.pitch_deg),
+        roll_deg=_rounded(pose.roll_deg),
+        brightness=_rounded(luma.mean(dtype=np.float64) / 255),
+        clipped_fraction=_rounded(np.mean((luma <= 4) | (luma >= 251))),
+        colorfulness=_rounded(colorfulness(working)),
+        pdq=np.packbits(pdq.astype(bool)).tobytes().hex(),
+        pdq_quality=int(quality),
+        embedding=None if embedding is None else tuple(map(_rounded, embedding)),
+        filter_score=None
+        if config.filter_model is None
+        else _rounded(_filter_score(crop, config.filter_model)),
+    )
+
+
+def _rounded(value: SupportsFloat) -> float:
+    """To a millionth, which is far below what means anything, so that processors agree and digests with them."""
+    return round(float(value), 6) + 0.0  # no minus zero
+
+
+def padding_fraction(quad: Points, photo_width_px: int, photo_height_px: int) -> float:
+    """The share of the quad's area that lies outside of the photograph, 0 to 1."""
+    inside = [(float(x) + 0.5, float(y) + 0.5) for x, y in quad]  # pixel 0 reaches from 0 to 1
+    for axis, sign, limit in ((0, 1, 0), (0, -1, photo_width_px), (1, 1, 0), (1, -1, photo_height_px)):
+        inside = _clipped(inside, axis, sign, limit)
+    whole = abs(_area([(float(x), float(y)) for x, y in quad]))
+    return min(max(1 - abs(_area(inside)) / whole, 0.0), 1.0) if whole > 0 else 1.0
+
+
+def feature_margin(landmarks: Points, quad: Points, photo_width_px: int, photo_height_px: int) -> float:
+    """The least distance of eyes and mouth from the edges of crop and photograph, in crop sides; negative outside."""
+    side = float(np.hypot(*(quad[3] - quad[0])))
+    features = landmarks[EYES_AND_MOUTH]
+    in_crop = _in_crop(features, quad)
+    size = np.array([photo_width_px, photo_height_px])
+    from_photo = np.minimum(features + 0.5, size - features - 0.5) / side
+    return float(min(in_crop.min(), (1 - in_crop).min(), from_photo.min()))
+
+
+def sharpness(crop: Pixels) -> float:
+    """1 / sqrt(1 + w^2), where w is how blurred the face's strongest edges are, in pixels of the crop; 0 without any.
+
+    w is the standard deviation of the Gaussian that made them of ideal edges: a further blur lowers an edge's slope
+    the more, the sharper it was, whatever its contrast (Zhuo and Sim 2011).
+    """
+    grey = cv2.cvtColor(_middle(crop), cv2.COLOR_RGB2GRAY)
+    if grey.min() == grey.max():
+        return 0.0
+    return float(1 / np.hypot(1, _edge_blur(grey.astype(np.float32))))
+
+
+def landmark_error(crop: Pixels, in_crop: Points, detect: DetectConfig) -> float:
+    """How far the landmarks are from those that the predictor finds anew in the crop, in eye distances.
+
+    Root mean square over brows, eyes, nose and mouth, at most 1. `in_crop` (68, 2) is in crop sides. On a face the
+    two agree, however it is turned; where there is none, or the crop stands on glasses for eyes, they do not.
+    """
+    side = crop.shape[0]
+    left, top, right, bottom = (edge * side for edge in DETECTED_BOX)
+    again = (landmarks_in_box(crop, (left, top, right, bottom), detect) + 0.5) / side
+    eyes = float(np.hypot(*(in_crop[36:42].mean(axis=0) - in_crop[42:48].mean(axis=0))))
+    apart = float(np.sqrt(((again - in_crop)[17:] ** 2).sum(axis=1).mean()))
+    return min(apart / eyes, 1.0) if eyes > 0 else 1.0
+
+
+def colorfulness(crop: Pixels) -> float:
+    """How much colour varies beyond what brightness tells, 0 to about 0.2; 0 for grey, and little for sepia.
+
+    Root mean square of the chroma (Cb and Cr, as shares of 1) about its best quadratic in luma: one ink or one
+    toning on grey is a curve of luma, the colours of a scene are not.
+    """
+    small = _resized(crop, 32)
+    ycc = cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb).reshape(-1, 3).astype(np.float64) / 255
+    luma, chroma = ycc[:, 0] - ycc[:, 0].mean(), ycc[:, 1:] - ycc[:, 1:].mean(axis=0)
+    powers = np.stack([luma, luma**2 - (luma**2).mean()])
+    fit = np.linalg.pinv(powers @ powers.T, rcond=1e-6) @ (powers @ chroma)
+    return float(np.sqrt(((chroma - powers.T @ fit) ** 2).sum(axis=1).mean()))
+
+
+def _in_crop(points: Points, quad: Points) -> Points:
+    """Points of the photograph in crop sides from the crop's top left corner, pixels' centres as points."""
+    x, y = quad[3] - quad[0], quad[1] - quad[0]
+    return np.stack([(points - quad[0]) @ x / (x @ x), (points - quad[0]) @ y / (y @ y)], axis=-1)
+
+
+def _clipped(
+    polygon: list[tuple[float, float]], axis: int, sign: int, limit: float
+) -> list[tuple[float, float]]:
+    """The part of a convex polygon with sign * (coordinate - limit) >= 0 (Sutherland and Hodgman)."""
+    result = []
+    for a, b in zip(polygon, polygon[1:] + polygon[:1], strict=True):
+        from_a, from_b = sign * (a[axis] - limit), sign * (b[axis] - limit)
+        if from_a >= 0:
+            result.append(a)
+        if from_a * from_b < 0:
+            t = from_a / (from_a - from_b)
+            result.append((a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])))
+    return result
+
+
+def _area(polygon: list[tuple[float, float]]) -> float:
+    following = polygon[1:] + polygon[:1]
+    return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(polygon, following, strict=True)) / 2
+
+
+def _middle(crop: Pixels) -> Pixels:
+    side = crop.shape[0]
+    left, top, right, bottom = (round(edge * side) for edge in FACE_AREA)
+    return crop[top:bottom, left:right]
+
+
+def _resized(crop: Pixels, side: int) -> Pixels:
+    if side == crop.shape[0]:
+        return crop
+    method = cv2.INTER_AREA if side < crop.shape[0] else cv2.INTER_CUBIC
+    resized: Pixels = cv2.resize(crop, (side, side), interpolation=method)
+    return resized
+
+
+def _edge_blur(grey: NDArray[np.float32]) -> float:
+    """Blur of the strongest 5% of edges, standard deviation in pixels; found in the picture or in smaller copies.
+
+    Two blurs are compared, both wider than a pixel's noise; of edges far wider than these, only smaller pictures tell.
+    """
+    step = max(min(grey.shape) // 128, 1)  # a large crop has edges to spare
+    fine = _squared_slopes(cv2.GaussianBlur(grey, (0, 0), FINE_PX), step)
+    coarse = _squared_slopes(cv2.GaussianBlur(grey, (0, 0), COARSE_PX), step)
+    count = max(coarse.size // 20, 1)
+    strong = coarse >= np.partition(coarse.ravel(), -count)[-count]
+    # ratio = (blur^2 + COARSE_PX^2) / (blur^2 + FINE_PX^2)
+    ratio = float(fine[strong].sum(dtype=np.float64)) / max(
+        float(coarse[strong].sum(dtype=np.float64)), 1e-12
+    )
+    blur = float(np.sqrt(max(COARSE_PX**2 - ratio * FINE_PX**2, 0.0) / max(ratio - 1, 1e-3)))
+    unsure = min(max(blur - 2, 0.0), 1.0)  # edges much wider than the two blurs hardly tell them apart
+    if unsure == 0 or min(grey.shape) < 32:
+        return blur
+    halved = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return (1 - unsure) * blur + unsure * 2 * _edge_blur(halved)
+
+
+def _squared_slopes(grey: NDArray[np.float32], step: int) -> NDArray[np.float32]:
+    across = grey[1:-1:step, 2::step] - grey[1:-1:step, :-2:step]
+    down = grey[2::step, 1:-1:step] - grey[:-2:step, 1:-1:step]
+    return across * across + down * down
+
+
+# Models
+
+
+def _embedding(crop: Pixels, in_crop: Points) -> Sequence[float]:
+    points = [dlib.point(round(x), round(y)) for x, y in in_crop * crop.shape[0] - 0.5]
+    shape = dlib.full_object_detection(
+        dlib.rectangle(0, 0, crop.shape[1], crop.shape[0]), dlib.points(points)
+    )
+    vector = _embedding_model(_embedding_path()).compute_face_descriptor(crop, shape)
+    return list(vector)
+
+
+def _embedding_path() -> Path:
+    return packaged_model("dlib_face_recognition_resnet_model_v1.dat", "scores.embedding is set")
+
+
+@lru_cache(maxsize=1)
+def _embedding_model(path: Path) -> Any:
+    return dlib.face_recognition_model_v1(str(path))
+
+
+def _filter_score(crop: Pixels, path: Path) -> float:
+    path = path.expanduser()
+    session = _filter_session(path)
+    height, width = session.get_inputs()[0].shape[2:]
+    method = cv2.INTER_AREA if max(height, width) < crop.shape[0] else cv2.INTER_CUBIC
+    resized = cv2.resize(crop, (width, height), interpolation=method)
+    return _answer(session, path, resized.astype(np.float32).transpose(2, 0, 1)[None] / 255)
+
+
+@lru_cache(maxsize=1)
+def _filter_session(path: Path) -> Any:
+    """The user's model, ready to run on one thread; ConfigError where it is no model of that kind."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise ConfigError("scores.filter_model needs onnxruntime: pip install 'likeness[filter]'")
+    import onnxruntime
+
+    if not path.is_file():
+        raise ConfigError(f"filter model {path} (scores.filter_model) is not a file")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3  # errors only
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no class of their own
+        raise ConfigError(
+            f"filter model {path} (scores.filter_model) is not an ONNX model that runs here"
+        ) from error
+    given = [(tensor.type, list(tensor.shape)) for tensor in session.get_inputs()]
+    match given:
+        case [("tensor(float)", [_, 3, int(height), int(width)])] if height > 0 and width > 0:
+            _answer(session, path, np.full((1, 3, height, width), 0.5, np.float32))
+        case _:
+            inputs = ", ".join(f"{kind} {shape}" for kind, shape in given)
+            raise ConfigError(
+                f"filter model {path} (scores.filter_model) takes {inputs}, not float32 (N, 3, H, W) of a fixed H and W"
+            )
+    return session
+
+
+def _answer(session: Any, path: Path, image: NDArray[np.float32]) -> float:
+    """The one finite number that a filter model gives for one image."""
+    try:
+        outputs = session.run(None, {session.get_inputs()[0].name: image})
+    except Exception as error:  # as above
+        raise ConfigError(
+            f"filter model {path} (scores.filter_model) does not run on float32 {image.shape}"
+        ) from error
+    shapes = [np.shape(output) for output in outputs]
+    if shapes not in ([(1,)], [(1, 1)]):
+        raise ConfigError(
+            f"filter model {path} (scores.filter_model) gives {shapes or 'nothing'} for one face, not one float: "
+            f"(N,) or (N, 1)"
+        )
+    value = float(np.ravel(outputs[0])[0])
+    if not np.isfinite(value):
+        raise ConfigError(f"filter model {path} (scores.filter_model) gives {value} for a face")
+    return value
+
+
+@lru_cache(maxsize=4)
+def _file_digest(path: Path) -> str:
+    return file_digest(path)
