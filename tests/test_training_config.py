@@ -46,6 +46,7 @@ def test_paper_presets_hold_the_papers_settings():
     assert (config.adam_beta1, config.adam_beta2) == (0, 0.99)
     assert (config.ema_half_life_kimg, config.w_avg_beta, config.x_flips) == (10, 0.995, True)
     assert (config.truncation_psi, config.truncation_cutoff) == (0.7, 8)
+    assert (config.r1_interval, config.precision) == (1, "bf16")
     other = TrainConfig(preset="paper256").model_dump(exclude={"preset", "resolution"})
     assert other == config.model_dump(exclude={"preset", "resolution"})
 

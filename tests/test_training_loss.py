@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from training.loss import Losses, discriminator_loss, generator_loss, r1_penalty
+from training.loss import (
+    DiscriminatorPhase,
+    GeneratorPhase,
+    discriminator_loss,
+    draw_latents,
+    faded_reals,
+    generator_loss,
+    r1_penalty,
+)
 from training.networks import Discriminator, Generator
 
 SMALL = {"channel_base": 64, "max_channels": 6}
@@ -82,51 +90,74 @@ def penalty_value(penalty):
         return penalty().item()
 
 
-def losses(mixing_probability=0.9, r1_gamma=10.0):
-    """Phases over narrow networks."""
+def pair():
+    """Narrow networks."""
     torch.manual_seed(0)
-    generator = Generator(16, z_dim=8, w_dim=8, mapping_layers=2, **SMALL)
-    return Losses(generator, Discriminator(16, **SMALL), mixing_probability, r1_gamma)
+    return Generator(16, z_dim=8, w_dim=8, mapping_layers=2, **SMALL), Discriminator(16, **SMALL)
 
 
-def seeded():
-    """Always the same random numbers."""
-    return torch.Generator().manual_seed(5)
+def latents(generator, num=4, seed=5, mixing_probability=0.9):
+    """Inputs of a phase that draws fakes."""
+    drawn = draw_latents(generator, num, mixing_probability, torch.Generator().manual_seed(seed))
+    return torch.zeros(()), *drawn[:2], *drawn.noise
 
 
-def test_phases_are_functions_of_their_random_generator():
+def pixels(num=4):
+    """Random real images."""
+    return torch.randint(256, (num, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+
+def test_phases_are_functions_of_their_latents():
     """The same random numbers give the same losses, others give others."""
-    phases = losses()
-    one, same = (phases.generator_phase(4, seeded()).loss for _ in range(2))
+    generator, discriminator = pair()
+    phase = GeneratorPhase(generator, discriminator)
+    one, same = (phase(*latents(generator))[0] for _ in range(2))
     assert torch.equal(one, same)
-    assert not torch.equal(one, phases.generator_phase(4, torch.Generator().manual_seed(6)).loss)
+    assert not torch.equal(one, phase(*latents(generator, seed=6))[0])
 
 
 def test_discriminator_phase_leaves_the_generator_alone():
     """The discriminator's loss has no path to the generator's parameters."""
-    phases = losses()
-    phase = phases.discriminator_phase(torch.randn(4, 3, 16, 16), seeded())
-    (phase.loss + phases.r1_phase(phase)).backward()
-    assert all(parameter.grad is None for parameter in phases.generator.parameters())
-    assert phases.discriminator.out.weight.grad is not None
+    generator, discriminator = pair()
+    loss, _ = DiscriminatorPhase(generator, discriminator, 10.0)(pixels(), *latents(generator))
+    loss.backward()
+    assert all(parameter.grad is None for parameter in generator.parameters())
+    assert discriminator.out.weight.grad is not None
 
 
 def test_mixing_probability_is_a_share_of_images():
     """At probability 0 no image is mixed, at 1 every one is, in between a share; layer 0 never."""
+    generator, _ = pair()
     for probability, low, high in ((0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)):
-        phases = losses(mixing_probability=probability)
-        generator = phases.generator
-        w = generator.broadcast(torch.zeros(1000, 8))
-        mixed = phases._mixed(generator, w, num_layers=6, rng=seeded())
-        changed = (mixed != 0).any(dim=2)
-        share = changed.any(dim=1).float().mean().item()
+        drawn = draw_latents(generator, 1000, probability, torch.Generator().manual_seed(5))
+        assert len(drawn.z_KNZ) == (2 if probability else 1)
+        share = (drawn.crossover_N < len(drawn.noise)).float().mean().item()
         assert low <= share <= high, share
-        assert not changed[:, 0].any()
+        assert drawn.crossover_N.min() >= 1
 
 
 def test_no_r1_at_gamma_zero():
-    """At gamma 0 the penalty is zero and the reals carry no gradient."""
-    phases = losses(r1_gamma=0.0)
-    phase = phases.discriminator_phase(torch.randn(4, 3, 16, 16), seeded())
-    assert phases.r1_phase(phase).item() == 0
-    assert not phase.reals.requires_grad
+    """At gamma 0 the penalty is zero and the loss is the logistic one alone."""
+    generator, discriminator = pair()
+    loss, terms = DiscriminatorPhase(generator, discriminator, 0.0)(pixels(), *latents(generator))
+    assert terms[1] == 0
+    assert loss == terms[0]
+
+
+def test_lazy_r1_weighs_as_many_times_as_much():
+    """With R1 every k steps, the steps that have it add k times the penalty."""
+    generator, discriminator = pair()
+    for interval in (1, 16):
+        phase = DiscriminatorPhase(generator, discriminator, 10.0, interval)
+        loss, terms = phase(pixels(), *latents(generator))
+        torch.testing.assert_close(loss, terms[0] + interval * terms[1])
+
+
+def test_reals_fade_with_the_networks():
+    """Real images span [-1, 1] and blend with their halved form by the fraction of the level of detail."""
+    small = torch.arange(48, dtype=torch.uint8).reshape(1, 3, 4, 4) * 5
+    full = faded_reals(small, 2.0)
+    assert (faded_reals(torch.tensor([[[[0, 255]]]]), 0.0) == torch.tensor([-1.0, 1.0])).all()
+    halved = torch.nn.functional.avg_pool2d(full, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(faded_reals(small, 2.25), 0.75 * full + 0.25 * halved)
+    torch.testing.assert_close(faded_reals(small, 2.9, torch.tensor(0.25)), 0.75 * full + 0.25 * halved)

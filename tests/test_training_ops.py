@@ -10,6 +10,9 @@ from training.ops import (
     adaptive_instance_norm,
     append_batch_deviation,
     blur,
+    convolved,
+    convolved_transposed,
+    input_gradients_only,
     lrelu,
     pixel_norm,
 )
@@ -124,3 +127,38 @@ def test_batch_deviation_groups_are_strided(num):
         members = x[group::stride]
         expected = (members.var(dim=0, correction=0) + 1e-8).sqrt().mean()
         torch.testing.assert_close(y[group::stride, 3], expected.expand(len(members), 4, 4))
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (4, 2, 1), (1, 1, 0)])
+def test_convolutions_differentiate_twice(size, stride, padding):
+    """Convolutions and blur agree with finite differences in first and second derivatives (float64)."""
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 3, size, size, dtype=torch.float64, requires_grad=True)
+
+    def there(x, weight):
+        return blur(convolved(x, weight, stride=stride, padding=padding))
+
+    def back(y, weight):
+        return convolved_transposed(blur(y), weight, stride=stride, padding=padding)
+
+    y = there(x, weight)
+    torch.testing.assert_close(y, blur(F.conv2d(x, weight, stride=stride, padding=padding)))
+    y = y.detach().requires_grad_()
+    torch.testing.assert_close(
+        back(y, weight), F.conv_transpose2d(blur(y), weight, stride=stride, padding=padding)
+    )
+    for function, inputs in ((there, (x, weight)), (back, (y, weight))):
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
+
+
+def test_gradients_of_inputs_alone():
+    """Within input_gradients_only a convolution's weight gets no gradient, and afterwards it does again."""
+    x = torch.randn(1, 2, 4, 4, requires_grad=True)
+    weight = torch.randn(2, 2, 3, 3, requires_grad=True)
+    with input_gradients_only():
+        one = torch.autograd.grad(convolved(x, weight).sum(), (x, weight), allow_unused=True)
+    two = torch.autograd.grad(convolved(x, weight).sum(), (x, weight))
+    assert one[1] is None
+    torch.testing.assert_close(one[0], two[0])
+    torch.testing.assert_close(two[1], torch.autograd.grad(F.conv2d(x, weight).sum(), weight)[0])

@@ -6,6 +6,8 @@ images at full resolution and averages them down itself.
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 
 import pytest
@@ -15,9 +17,12 @@ from torch import Tensor
 
 from training.config import TrainConfig
 from training.loop import Training
-from training.loss import Losses
+from training.loss import DiscriminatorPhase, GeneratorPhase, draw_latents
 from training.networks import Discriminator, Generator, level_of
 from training.schedule import stage_at
+from training.step import GradientFunction
+
+log = logging.getLogger(__name__)
 
 SIDE = 32
 TOP = level_of(SIDE)
@@ -144,24 +149,13 @@ def test_networks_equal_the_reference(networks: tuple[Generator, Discriminator],
 
 @pytest.mark.parametrize(("lod", "num_layers"), [(0.0, 8), (1.0, 6), (2.5, 4)])
 def test_mixing_crosses_over_among_layers_in_use(
-    networks: tuple[Generator, Discriminator], monkeypatch: pytest.MonkeyPatch, lod: float, num_layers: int
+    networks: tuple[Generator, Discriminator], lod: float, num_layers: int
 ) -> None:
     """However far the networks have grown, every image is mixed within the layers that draw it, at any of them."""
-    generator, discriminator = networks
+    generator, _ = networks
     generator.lod = lod
-    crossovers: list[Tensor] = []
-    mix = generator.mix
-
-    def recorded(first: Tensor, second: Tensor, crossover: Tensor) -> Tensor:
-        crossovers.append(crossover)
-        return mix(first, second, crossover)
-
-    monkeypatch.setattr(generator, "mix", recorded)
-    losses = Losses(generator.float(), discriminator, mixing_probability=1.0, r1_gamma=10.0)
-    with torch.no_grad():
-        losses._fakes(200, torch.Generator().manual_seed(0))
-    generator.double()
-    assert set(crossovers[0].tolist()) == set(range(1, num_layers))
+    crossover = draw_latents(generator, 200, 1.0, torch.Generator().manual_seed(0)).crossover_N
+    assert set(crossover.tolist()) == set(range(1, num_layers))
 
 
 def test_steps_take_the_schedule_s_rate_and_resolutions_begin_with_fresh_moments() -> None:
@@ -176,10 +170,180 @@ def test_steps_take_the_schedule_s_rate_and_resolutions_begin_with_fresh_moments
         stage = stage_at(config, training.num_images)
         if stage.resolution != training.resolution:
             training.enter(stage.resolution)
-        training.step(stage, torch.zeros(8, 3, stage.resolution, stage.resolution))
+        training.step(stage, torch.zeros(8, 3, stage.resolution, stage.resolution, dtype=torch.uint8))
         optimizer = training.optimizers["generator"]
         state = optimizer.state[training.generator.synthesis.const]  # type: ignore[union-attr]
         counts.append((stage.resolution, int(state["step"])))
         rates.append(optimizer.param_groups[0]["lr"])
     assert counts == [(8, 1), (8, 2), (8, 3), (16, 1), (16, 2), (16, 3), (16, 4), (16, 5)]
     assert rates == [0.001] * 3 + [0.003] * 5
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Gradients of both phases
+
+
+def copies(networks: tuple[Generator, Discriminator], lod: float) -> tuple[Generator, Discriminator]:
+    """Networks of the test's own, at a level of detail."""
+    generator, discriminator = copy.deepcopy(networks)
+    generator.lod = discriminator.lod = lod
+    return generator, discriminator
+
+
+def phase_inputs(generator: Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Pixels of real images, and the inputs that fakes are drawn from, in float64."""
+    rng = torch.Generator().manual_seed(2)
+    side = generator.resolution >> math.floor(generator.lod)
+    pixels = torch.randint(256, (8, 3, side, side), generator=rng, dtype=torch.uint8)
+    latents = draw_latents(generator, 8, 0.9, rng)
+    inputs = [torch.tensor(generator.lod % 1), *latents[:2], *latents.noise]
+    return pixels, tuple(x.double() if x.is_floating_point() else x for x in inputs)
+
+
+def reference_gradients(
+    generator: Generator, discriminator: Discriminator, pixels: Tensor, inputs: tuple[Tensor, ...]
+) -> dict[str, dict[str, Tensor]]:
+    """Gradients of both losses through the plain networks, by PyTorch's own differentiation, R1 at gamma 10."""
+    _, z, crossover, *noise = inputs
+    w, mixed = (generator.broadcast(reference_mapping(generator, code)) for code in z)
+    layer = torch.arange(w.shape[1])[None, :, None]
+    lod = generator.lod
+    fakes = reference_synthesis(
+        generator, torch.where(layer < crossover[:, None, None], w, mixed), noise, lod
+    )
+    reals = pixels.double() / 127.5 - 1
+    fade = lod % 1
+    reals = (reals * (1 - fade) + nearest(F.avg_pool2d(reals, 2)) * fade).requires_grad_()
+
+    def logits(images: Tensor) -> Tensor:
+        return reference_discriminator(discriminator, nearest(images, 2 ** math.floor(lod)), lod)
+
+    real = logits(reals)
+    (slope,) = torch.autograd.grad(real.sum(), reals, create_graph=True)
+    loss_d = torch.log1p(torch.exp(-real)).mean() + torch.log1p(torch.exp(logits(fakes.detach()))).mean()
+    loss_d = loss_d + 5 * slope.pow(2).sum((1, 2, 3)).mean()
+    loss_g = torch.log1p(torch.exp(-logits(fakes))).mean()
+    found = {}
+    for network, loss in (("discriminator", loss_d), ("generator", loss_g)):
+        names, parameters = zip(*locals()[network].named_parameters(), strict=True)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
+        # The plain networks compute even what fading has no weight for; its gradients are zero.
+        found[network] = {n: g for n, g in zip(names, gradients, strict=True) if g is not None and g.any()}
+    return found
+
+
+def phase_gradients(
+    generator: Generator,
+    discriminator: Discriminator,
+    pixels: Tensor,
+    inputs: tuple[Tensor, ...],
+    *,
+    compiled: bool = False,
+) -> dict[str, dict[str, Tensor]]:
+    """The same as training takes them."""
+    phases = {
+        "discriminator": (DiscriminatorPhase(generator, discriminator, 10.0), (pixels, *inputs)),
+        "generator": (GeneratorPhase(generator, discriminator), inputs),
+    }
+    found = {}
+    for name, (phase, given) in phases.items():
+        gradients, _ = GradientFunction(phase, phase.network, compiled=compiled)(*given)
+        names = {parameter: key for key, parameter in phase.network.named_parameters()}
+        found[name] = {names[p]: g.double().cpu() for p, g in gradients.items()}
+    return found
+
+
+def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The norm of the whole difference over that of the expected gradients."""
+    assert found.keys() == expected.keys()
+    square = sum(float((found[name] - expected[name]).square().sum()) for name in expected)
+    return math.sqrt(square / sum(float(tensor.square().sum()) for tensor in expected.values()))
+
+
+@pytest.mark.parametrize("lod", [1.0, 0.4, 0.0])
+def test_gradients_equal_the_reference(networks: tuple[Generator, Discriminator], lod: float) -> None:
+    """Both phases' gradients, R1's among them, are those of the plain networks, tensor by tensor (float64)."""
+    generator, discriminator = copies(networks, lod)
+    pixels, inputs = phase_inputs(generator)
+    expected = reference_gradients(generator, discriminator, pixels, inputs)
+    found = phase_gradients(generator, discriminator, pixels, inputs)
+    for network, tensors in expected.items():
+        assert found[network].keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(found[network][name], tensor, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def in_precision(
+    networks: tuple[Generator, Discriminator], lod: float, dtype: torch.dtype | None, device: str = "cpu"
+) -> tuple[Generator, Discriminator]:
+    """float32 networks that compute their features in `dtype`."""
+    generator, discriminator = copies(networks, lod)
+    generator.synthesis.dtype = discriminator.dtype = dtype
+    generator.float().to(device), discriminator.float().to(device)
+    return generator, discriminator
+
+
+# bfloat16 flips the sign of some features near zero and so the slope of their leaky ReLU: hence the wide bounds.
+BOUNDS = {None: 2e-3, torch.bfloat16: 0.2}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("lod", [0.4, 0.0])
+def test_precision_keeps_the_gradients(
+    networks: tuple[Generator, Discriminator], lod: float, dtype: torch.dtype | None
+) -> None:
+    """In float32, and with bfloat16 features, both phases' gradients stay near the float64 reference."""
+    pixels, inputs = phase_inputs(copies(networks, lod)[0])
+    expected = reference_gradients(*copies(networks, lod), pixels, inputs)
+    inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)
+    found = phase_gradients(*in_precision(networks, lod, dtype), pixels, inputs)
+    for network in expected:
+        measured = distance(found[network], expected[network])
+        assert measured < BOUNDS[dtype], f"{network}: {measured:.2g}"
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_recorded_gradients_serve_every_fade(
+    networks: tuple[Generator, Discriminator], dtype: torch.dtype | None
+) -> None:
+    """What is compiled, the recorded graph, gives the gradients of the phases it records, at any fraction of a fade."""
+    pair = in_precision(networks, 0.4, dtype)
+    for phase in (DiscriminatorPhase(*pair, 10.0), GeneratorPhase(*pair)):
+        given: list[tuple[Tensor, ...]] = []
+        for lod in (0.4, 0.9):
+            for network in pair:
+                network.lod = lod
+            pixels, inputs = phase_inputs(pair[0])
+            inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)
+            given.append((pixels, *inputs) if isinstance(phase, DiscriminatorPhase) else inputs)
+        gradients = GradientFunction(phase, phase.network, compiled=False)
+        graph = gradients.record(given[0])
+        with torch.no_grad():
+            replayed = [graph(*(p for _, p in phase.named_parameters()), *inputs) for inputs in given]
+        for inputs, outputs in zip(given, replayed, strict=True):
+            plain, others = gradients(*inputs)
+            for found, expected in zip(outputs, [*plain.values(), *others], strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_compiled_gradients_on_a_gpu(
+    networks: tuple[Generator, Discriminator],
+    dtype: torch.dtype | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Compiled and replayed as a CUDA graph, both phases' gradients stay near the float64 reference."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    lod = 0.4
+    pixels, inputs = phase_inputs(copies(networks, lod)[0])
+    expected = reference_gradients(*copies(networks, lod), pixels, inputs)
+    inputs = tuple((x.float() if x.is_floating_point() else x).cuda() for x in inputs)
+    pair = in_precision(networks, lod, dtype, "cuda")
+    found = phase_gradients(*pair, pixels.cuda(), inputs, compiled=True)
+    for network in expected:
+        measured = distance(found[network], expected[network])
+        log.info("%s %s: %.2g", dtype, network, measured)
+        assert measured < BOUNDS[dtype], f"{network}: {measured:.2g}"

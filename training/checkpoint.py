@@ -136,11 +136,14 @@ def _optimizer_tensors(
 
 
 def _fill_optimizer(optimizer: torch.optim.Adam, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put Adam's moments where each parameter is, in its layout; step counts stay on the CPU, as Adam has them."""
+    """Put Adam's moments where each parameter is, in its layout, and its step counts where Adam has them."""
     parameters = dict(network.named_parameters())
     optimizer.state.clear()
     for key, tensor in tensors.items():
         parameter_name, entry = key.rsplit(".", 1)
         parameter = parameters[parameter_name]
-        placed = tensor if entry == "step" else torch.empty_like(parameter).copy_(tensor).detach()
+        if entry == "step":
+            placed = tensor.to(parameter.device) if optimizer.defaults["fused"] else tensor
+        else:
+            placed = torch.empty_like(parameter).copy_(tensor).detach()
         optimizer.state[parameter][entry] = placed

@@ -36,6 +36,7 @@ _PAPER: dict[str, Any] = {
     "tick_kimg": 10.0,
     "keep_checkpoints": 5,
     "num_cpu_threads": 8,
+    "precision": "bf16",
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -110,6 +111,25 @@ class TrainConfig(Config):
     adam_beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's mean.")
     adam_beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square.")
     r1_gamma: float = Field(10.0, ge=0, description="Weight of the R1 gradient penalty.")
+    r1_interval: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Steps from one R1 penalty to the next, which weighs as many times as much: 1 as the paper's, "
+        "more is StyleGAN2's lazy regularization.",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="Type of the features on a GPU; weights, statistics, styles and logits are float32 in both.",
+    )
+    compile: bool = Field(
+        True, description="Compile the step on a GPU: minutes at the first start, then several times as fast."
+    )
+    max_skipped_steps: int = Field(
+        20,
+        ge=1,
+        description="Steps in a row with gradients that are not finite, all skipped, that end training.",
+    )
     ema_half_life_kimg: float = Field(
         0.5, ge=0, description="Half-life of the averaged generator, in thousands of images; 0 averages none."
     )

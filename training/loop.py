@@ -11,10 +11,9 @@ import copy
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from training.checkpoint import checkpoint_name, load_checkpoint, prune_checkpoi
 from training.config import TrainConfig
 from training.data import ImageArray, RealImages
 from training.generate import grid_metadata, images_from_seeds, write_grid
-from training.loss import Losses
+from training.loss import DiscriminatorPhase, GeneratorPhase, draw_latents
 from training.networks import (
     Discriminator,
     Generator,
@@ -37,13 +36,13 @@ from training.networks import (
     build_discriminator,
     build_generator,
 )
-from training.ops import downsample, upsample
 from training.schedule import Stage, ema_beta, stage_at
+from training.step import GradientFunction
 from training.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
-TERMS = ("loss_g", "loss_d", "r1", "real_logit", "fake_logit")
+TERMS = GeneratorPhase.terms + DiscriminatorPhase.terms
 
 
 def train(
@@ -79,13 +78,17 @@ def train(
             reals = images.stream(before, stage.resolution)
 
         training.step(stage, next_batch(reals, stage, device))
-        training.tally.seconds += time.perf_counter() - begun
-
         finished = training.num_images >= config.total_kimg * 1000
         stopped = not finished and should_stop()
-        if finished or _crosses(before, training.num_images, config.tick_kimg):
+        tick = finished or _crosses(before, training.num_images, config.tick_kimg)
+        snapshot = finished or stopped or _crosses(before, training.num_images, config.snapshot_kimg)
+        if tick or snapshot:
+            training.check_health()  # a GPU is waited for here, and so its time is in the seconds of the step
+        training.seconds += time.perf_counter() - begun
+
+        if tick:
             _write_tick(run, training, stage, tracker)
-        if finished or stopped or _crosses(before, training.num_images, config.snapshot_kimg):
+        if snapshot:
             _write_snapshot(run, training, tracker)
     return _write_result(run, training, stopped)
 
@@ -94,14 +97,42 @@ def train(
 # State
 
 
-@dataclass
 class Tally:
-    """Sums since the last tick."""
+    """Sums since the last tick, kept on the training device so that no step waits for them."""
 
-    steps: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TERMS, 0.0))
+    def __init__(self, device: torch.device) -> None:
+        self.images = 0
+        self.seconds_before = 0.0
+        """The run's seconds when it began."""
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.sums = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        self.most_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, num: int, terms: Tensor, is_skipped: Tensor) -> None:
+        """Count one step; terms of a skipped one are left out."""
+        self.images += num
+        self.steps += ~is_skipped
+        self.sums += torch.where(is_skipped, 0.0, terms.double())
+        self.skipped += is_skipped
+        self.skipped_in_a_row.add_(1).mul_(is_skipped)
+        torch.maximum(self.most_in_a_row, self.skipped_in_a_row, out=self.most_in_a_row)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each term over the steps that were not skipped; none where all were."""
+        steps = int(self.steps)
+        return dict(zip(TERMS, (self.sums / steps).tolist(), strict=True)) if steps else {}
+
+    def state(self) -> dict[str, Any]:
+        """Its numbers as JSON, exactly."""
+        return {name: x.tolist() if isinstance(x, Tensor) else x for name, x in vars(self).items()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        for name, value in state.items():
+            present = getattr(self, name)
+            setattr(self, name, present.new_tensor(value) if isinstance(present, Tensor) else value)
 
 
 @dataclass
@@ -114,33 +145,54 @@ class Training:
     generator_ema: Generator | TraditionalGenerator
     discriminator: Discriminator
     optimizers: dict[str, torch.optim.Adam]
+    gradients: dict[str, GradientFunction]
+    """Of each phase; the discriminator's without R1 as `discriminator_alone`, for lazy regularization."""
+    tally: Tally
     num_images: int = 0
     resolution: int = 0
     """The resolution of the last step; 0 before the first."""
     seconds: float = 0.0
-    """Time spent in steps up to the last tick, over every session of the run."""
-    tally: Tally = field(default_factory=Tally)
+    """Time spent in steps, over every session of the run."""
 
     @classmethod
     def begin(cls, config: TrainConfig, device: torch.device) -> Training:
         """A run's state before its first image."""
-        if device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            torch.set_float32_matmul_precision("high")  # TF32
+        on_gpu = device.type == "cuda"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             generator, discriminator = build_generator(config), build_discriminator(config)
         for network in (generator, discriminator):
             network.to(device)
-            if device.type == "cuda":
+            if on_gpu:
                 network.to(memory_format=torch.channels_last)
         averaged = copy.deepcopy(generator).requires_grad_(False)
+        if on_gpu:
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")  # TF32, for what is not in bfloat16
+            if config.precision == "bf16":
+                (
+                    generator.synthesis if isinstance(generator, Generator) else generator
+                ).dtype = torch.bfloat16
+                discriminator.dtype = torch.bfloat16
+        elif config.precision == "bf16":
+            log.warning("precision bf16 is ignored on a %s: it computes in fp32", device.type)
         betas = (config.adam_beta1, config.adam_beta2)
         optimizers = {
-            name: torch.optim.Adam(network.parameters(), betas=betas, eps=1e-8)
+            name: torch.optim.Adam(network.parameters(), betas=betas, eps=1e-8, fused=True)
             for name, network in (("generator", generator), ("discriminator", discriminator))
         }
-        return cls(config, device, generator, averaged, discriminator, optimizers)
+        phases: dict[str, GeneratorPhase | DiscriminatorPhase] = {
+            "generator": GeneratorPhase(generator, discriminator),
+            "discriminator": DiscriminatorPhase(
+                generator, discriminator, config.r1_gamma, config.r1_interval
+            ),
+            "discriminator_alone": DiscriminatorPhase(generator, discriminator, r1_gamma=0.0),
+        }
+        gradients = {
+            name: GradientFunction(phase, phase.network, compiled=config.compile and on_gpu)
+            for name, phase in phases.items()
+        }
+        return cls(config, device, generator, averaged, discriminator, optimizers, gradients, Tally(device))
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -151,38 +203,42 @@ class Training:
             "generator_ema": self.generator_ema,
         }
 
-    @property
-    def total_seconds(self) -> float:
-        """Time spent in steps, over every session of the run."""
-        return self.seconds + self.tally.seconds
-
     def enter(self, resolution: int) -> None:
         """Begin a resolution, as its fade begins: Adam's moments start afresh."""
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         self.resolution = resolution
 
-    def step(self, stage: Stage, reals: Tensor) -> None:
-        """One step of both networks on `reals` (N, 3, R, R) in [-1, 1]."""
-        rng = step_rng(self.config.seed, self.num_images, self.device)
-        losses = Losses(
-            self.generator, self.discriminator, self.config.mixing_probability, self.config.r1_gamma
-        )
+    def step(self, stage: Stage, pixels_N3RR: Tensor) -> None:
+        """One step of both networks on real images, uint8 and on the device. Nothing in it waits for a GPU."""
+        config, num = self.config, len(pixels_N3RR)
+        rng = step_rng(config.seed, self.num_images, self.device)
         self._set_lod(stage.lod)
+        fade = torch.full((), stage.lod % 1, device=self.device)
 
-        real_phase = losses.discriminator_phase(reals, rng)
-        r1 = losses.r1_phase(real_phase)
-        self._descend("discriminator", real_phase.loss + r1, stage.learning_rate)
+        latents = draw_latents(self.generator, num, config.mixing_probability, rng)
+        has_r1 = self.num_images // num % config.r1_interval == 0
+        phase = "discriminator" if has_r1 else "discriminator_alone"
+        gradients, (terms_d,) = self.gradients[phase](pixels_N3RR, fade, *latents[:2], *latents.noise)
+        skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
-        fake_phase = losses.generator_phase(len(reals), rng)
-        self._descend("generator", fake_phase.loss, stage.learning_rate)
-        if isinstance(self.generator, Generator) and fake_phase.w is not None:
-            self.generator.update_w_avg(fake_phase.w, self.config.w_avg_beta)
-        average_into(self.generator_ema, self.generator, ema_beta(len(reals), self.config.ema_half_life_kimg))
+        latents = draw_latents(self.generator, num, config.mixing_probability, rng)
+        gradients, (terms_g, w_D) = self.gradients["generator"](fade, *latents[:2], *latents.noise)
+        skipped_g = self._descend("generator", gradients, stage.learning_rate)
+        if isinstance(self.generator, Generator):
+            self.generator.update_w_avg(w_D, config.w_avg_beta)
+        average_into(self.generator_ema, self.generator, ema_beta(num, config.ema_half_life_kimg))
 
-        self.num_images += len(reals)
-        logits = (real_phase.real_logits.mean(), real_phase.fake_logits.mean())
-        self._count(len(reals), torch.stack([fake_phase.loss, real_phase.loss, r1, *logits]))
+        self.num_images += num
+        self.tally.add(num, torch.cat([terms_g, terms_d]), skipped_d | skipped_g)
+
+    def check_health(self) -> None:
+        """Wait for the steps under way; TrainingError where too many in a row were skipped."""
+        if int(self.tally.most_in_a_row) >= self.config.max_skipped_steps:
+            raise TrainingError(
+                f"training diverged before image {self.num_images}: {int(self.tally.most_in_a_row)} steps in a row "
+                f"had gradients that are not finite (max_skipped_steps {self.config.max_skipped_steps})"
+            )
 
     def state(self) -> dict[str, Any]:
         """What state.json says beside the hashes."""
@@ -190,7 +246,7 @@ class Training:
             "num_images": self.num_images,
             "resolution": self.resolution,
             "seconds": self.seconds,
-            "tally": asdict(self.tally),
+            "tally": self.tally.state(),
             "config": self.config.model_dump(mode="json"),
             "config_sha256": self.config.digest(),
         }
@@ -201,7 +257,7 @@ class Training:
         self.num_images = state["num_images"]
         self.resolution = state["resolution"]
         self.seconds = state["seconds"]
-        self.tally = Tally(**state["tally"])
+        self.tally.load(state["tally"])
 
     def show_present_lod(self) -> None:
         """Set the level of detail for pictures: that of the images shown by now."""
@@ -211,29 +267,18 @@ class Training:
         for network in (self.generator, self.generator_ema, self.discriminator):
             network.lod = lod
 
-    def _descend(self, name: str, loss: Tensor, learning_rate: float) -> None:
-        """One Adam step of one network."""
-        optimizer, network = self.optimizers[name], self.networks[name]
-        parameters = [p for p in network.parameters() if p.requires_grad]
+    def _descend(self, name: str, gradients: dict[nn.Parameter, Tensor], learning_rate: float) -> Tensor:
+        """One Adam step of one network; whether it was skipped, its gradients not being finite."""
+        optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        # Asking for these gradients alone leaves the other network's untouched; None where lod hides a layer.
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in gradients.items():
             parameter.grad = gradient
+        is_skipped = ~torch.isfinite(torch.nn.utils.get_total_norm(gradients.values()))
+        optimizer.found_inf = is_skipped.float()  # type: ignore[attr-defined]  # the fused Adam's own switch
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-
-    def _count(self, num: int, terms: Tensor) -> None:
-        """Add a step to the tally; a loss that is not a finite number ends training."""
-        values = dict(zip(TERMS, terms.tolist(), strict=True))
-        if not all(map(math.isfinite, values.values())):
-            shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            raise TrainingError(f"training diverged at image {self.num_images}: {shown}")
-        self.tally.steps += 1
-        self.tally.images += num
-        for name, value in values.items():
-            self.tally.sums[name] += value
+        return is_skipped
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -247,23 +292,18 @@ def step_rng(seed: int, num_images: int, device: torch.device) -> torch.Generato
 
 
 def next_batch(reals: Iterator[ImageArray], stage: Stage, device: torch.device) -> Tensor:
-    """The next real images (N, 3, R, R), faded as far as the networks are."""
-    batch = np.stack(list(islice(reals, stage.batch_size)))
-    return faded_reals(torch.from_numpy(batch).to(device), stage.lod)
-
-
-def faded_reals(pixels_N3RR: Tensor, lod: float) -> Tensor:
-    """uint8 pixels in [-1, 1], blended with their half-resolution form by the fraction of `lod`."""
-    x = pixels_N3RR.float() / 127.5 - 1
-    fade = lod - math.floor(lod)
-    return torch.lerp(x, upsample(downsample(x)), fade) if fade > 0 else x
+    """The next real images (N, 3, R, R), uint8."""
+    batch = torch.from_numpy(np.stack(list(islice(reals, stage.batch_size))))
+    if device.type == "cpu":
+        return batch
+    on_device = batch.pin_memory().to(device, non_blocking=True)
+    return on_device.contiguous(memory_format=torch.channels_last)  # the layout of its convolutions
 
 
 @torch.no_grad()
 def average_into(averaged: nn.Module, network: nn.Module, beta: float) -> None:
     """averaged = beta * averaged + (1 - beta) * network; buffers are copied."""
-    for mean, parameter in zip(averaged.parameters(), network.parameters(), strict=True):
-        mean.lerp_(parameter, 1 - beta)
+    torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - beta)
     for kept, buffer in zip(averaged.buffers(), network.buffers(), strict=True):
         kept.copy_(buffer)
 
@@ -288,10 +328,15 @@ def _forget_later_stats(path: Path, num_images: int) -> None:
 
 
 def _write_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) -> None:
-    """Add a line to stats.jsonl and start a new tally."""
+    """Add a line to stats.jsonl and start a new tally; where every step was skipped, go on with the old one."""
     tally = training.tally
-    training.seconds = training.total_seconds
-    training.tally = Tally()
+    means = tally.means()
+    if not means:
+        return
+    seconds = training.seconds - tally.seconds_before
+    training.tally = Tally(training.device)
+    training.tally.seconds_before = training.seconds
+    training.tally.skipped_in_a_row.copy_(tally.skipped_in_a_row)
     line: dict[str, Any] = {
         "num_images": training.num_images,
         "kimg": training.num_images / 1000,
@@ -299,9 +344,10 @@ def _write_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) ->
         "resolution": stage.resolution,
         "lod": stage.lod,
         "batch_size": stage.batch_size,
-        **{name: total / tally.steps for name, total in tally.sums.items()},
-        "seconds_per_kimg": tally.seconds / tally.images * 1000,
-        "images_per_second": tally.images / tally.seconds,
+        **means,
+        "skipped_steps": int(tally.skipped),
+        "seconds_per_kimg": seconds / tally.images * 1000,
+        "images_per_second": tally.images / seconds,
         "seconds": training.seconds,
     }
     with run.stats_path.open("a") as file:
@@ -352,8 +398,8 @@ def _write_result(run: Run, training: Training, stopped: bool) -> dict[str, Any]
         "kimg": kimg,
         "checkpoint": newest,
         "grid": f"{run.grids_dir.name}/{newest}.png",
-        "seconds": training.total_seconds,
-        "seconds_per_kimg": training.total_seconds / kimg,
+        "seconds": training.seconds,
+        "seconds_per_kimg": training.seconds / kimg,
         "device": gpu or training.device.type,
     }
     run.result_path.write_text(json.dumps(result, indent=2) + "\n")

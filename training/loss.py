@@ -1,19 +1,22 @@
-"""The losses, one method a phase: generator, discriminator, R1.
+"""The losses, one module a phase: discriminator (with R1) and generator.
 
 The non-saturating logistic loss of Goodfellow et al. (2014) with R1 regularization (Mescheder et al. 2018), as
-the paper trains FFHQ (section 2 and Appendix C). It steps no optimizer and reads no file; latents, noise and
-style mixing are drawn here, from a random generator that is passed in.
+the paper trains FFHQ (section 2 and Appendix C). A phase is a pure function of tensors, so that it can be run as it
+stands or compiled: what is random about it is drawn before, by `draw_latents`. It steps no optimizer and reads no
+file.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks import Discriminator, Generator, TraditionalGenerator
+from training.networks import Discriminator, Generator, TraditionalGenerator, blend
+from training.ops import downsample, input_gradients_only, upsample
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:
@@ -33,80 +36,131 @@ def r1_penalty(real_logits: Tensor, reals: Tensor, gamma: float) -> Tensor:
     is taken of images at the resolution trained on. A discriminator fed with images enlarged to full resolution, as
     the original is said to be, has a penalty 4^floor(lod) times smaller at the same gamma.
     """
-    (gradient,) = torch.autograd.grad(real_logits.sum(), reals, create_graph=True)
+    with input_gradients_only():
+        (gradient,) = torch.autograd.grad(real_logits.sum(), reals, create_graph=True)
     return gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
-@dataclass(frozen=True)
-class GeneratorPhase:
-    """What the generator's phase gives."""
+class Latents(NamedTuple):
+    """What a batch of fakes is drawn from."""
 
-    loss: Tensor
-    w: Tensor | None
-    """The batch's w (N, D), for its running mean; None from a generator without a mapping network."""
-
-
-@dataclass(frozen=True)
-class DiscriminatorPhase:
-    """What the discriminator's phase gives; `reals` requires gradients, for the R1 phase."""
-
-    loss: Tensor
-    reals: Tensor
-    real_logits: Tensor
-    fake_logits: Tensor
+    z_KNZ: Tensor
+    """One latent code an image, or two where styles are mixed."""
+    crossover_N: Tensor
+    """The layer from which on an image takes the styles of its second code."""
+    noise: tuple[Tensor, ...]
+    """(N, 1, H, W) a layer."""
 
 
-@dataclass(frozen=True)
-class Losses:
-    """The phases, over one pair of networks."""
+def draw_latents(
+    generator: Generator | TraditionalGenerator, num: int, mixing_probability: float, rng: torch.Generator
+) -> Latents:
+    """Latents for `num` fakes at the generator's level of detail, with mixing regularization (section 3.1).
 
-    generator: Generator | TraditionalGenerator
-    discriminator: Discriminator
-    mixing_probability: float
-    r1_gamma: float
+    A share of the images takes a second w from a random layer on, among those in use, so that mixing acts at every
+    stage of growth.
+    """
+    device = rng.device
+    noise = tuple(generator.draw_noise(num, rng))
+    num_codes = 2 if mixing_probability > 0 and isinstance(generator, Generator) else 1
+    z_KNZ = torch.randn(num_codes, num, generator.z_dim, generator=rng, device=device)
+    if num_codes == 1:
+        return Latents(z_KNZ, torch.full((num,), len(noise), device=device), noise)
+    crossover_N = torch.randint(1, len(noise), (num,), generator=rng, device=device)
+    chosen_N = torch.rand(num, generator=rng, device=device) < mixing_probability
+    return Latents(z_KNZ, torch.where(chosen_N, crossover_N, len(noise)), noise)
 
-    def generator_phase(self, num: int, rng: torch.Generator) -> GeneratorPhase:
-        """The generator's loss on `num` fresh fakes."""
-        fakes, w = self._fakes(num, rng)
-        return GeneratorPhase(generator_loss(self.discriminator(fakes)), w)
 
-    def discriminator_phase(self, reals: Tensor, rng: torch.Generator) -> DiscriminatorPhase:
-        """The discriminator's loss on `reals` (N, 3, R, R) in [-1, 1] and as many fresh fakes."""
-        with torch.no_grad():
-            fakes, _ = self._fakes(len(reals), rng)
-        reals = reals.detach().requires_grad_(self.r1_gamma > 0)
-        real_logits, fake_logits = self.discriminator(reals), self.discriminator(fakes)
-        return DiscriminatorPhase(
-            discriminator_loss(real_logits, fake_logits), reals, real_logits, fake_logits
-        )
+def draw_fakes(
+    generator: Generator | TraditionalGenerator, latents: Latents, fade: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Fakes and, from a style-based generator, their first w (N, D)."""
+    if isinstance(generator, TraditionalGenerator):
+        return generator(latents.z_KNZ[0], latents.noise, fade), None
+    w_KND = generator.mapping(latents.z_KNZ.flatten(0, 1)).unflatten(0, latents.z_KNZ.shape[:2])
+    w_NLD = generator.broadcast(w_KND[0])
+    if len(w_KND) == 2:
+        w_NLD = generator.mix(w_NLD, generator.broadcast(w_KND[1]), latents.crossover_N)
+    return generator.synthesis(w_NLD, latents.noise, generator.lod, fade), w_KND[0]
 
-    def r1_phase(self, phase: DiscriminatorPhase) -> Tensor:
-        """The R1 penalty, on the forward pass the discriminator's phase has already made."""
-        if self.r1_gamma == 0:
-            return torch.zeros_like(phase.loss)
-        return r1_penalty(phase.real_logits, phase.reals, self.r1_gamma)
 
-    def _fakes(self, num: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Fresh fakes and, from a style-based generator, their first w."""
-        generator = self.generator
-        z_NZ = torch.randn(num, generator.z_dim, generator=rng, device=rng.device)
-        noise = generator.draw_noise(num, rng)
-        if isinstance(generator, TraditionalGenerator):
-            return generator(z_NZ, noise), None
-        w_ND = generator.mapping(z_NZ)
-        w_NLD = generator.broadcast(w_ND)
-        if self.mixing_probability > 0:
-            w_NLD = self._mixed(generator, w_NLD, num_layers=len(noise), rng=rng)
-        return generator.synthesis(w_NLD, noise, generator.lod), w_ND
+def faded_reals(pixels_N3RR: Tensor, lod: float, fade: Tensor | None = None) -> Tensor:
+    """uint8 pixels in [-1, 1], blended with their half-resolution form by the fraction of `lod`, or `fade` for it."""
+    x = pixels_N3RR.float() / 127.5 - 1
+    fraction = lod - math.floor(lod)
+    return blend(x, upsample(downsample(x)), fraction if fade is None else fade) if fraction > 0 else x
 
-    def _mixed(self, generator: Generator, w_NLD: Tensor, num_layers: int, rng: torch.Generator) -> Tensor:
-        """Mixing regularization (section 3.1): a share of the images takes a second w from a random layer on.
 
-        The crossover falls among the `num_layers` layers in use, so that it acts at every stage of growth.
+class GeneratorPhase(nn.Module):
+    """The generator's loss on fresh fakes."""
+
+    terms = ("loss_g",)
+
+    def __init__(self, generator: Generator | TraditionalGenerator, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+
+    @property
+    def network(self) -> nn.Module:
+        """The network it trains."""
+        return self.generator
+
+    @property
+    def form(self) -> bool:
+        """What the operations depend on beside the inputs' shapes: whether a level fades in."""
+        return self.generator.lod % 1 > 0
+
+    def forward(
+        self, fade: Tensor, z_KNZ: Tensor, crossover_N: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, its `terms`, and the batch's mean w (empty from a generator without a mapping network)."""
+        fakes, w_ND = draw_fakes(self.generator, Latents(z_KNZ, crossover_N, noise), fade)
+        loss = generator_loss(self.discriminator(fakes, fade))
+        return loss, loss[None], fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
+
+
+class DiscriminatorPhase(nn.Module):
+    """The discriminator's loss on real images and as many fresh fakes, and R1 on the real ones.
+
+    `r1_gamma` 0 leaves R1 out.
+    """
+
+    terms = ("loss_d", "r1", "real_logit", "fake_logit")
+
+    def __init__(
+        self,
+        generator: Generator | TraditionalGenerator,
+        discriminator: Discriminator,
+        r1_gamma: float,
+        r1_interval: int = 1,
+    ) -> None:
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+        self.r1_gamma, self.r1_interval = r1_gamma, r1_interval
+
+    @property
+    def network(self) -> nn.Module:
+        """The network it trains."""
+        return self.discriminator
+
+    @property
+    def form(self) -> bool:
+        """What the operations depend on beside the inputs' shapes: whether a level fades in."""
+        return self.generator.lod % 1 > 0
+
+    def forward(
+        self, pixels_N3RR: Tensor, fade: Tensor, z_KNZ: Tensor, crossover_N: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and its `terms`; pixels are uint8.
+
+        Where R1 comes every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
         """
-        num = len(w_NLD)
-        z_NZ = torch.randn(num, generator.z_dim, generator=rng, device=rng.device)
-        crossover_N = torch.randint(1, num_layers, (num,), generator=rng, device=rng.device)
-        chosen_N = torch.rand(num, generator=rng, device=rng.device) < self.mixing_probability
-        crossover_N = torch.where(chosen_N, crossover_N, num_layers)
-        return generator.mix(w_NLD, generator.broadcast(generator.mapping(z_NZ)), crossover_N)
+        with torch.no_grad():
+            fakes, _ = draw_fakes(self.generator, Latents(z_KNZ, crossover_N, noise), fade)
+        reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
+        reals.requires_grad_(self.r1_gamma > 0)
+        real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
+        loss = discriminator_loss(real_logits, fake_logits)
+        r1 = r1_penalty(real_logits, reals, self.r1_gamma) if self.r1_gamma > 0 else torch.zeros_like(loss)
+        terms = torch.stack([loss, r1, real_logits.mean(), fake_logits.mean()])
+        return loss + self.r1_interval * r1, terms

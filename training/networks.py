@@ -1,8 +1,9 @@
 """The generator and discriminator of the style-based GAN (Karras, Laine, Aila 2019), and the traditional
 generator it is compared with.
 
-The networks are pure functions of their inputs: latents and noise come in as arguments. The one thing set on
-them is `lod`, the level of detail of progressive growing. No loss, no optimizer and no file is here.
+The networks are pure functions of their inputs: latents and noise come in as arguments. Two things are set on them:
+`lod`, the level of detail of progressive growing, and `dtype`, the type that features are computed and stored in;
+images, styles, statistics and logits stay in the weights' type. No loss, no optimizer and no file is here.
 
 Suffixes: N images, Z and D entries of z and w, L layers, C channels, H height, W width.
 Levels count resolutions from 0 at 4x4; two layers a level.
@@ -41,6 +42,11 @@ def level_and_fade(resolution: int, lod: float) -> tuple[int, float]:
     """The highest level at `lod`, and how much of the level below still shows (0 to 1)."""
     whole = math.floor(lod)
     return level_of(resolution) - whole, lod - whole
+
+
+def blend(high: Tensor, low: Tensor, fade: Tensor | float) -> Tensor:
+    """`high` where `fade` is 0, `low` where it is 1."""
+    return high + (low - high) * fade
 
 
 def channels_at(level: int, channel_base: int, max_channels: int) -> int:
@@ -87,9 +93,9 @@ class StyledLayer(nn.Module):
             x = self.conv(x)
             if self.conv.resample == "up":
                 x = blur(x)
-        x = x + noise_N1HW * self.noise_strength[:, None, None] + self.bias[:, None, None]  # B in fig. 1b
+        y = x + noise_N1HW * self.noise_strength[:, None, None] + self.bias[:, None, None]  # B in fig. 1b
         scale, bias = self.style(w_ND).chunk(2, dim=1)
-        return adaptive_instance_norm(lrelu(x), scale + 1, bias)  # eq. 1; styles start near 1
+        return adaptive_instance_norm(lrelu(y), scale + 1, bias).to(x.dtype)  # eq. 1; styles start near 1
 
 
 class SynthesisNetwork(nn.Module):
@@ -98,6 +104,7 @@ class SynthesisNetwork(nn.Module):
     def __init__(self, resolution: int, w_dim: int, channel_base: int, max_channels: int) -> None:
         super().__init__()
         self.resolution = resolution
+        self.dtype: torch.dtype | None = None
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
         self.const = nn.Parameter(torch.ones(1, widths[0], 4, 4))
         self.layers = nn.ModuleList()
@@ -114,21 +121,25 @@ class SynthesisNetwork(nn.Module):
         """Layers with a style: 18 at 1024."""
         return len(self.layers)
 
-    def forward(self, w_NLD: Tensor, noise: Sequence[Tensor], lod: float = 0.0) -> Tensor:
+    def forward(
+        self, w_NLD: Tensor, noise: Sequence[Tensor], lod: float = 0.0, fade: Tensor | None = None
+    ) -> Tensor:
         """Images (N, 3, R, R) in about [-1, 1], at the resolution R of `lod`.
 
-        `noise` holds one (N, 1, H, W) tensor a layer, as many as `lod` needs or more.
+        `noise` holds one (N, 1, H, W) tensor a layer, as many as `lod` needs or more. `fade` stands for the fraction
+        of `lod` where that must not be a constant, as in a compiled step.
         """
-        level, fade = level_and_fade(self.resolution, lod)
-        x = self.const.expand(w_NLD.shape[0], -1, -1, -1)
+        level, fraction = level_and_fade(self.resolution, lod)
+        x = self.const.to(self.dtype or self.const.dtype).expand(w_NLD.shape[0], -1, -1, -1)
         previous = x
         for index, layer in enumerate(self.layers[: 2 * level + 2]):
             if index % 2 == 0:
                 previous = x
             x = layer(x, w_NLD[:, index], noise[index])
-        image = self.to_rgb[level](x)
-        if fade > 0:
-            image = torch.lerp(image, upsample(self.to_rgb[level - 1](previous)), fade)
+        image = self.to_rgb[level](x).to(self.const.dtype)
+        if fraction > 0:
+            low = upsample(self.to_rgb[level - 1](previous).to(self.const.dtype))
+            image = blend(image, low, fraction if fade is None else fade)
         return image  # type: ignore[no-any-return]
 
 
@@ -205,6 +216,7 @@ class TraditionalGenerator(nn.Module):
         self.resolution = resolution
         self.z_dim = z_dim
         self.lod = 0.0
+        self.dtype: torch.dtype | None = None
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
         self.input = EqualLinear(z_dim, widths[0] * 16, bias=False)
         self.input_bias = nn.Parameter(torch.zeros(widths[0]))
@@ -219,22 +231,24 @@ class TraditionalGenerator(nn.Module):
         """None: this generator takes no noise."""
         return []
 
-    def forward(self, z_NZ: Tensor, noise: Sequence[Tensor] = ()) -> Tensor:
-        """Images (N, 3, R, R) from latents; `noise` is not used."""
-        level, fade = level_and_fade(self.resolution, self.lod)
+    def forward(self, z_NZ: Tensor, noise: Sequence[Tensor] = (), fade: Tensor | None = None) -> Tensor:
+        """Images (N, 3, R, R) from latents; `noise` is not used, `fade` stands for the fraction of lod."""
+        level, fraction = level_and_fade(self.resolution, self.lod)
+        full = self.input_bias.dtype
         x = self.input(pixel_norm(z_NZ)).unflatten(1, (-1, 4, 4)) + self.input_bias[:, None, None]
-        x = pixel_norm(lrelu(x))
+        x = pixel_norm(lrelu(x.to(self.dtype or full)))
         x = pixel_norm(lrelu(self.layers[0](x)))
         previous = x
         for index in range(level):
             previous = x
             # The bias follows the blur: before it, the zero padding would darken the border.
-            x = blur(self.layers[2 * index + 1](x)) + self.up_biases[index][:, None, None]
-            x = pixel_norm(lrelu(x))
+            y = blur(self.layers[2 * index + 1](x)) + self.up_biases[index][:, None, None]
+            x = pixel_norm(lrelu(y.to(x.dtype)))
             x = pixel_norm(lrelu(self.layers[2 * index + 2](x)))
-        image = self.to_rgb[level](x)
-        if fade > 0:
-            image = torch.lerp(image, upsample(self.to_rgb[level - 1](previous)), fade)
+        image = self.to_rgb[level](x).to(full)
+        if fraction > 0:
+            low = upsample(self.to_rgb[level - 1](previous).to(full))
+            image = blend(image, low, fraction if fade is None else fade)
         return image  # type: ignore[no-any-return]
 
 
@@ -262,6 +276,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.resolution = resolution
         self.lod = 0.0
+        self.dtype: torch.dtype | None = None
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
         self.from_rgb = nn.ModuleList(EqualConv2d(3, width, 1) for width in widths)
         self.blocks = nn.ModuleList(DiscriminatorBlock(wide, narrow) for narrow, wide in pairwise(widths))
@@ -269,17 +284,19 @@ class Discriminator(nn.Module):
         self.dense = EqualLinear(widths[0] * 16, widths[0])
         self.out = EqualLinear(widths[0], 1, gain=1.0)
 
-    def forward(self, x_N3HW: Tensor) -> Tensor:
-        """(N, 3, R, R) at the resolution R of `lod` to logits (N,)."""
-        level, fade = level_and_fade(self.resolution, self.lod)
-        x = lrelu(self.from_rgb[level](x_N3HW))
+    def forward(self, x_N3HW: Tensor, fade: Tensor | None = None) -> Tensor:
+        """(N, 3, R, R) at the resolution R of `lod` to logits (N,); `fade` stands for the fraction of lod."""
+        level, fraction = level_and_fade(self.resolution, self.lod)
+        dtype = self.dtype or x_N3HW.dtype
+        x = lrelu(self.from_rgb[level](x_N3HW.to(dtype)))
         for index in range(level, 0, -1):
             x = self.blocks[index - 1](x)
-            if index == level and fade > 0:
-                x = torch.lerp(x, lrelu(self.from_rgb[level - 1](downsample(x_N3HW))), fade)
+            if index == level and fraction > 0:
+                low = lrelu(self.from_rgb[level - 1](downsample(x_N3HW).to(dtype)))
+                x = blend(x, low, fraction if fade is None else fade)
         x = lrelu(self.conv(append_batch_deviation(x)))
         x = lrelu(self.dense(x.flatten(1)))
-        return self.out(x).squeeze(1)  # type: ignore[no-any-return]
+        return self.out(x.to(self.out.weight.dtype)).squeeze(1)  # type: ignore[no-any-return]
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -1,16 +1,20 @@
 """The layers the networks are made of, each a direct reading of its definition.
 
-No network is here, and nothing is tuned for one device. Suffixes: N images, C channels, H height, W width.
+Layers compute in the type of their input and store in it; statistics are always taken in float32 or better. All can
+be differentiated twice, as R1 needs. No network is here. Suffixes: N images, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 GAIN_LRELU = math.sqrt(2)
 """He's gain for (leaky) ReLU, used wherever a layer's output meets one."""
@@ -45,8 +49,8 @@ class EqualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_features) to (N, out_features)."""
-        bias = None if self.bias is None else self.bias * self.bias_scale
-        return F.linear(x, self.weight * self.weight_scale, bias)
+        bias = None if self.bias is None else (self.bias * self.bias_scale).to(x.dtype)
+        return F.linear(x, (self.weight * self.weight_scale).to(x.dtype), bias)
 
 
 class EqualConv2d(nn.Module):
@@ -78,10 +82,12 @@ class EqualConv2d(nn.Module):
         if self.resample == "up":
             # A transposed convolution spreads each pixel through the kernel, hence the flip.
             folded = _folded(weight.flip(2, 3)).transpose(0, 1)
-            return F.conv_transpose2d(x, folded, self.bias, stride=2, padding=1)
-        if self.resample == "down":
-            return F.conv2d(x, _folded(weight) / 4, self.bias, stride=2, padding=1)
-        return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
+            y = convolved_transposed(x, folded.to(x.dtype), stride=2, padding=1)
+        elif self.resample == "down":
+            y = convolved(x, (_folded(weight) / 4).to(x.dtype), stride=2, padding=1)
+        else:
+            y = convolved(x, weight.to(x.dtype), padding=weight.shape[-1] // 2)
+        return y if self.bias is None else (y + self.bias[:, None, None]).to(x.dtype)
 
 
 def _folded(weight: Tensor) -> Tensor:
@@ -91,14 +97,121 @@ def _folded(weight: Tensor) -> Tensor:
     return rows[..., 1:] + rows[..., :-1]
 
 
-def blur(x_NCHW: Tensor) -> Tensor:
-    """Filter with [1, 2, 1] x [1, 2, 1] / 16 and zero padding (Style GAN, section 2, "bilinear" sampling).
+# --------------------------------------------------------------------------------------------------------------
+# Convolutions differentiable any number of times, by convolutions alone
+#
+# PyTorch's own second derivative of a convolution takes the weight's gradient by a convolution whose kernel is as
+# large as the image. These three are each other's derivatives instead.
 
-    Written as sums of slices: on a CPU several times faster than a depthwise convolution.
+_asked_for_weights = True
+
+
+@contextmanager
+def input_gradients_only() -> Iterator[None]:
+    """Within it, gradients are taken of convolutions' inputs alone: autograd cannot see which are asked for."""
+    global _asked_for_weights
+    _asked_for_weights = False
+    try:
+        yield
+    finally:
+        _asked_for_weights = True
+
+
+def convolved(x: Tensor, weight_OIkk: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """conv2d without bias."""
+    return _Convolved.apply(x, weight_OIkk, stride, padding)  # type: ignore[no-any-return]
+
+
+def convolved_transposed(x: Tensor, weight_IOkk: Tensor, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """conv_transpose2d without bias, the adjoint of `convolved` with the same weight."""
+    return _Transposed.apply(x, weight_IOkk, stride, padding)  # type: ignore[no-any-return]
+
+
+class _Convolved(torch.autograd.Function):
+    """y = conv(x, w)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.how = stride, padding
+        return F.conv2d(x, weight, stride=stride, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = _Transposed.apply(gradient, weight, *ctx.how)
+        if ctx.needs_input_grad[1] and _asked_for_weights:
+            of_weight = _WeightGradient.apply(x, gradient, weight.shape, *ctx.how)
+        return of_x, of_weight, None, None
+
+
+class _Transposed(torch.autograd.Function):
+    """x = conv^T(y, w)."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(y, weight)
+        ctx.how = stride, padding
+        return F.conv_transpose2d(y, weight, stride=stride, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        y, weight = ctx.saved_tensors
+        of_y = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_y = _Convolved.apply(gradient, weight, *ctx.how)
+        if ctx.needs_input_grad[1] and _asked_for_weights:
+            of_weight = _WeightGradient.apply(gradient, y, weight.shape, *ctx.how)
+        return of_y, of_weight, None, None
+
+
+class _WeightGradient(torch.autograd.Function):
+    """The gradient of <y, conv(x, w)> in w."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, shape: torch.Size, stride: int, padding: int) -> Tensor:
+        ctx.save_for_backward(x, y)
+        ctx.how = stride, padding
+        return conv2d_weight(x, shape, y, stride=stride, padding=padding)  # type: ignore[no-any-return, no-untyped-call]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, y = ctx.saved_tensors
+        of_x = of_y = None
+        if ctx.needs_input_grad[0]:
+            of_x = _Transposed.apply(y, gradient, *ctx.how)
+        if ctx.needs_input_grad[1]:
+            of_y = _Convolved.apply(x, gradient, *ctx.how)
+        return of_x, of_y, None, None, None
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Resampling
+
+
+def blur(x_NCHW: Tensor) -> Tensor:
+    """Filter with [1, 2, 1] x [1, 2, 1] / 16 and zero padding (Style GAN, section 2, "bilinear" sampling)."""
+    return _Blur.apply(x_NCHW)  # type: ignore[no-any-return]
+
+
+class _Blur(torch.autograd.Function):
+    """A symmetric filter with zero padding is its own adjoint.
+
+    Written as sums of slices: on a CPU several times faster than a depthwise convolution, and a compiler can take it
+    into the operations around it.
     """
-    x = F.pad(x_NCHW, (1, 1, 1, 1))
-    x = x[:, :, :-2] * 0.25 + x[:, :, 1:-1] * 0.5 + x[:, :, 2:] * 0.25
-    return x[..., :-2] * 0.25 + x[..., 1:-1] * 0.5 + x[..., 2:] * 0.25
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        wide = F.pad(x, (1, 1, 1, 1))
+        rows = wide[:, :, :-2] * 0.25 + wide[:, :, 1:-1] * 0.5 + wide[:, :, 2:] * 0.25
+        return rows[..., :-2] * 0.25 + rows[..., 1:-1] * 0.5 + rows[..., 2:] * 0.25
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _Blur.apply(gradient)
 
 
 def upsample(x_NCHW: Tensor, factor: int = 2) -> Tensor:
@@ -124,7 +237,8 @@ def adaptive_instance_norm(x_NCHW: Tensor, scale_NC: Tensor, bias_NC: Tensor, ep
 
 def pixel_norm(x_NC: Tensor, eps: float = 1e-8) -> Tensor:
     """Divide by the root mean square over dimension 1 (Progressive GAN, section 4.2)."""
-    return x_NC * torch.rsqrt(x_NC.square().mean(dim=1, keepdim=True) + eps)
+    x = x_NC if x_NC.dtype == torch.float64 else x_NC.float()
+    return (x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + eps)).to(x_NC.dtype)
 
 
 def append_batch_deviation(x_NCHW: Tensor, group_size: int = 4, eps: float = 1e-8) -> Tensor:
