@@ -1,6 +1,7 @@
 """The official FFHQ path against this project's, on the same photographs, in one run: time, scaling, memory.
 
-    python benchmarks/alignment.py FOLDER... [--photos 40] [--megapixels 2] [--soak 5000]
+    python benchmarks/alignment.py FOLDER... [--photos 40] [--megapixels 2]
+    python benchmarks/alignment.py FOLDER... --parts memory --soak 5000
 
 FOLDER holds photographs of faces. With --megapixels they are enlarged to that size and grained first, for want of large
 ones. The official path is written from its description: decode by Pillow, dlib's detector on the full-size photograph
@@ -19,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import cv2
 import dlib
@@ -144,7 +144,7 @@ def print_crops(photos: Sequence[bytes]) -> None:
     for data in photos:
         photo = decode(data, DecodeConfig())
         found += [(photo, face.landmarks) for face in detect_faces(photo, DetectConfig(min_quad_px=128))[:1]]
-    print(f"\n{'crop, quad over output':<32}{'exact ms':>10}{'fast ms':>10}{'faster':>9}{'median':>9}")
+    print(f"{'crop, quad over output':<32}{'exact ms':>10}{'fast ms':>10}{'faster':>9}{'median':>9}")
     for output_px in (1024, 256):
         for ratio in (0.25, 0.5, 1, 2, 4):
             times = []
@@ -161,7 +161,7 @@ def print_crops(photos: Sequence[bytes]) -> None:
                 except Rejected:
                     continue
                 times.append(pair)
-                if len(times) == 12:
+                if len(times) == 8:
                     break
             exact, fast = (1000 * sum(column) / len(times) for column in zip(*times, strict=True))
             median = statistics.median(a / b for a, b in times)
@@ -191,7 +191,7 @@ def print_scaling(photos: Sequence[bytes], rounds: int = 8) -> None:
             start = time.perf_counter()
             list(map_chunks(client, align_chunk, chunks, config))
             rates.append(len(chunks) / (time.perf_counter() - start))
-    print(f"\nscaling: {rates[0]:.1f} photographs a second with 1 worker, {rates[1]:.1f} with 2: "
+    print(f"scaling: {rates[0]:.1f} photographs a second with 1 worker, {rates[1]:.1f} with 2: "
           f"{rates[1] / rates[0]:.2f}x", flush=True)  # fmt: skip
 
 
@@ -203,7 +203,7 @@ def align_chunk(chunk: Sequence[bytes], config: FacesConfig) -> int:
 def print_memory(photos: Sequence[bytes], count: int) -> None:
     """Resident memory along many photographs in one process."""
     config = FacesConfig(align=AlignConfig(output_px=256))
-    print("\nmemory: after", end="")
+    print("memory: after", end="")
     for done, data in enumerate(islice(cycle(photos), count), start=1):
         faces_in_photo("", "", data, config)
         if done in (len(photos), count // 4, count // 2, count):
@@ -225,13 +225,6 @@ def enlarged(data: bytes, megapixels: float) -> bytes:
     return buffer.getvalue()
 
 
-def print_what(name: str, function: Callable[..., None], *arguments: Any) -> None:
-    """Run one part and say how long it took."""
-    start = time.perf_counter()
-    function(*arguments)
-    print(f"({name}: {time.perf_counter() - start:.0f} s)", flush=True)
-
-
 DETECTOR = dlib.get_frontal_face_detector()
 
 
@@ -241,8 +234,9 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--photos", type=int, default=40)
     parser.add_argument("--megapixels", type=float)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=["paths", "crops", "scaling"])
     parser.add_argument(
-        "--soak", type=int, default=0, metavar="COUNT", help="photographs for the memory test"
+        "--soak", type=int, default=5000, metavar="COUNT", help="photographs of the part memory"
     )
     given = parser.parse_args()
     cv2.setNumThreads(1)
@@ -261,11 +255,18 @@ def main() -> None:
           + (f", enlarged to {given.megapixels:g} megapixels" if given.megapixels else "") + "\n")  # fmt: skip
     for data in photos[:2]:  # load models, warm caches
         ours(data, 1024, 512, EncodeConfig(), Clock())
-    print_what("paths", print_paths, photos)
-    print_what("crops", print_crops, photos)
-    print_what("scaling", print_scaling, photos)
-    if given.soak:
-        print_what("memory", print_memory, photos, given.soak)
+    for part in given.parts:
+        start = time.perf_counter()
+        PARTS[part](photos, *([given.soak] if part == "memory" else []))
+        print(f"({part}: {time.perf_counter() - start:.0f} s)\n", flush=True)
+
+
+PARTS: dict[str, Callable[..., None]] = {
+    "paths": print_paths,
+    "crops": print_crops,
+    "scaling": print_scaling,
+    "memory": print_memory,
+}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Not here: alignment itself (`preprocessing.faces`), and anything that a dataset 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class AlignedFile:
 
     def as_json(self) -> dict[str, Any]:
         """With a crop's geometry and scores, without its pixels."""
-        crops = [{"file": str(path), **asdict(face), "image": None} for path, face in self.crops]
+        crops = [{"file": str(path), **asdict(face)} for path, face in self.crops]
         for crop in crops:
             del crop["image"]
         rejections = [
@@ -49,11 +49,47 @@ class AlignedFile:
 def align_files(photos: Sequence[Path], out: Path, config: FacesConfig) -> Iterator[AlignedFile]:
     """Write every face of every photograph to `out` as NAME-FACE.SUFFIX, largest face first, and yield what was done.
 
-    ConfigError for a photograph that is no readable file, before anything is written, and for two of one name.
+    ConfigError, before anything is written, for what is no file, for two photographs of one name, and for a model that
+    is not there; and for a crop that would be written over one of the photographs.
     """
+    config.identity()  # loads the user's models
+    _check_names(photos)
+    originals = {photo.resolve() for photo in photos}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be made a folder: {error.strerror}") from error
+    for photo in photos:
+        try:
+            data = photo.read_bytes()
+        except OSError as error:
+            yield AlignedFile(
+                photo, [], [Rejection(str(photo), Reason.UNREADABLE_FILE, detail=error.strerror)]
+            )
+            continue
+        results = faces_in_photo(str(photo), bytes_digest(data), data, config)
+        crops = []
+        for face in results:
+            if isinstance(face, Face):
+                path = out / f"{photo.stem}-{face.face_index}.{SUFFIX[config.encode.format]}"
+                if path.resolve() in originals:
+                    raise ConfigError(f"a crop of {photo} would overwrite {path}: choose another --out")
+                try:
+                    path.write_bytes(face.image)
+                except OSError as error:
+                    raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+                crops.append((path, replace(face, image=b"")))
+        yield AlignedFile(photo, crops, [result for result in results if isinstance(result, Rejection)])
+
+
+def _check_names(photos: Sequence[Path]) -> None:
     names: dict[str, Path] = {}
     for photo in photos:
-        if not photo.is_file():
+        try:
+            is_file = photo.is_file()
+        except OSError as error:
+            raise ConfigError(f"{photo}: {error.strerror}") from error
+        if not is_file:
             raise ConfigError(
                 f"{photo} is not a file" + (": name the photographs in it" if photo.is_dir() else "")
             )
@@ -61,17 +97,3 @@ def align_files(photos: Sequence[Path], out: Path, config: FacesConfig) -> Itera
             raise ConfigError(
                 f"{first} and {photo} would both be written as {photo.stem}-0: align them apart"
             )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for photo in photos:
-            data = photo.read_bytes()
-            results = faces_in_photo(str(photo), bytes_digest(data), data, config)
-            crops = []
-            for face in results:
-                if isinstance(face, Face):
-                    path = out / f"{photo.stem}-{face.face_index}.{SUFFIX[config.encode.format]}"
-                    path.write_bytes(face.image)
-                    crops.append((path, face))
-            yield AlignedFile(photo, crops, [result for result in results if isinstance(result, Rejection)])
-    except OSError as error:
-        raise ConfigError(f"{error.filename or out}: {error.strerror}") from error

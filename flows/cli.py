@@ -91,9 +91,9 @@ def align(
             for line in result.lines(min_quad_px):
                 _say(line)
     if json_:
-        _print([result.as_json() for result in results], json_)
+        _print({"photos": [result.as_json() for result in results]}, json_)
     if not any(result.crops for result in results):
-        raise EmptyDatasetError(f"no face was aligned in {len(photos)} photographs")
+        raise EmptyDatasetError(f"no face was aligned: photographs looked at: {len(photos)}")
 
 
 @app.command

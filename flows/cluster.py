@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -88,10 +89,15 @@ def map_chunks(
     ServiceError where a chunk keeps killing its workers.
     """
     futures = [client.submit(function, chunk, *arguments, pure=False) for chunk in chunks]
+    chunk_of = dict(zip((future.key for future in futures), chunks, strict=True))
     try:
         for _, result in as_completed(futures, loop=client.loop, with_results=True):
             yield result
     except KilledWorker as error:
-        raise ServiceError(f"a Dask worker died again and again at {function.__name__}: {error}") from error
+        chunk = textwrap.shorten(str(chunk_of.get(error.task)), 300)
+        raise ServiceError(
+            f"Dask workers died again and again at {function.__name__} of {chunk}: give them more memory, or make "
+            f"chunks smaller (--chunk-size)"
+        ) from error
     finally:
         client.cancel(futures)

@@ -186,7 +186,12 @@ def explain(store: Store, reference: str, given: BuildConfig, name: str | None) 
     dataset = None if name is None else open_dataset(store, name)
     config = given if dataset is None else _laid_over(_recorded(dataset), given)
     path = Path(reference)
-    data = path.read_bytes() if path.is_file() else store.original(_photo_sha256(store, reference))
+    try:
+        data = path.read_bytes() if path.is_file() else None
+    except OSError as error:
+        raise ConfigError(f"{reference} cannot be read: {error.strerror}") from error
+    if data is None:
+        data = store.original(_photo_sha256(store, reference))
     sha256 = bytes_digest(data)
     results = faces_in_photo(reference, sha256, data, config.faces)
     faces = [result for result in results if isinstance(result, Face)]

@@ -65,7 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "pdq_max_distance": 36,
     },
 }
-"""Set by looking at what each bound rejects among 1,700 portraits and photographs from the web."""
+"""Set by looking at what each bound rejects of 1,735 photographs (`docs/curation.md`)."""
 PRESETS["none"] = dict.fromkeys(PRESETS["lenient"])
 _LENIENT = PRESETS["lenient"]
 
@@ -386,11 +386,12 @@ def _passing(pairs: Sequence[Pair], config: CurateConfig) -> tuple[list[Pair], l
 def _of_several(
     pairs: Sequence[Pair], everyone: Sequence[Pair], config: CurateConfig
 ) -> tuple[list[Pair], list[Rejection]]:
-    """The faces that `config.faces` wants; who is in a photograph does not depend on other rules than the size."""
-    assert config.min_quad_px is not None
+    """The faces that `config.faces` wants, of all that are large enough and surely faces, whatever else they fail."""
+    doubted = {Reason.QUAD_TOO_SMALL, Reason.LOW_DETECTOR_SCORE, Reason.BAD_LANDMARKS}
+    doubts = [rule for rule in rules(config) if rule.reason in doubted]
     sizes: dict[str, list[int]] = {}
     for _, face in everyone:
-        if face.quad_side_px >= config.min_quad_px:
+        if all(_verdict(rule, face).passed for rule in doubts):
             sizes.setdefault(face.photo_sha256, []).append(face.face_index)
     kept, rejections = [], []
     for pair in pairs:

@@ -26,7 +26,7 @@ from storage.errors import ConfigError
 
 _SURELY_FOUND_PX = 161
 """Side of the smallest crop that the detector finds as surely as in the full-size photograph. Its window is 80 px, a
-crop is about 1.6 times its face's rectangle, and the rest is margin: `benchmarks/alignment.py` prints the recall."""
+crop is about 1.6 times its face's rectangle, and the rest is margin: `benchmarks/fidelity.py` prints the recall."""
 
 
 class DetectConfig(Config):
@@ -51,6 +51,12 @@ class DetectConfig(Config):
         le=5.0,
         description="Lowest detector score; higher finds fewer and surer faces. dlib's own is 0; a little lower makes "
         "up for faces that score less in a reduced picture.",
+    )
+    max_pixels: int = Field(
+        default=40_000_000,
+        ge=10_000,
+        description="Most pixels that the detector sees, which bounds its memory to about half a gigabyte: larger "
+        "pictures are reduced to it, and lose their smallest faces.",
     )
     predictor: Path | None = Field(
         default=None,
@@ -83,7 +89,8 @@ class Detection:
 def detect_faces(photo: NDArray[np.uint8], config: DetectConfig) -> list[Detection]:
     """The faces of an upright sRGB photograph, uint8 (height, width, 3), surest first."""
     _predictor(predictor_path(config))  # a wrong one is an error before the first face too
-    picture = _reduced_grey(photo, config.scale)
+    most = (config.max_pixels / (photo.shape[0] * photo.shape[1])) ** 0.5
+    picture = _reduced_grey(photo, min(config.scale, most))
     boxes, scores, _ = _detector().run(picture, 0, config.threshold)
     scale = np.tile([photo.shape[1] / picture.shape[1], photo.shape[0] / picture.shape[0]], 2)
     found = []

@@ -32,7 +32,7 @@ def test_a_photograph_gives_its_face(photo: Path, tmp_path: Path, capsys: pytest
     out = tmp_path / "new" / "crops"
     size = ("--align.output-px", "96")
     assert run(str(photo), "--out", str(out), *size, "--encode.format", "png", "--json") == 0
-    (result,) = json.loads(capsys.readouterr().out)
+    (result,) = json.loads(capsys.readouterr().out)["photos"]
     assert [crop["file"] for crop in result["crops"]] == [str(out / "someone-0.png")]
     assert result["crops"][0]["quad_side_px"] > 48
     with Image.open(out / "someone-0.png") as image:
@@ -60,7 +60,8 @@ def test_what_has_no_face_is_told_beside_what_has(
         (["nothing.jpg"], "nothing.jpg is not a file"),
         (["."], "name the photographs in it"),
         (["someone.jpg", "other/someone.jpg"], "would both be written as someone-0"),
-        (["blank.png"], "no face was aligned in 1 photographs"),
+        (["x" * 300], "File name too long"),
+        (["blank.png"], "no face was aligned"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -72,3 +73,20 @@ def test_mistakes_are_one_sentence(
     Image.new("RGB", (300, 300)).save(tmp_path / "blank.png")
     assert run(*(str(tmp_path / name) for name in names), "--out", str(tmp_path / "out")) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_photograph_is_never_written_over(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A crop whose name is a photograph's stops the command, and the photograph stays."""
+    other = photo.with_name("someone-0.jpg")
+    other.write_bytes(photo.read_bytes())
+    assert run(str(photo), str(other), "--out", str(photo.parent), "--encode.format", "jpeg") == 1
+    assert f"would overwrite {other}" in capsys.readouterr().err
+    assert other.read_bytes() == photo.read_bytes()
+
+
+def test_a_missing_model_is_told_whatever_the_photographs(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any photograph is opened."""
+    assert run(str(photo), "--out", str(tmp_path / "out"), "--detect.predictor", "none.dat") == 1
+    assert "none.dat" in capsys.readouterr().err

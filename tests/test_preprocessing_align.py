@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
+from skimage.metrics import structural_similarity
 
 from preprocessing.align import AlignConfig, aligned_crop, check_quad, crop_quad, quad_side
 from preprocessing.decode import DecodeConfig, decode
@@ -83,15 +85,31 @@ def test_a_turned_photograph_gives_the_same_crop(quarters: int, centre: tuple[fl
     assert measured > 38, f"{measured:.1f} dB"
 
 
-def test_a_mirrored_photograph_gives_the_mirrored_crop() -> None:
+@pytest.mark.parametrize("centre", [(150.0, 120.0), (60.0, 30.0)], ids=["inside", "padded"])
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_a_mirrored_photograph_gives_the_mirrored_crop(mode: str, centre: tuple[float, float]) -> None:
     """Mirroring the photograph, left and right eye exchanged, mirrors the crop."""
-    photo, points = photograph(), landmarks()
+    photo, points = photograph(), landmarks(centre)
+    config = AlignConfig.model_validate({"output_px": 64, "mode": mode})
     mirrored = points.copy()
     mirrored[:, 0] = photo.shape[1] - 1 - points[:, 0]
     mirrored[36:42], mirrored[42:48] = mirrored[42:48].copy(), mirrored[36:42].copy()
     mirrored[[48, 54]] = mirrored[[54, 48]]
-    crop = aligned_crop(np.ascontiguousarray(photo[:, ::-1]), mirrored, CONFIG)
-    measured = psnr(crop[:, ::-1], aligned_crop(photo, points, CONFIG))
+    crop = aligned_crop(np.ascontiguousarray(photo[:, ::-1]), mirrored, config)
+    measured = psnr(crop[:, ::-1], aligned_crop(photo, points, config))
+    assert measured > 38, f"{measured:.1f} dB"
+
+
+@given(angle=st.floats(-180, 180))
+@settings(max_examples=20, deadline=None)
+def test_a_photograph_turned_by_any_angle_gives_nearly_the_same_crop(angle: float) -> None:
+    """Turning photograph and landmarks about the face changes only the resampling."""
+    photo, points = photograph(500, 500), landmarks((250.0, 240.0))
+    turn = cv2.getRotationMatrix2D((250, 240), angle, 1.0)
+    turned = cv2.warpAffine(photo, turn, (500, 500), flags=cv2.INTER_CUBIC)
+    measured = psnr(
+        aligned_crop(turned, points @ turn[:, :2].T + turn[:, 2], CONFIG), aligned_crop(photo, points, CONFIG)
+    )
     assert measured > 38, f"{measured:.1f} dB"
 
 
@@ -214,20 +232,26 @@ def test_exact_crops_never_change(
     assert bytes_digest(crop.tobytes())[:16] == expected
 
 
-@pytest.mark.parametrize(
-    ("output_px", "ratio"),
-    [(64, 1), (64, 4), (64, 9), (256, 0.5), (256, 1), (256, 2), (256, 4), (512, 2), (1024, 0.5), (1024, 1)],
-)
-@pytest.mark.parametrize("centre", [(0.5, 0.45), (0.2, 0.9)], ids=["inside", "padded"])
-def test_fast_is_exact_to_50_db(output_px: int, ratio: float, centre: tuple[float, float]) -> None:
-    """For quads smaller and larger than the output, in the photograph and across its border."""
-    scale = output_px * ratio / quad_side(crop_quad(landmarks()))
-    side = int(1.6 * output_px * ratio)
-    photo = natural(side)
-    points = landmarks((centre[0] * side, centre[1] * side), scale)
-    exact = aligned_crop(photo, points, AlignConfig(output_px=output_px, mode="exact"))
-    measured = psnr(aligned_crop(photo, points, AlignConfig(output_px=output_px)), exact)
-    assert measured >= 50, f"{measured:.1f} dB"
+@pytest.mark.parametrize("output_px", [128, 256, 512, 1024])
+def test_fast_is_near_exact(output_px: int) -> None:
+    """Every crop at 50 dB, half of them at 52, and all of a structural similarity of 0.996: for quads smaller and
+    larger than the output, in the photograph and across its border.
+    """
+    decibels, similarities = [], []
+    for ratio in (0.5, 1, 2, 4):
+        for centre in ((0.5, 0.45), (0.25, 0.85)):
+            if output_px * ratio > 1024:
+                continue  # seconds each; benchmarks/fidelity.py measures them
+            scale = output_px * ratio / quad_side(crop_quad(landmarks()))
+            side = int(1.6 * output_px * ratio)
+            photo, points = natural(side), landmarks((centre[0] * side, centre[1] * side), scale)
+            exact = aligned_crop(photo, points, AlignConfig(output_px=output_px, mode="exact"))
+            fast = aligned_crop(photo, points, AlignConfig(output_px=output_px))
+            decibels.append(psnr(fast, exact))
+            similarities.append(structural_similarity(fast, exact, channel_axis=2))
+    assert min(decibels) >= 50, decibels
+    assert np.median(decibels) >= 52, decibels
+    assert min(similarities) >= 0.996, similarities
 
 
 def natural(side: int) -> NDArray[np.uint8]:

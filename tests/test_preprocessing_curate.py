@@ -265,6 +265,19 @@ def test_several_faces_in_a_photograph(policy: Any, kept: list[int], reasons: li
     assert [face.face_index for _, face in alone.kept] == [0]
 
 
+@pytest.mark.parametrize("policy", ["largest", "single"])
+def test_a_false_detection_is_no_company(policy: Any) -> None:
+    """What is hardly a face neither makes a photograph one of several faces nor is its largest."""
+    faces = [
+        face("A", 0, 90.0, landmark_error=0.3),
+        face("A", 1, 80.0),
+        face("A", 2, 70.0, detector_score=-0.05),
+    ]
+    config = CurateConfig(min_quad_px=50, max_landmark_error=0.12, min_detector_score=0.0, faces=policy)
+    curated = choose([photo("a.jpg", "A")], faces, config)
+    assert [face.face_index for _, face in curated.kept] == [1]
+
+
 def test_the_largest_is_never_replaced_by_a_bystander() -> None:
     """Where the largest face fails a rule, the policy `largest` keeps none of the photograph."""
     faces = [face("A", 0, 90.0, sharpness=0.1), face("A", 1, 80.0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dlib
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from preprocessing import detect
 from preprocessing.align import crop_quad, quad_side
 from preprocessing.decode import DecodeConfig, decode
 from preprocessing.detect import DetectConfig, detect_faces, landmarks_in_box
@@ -74,3 +76,20 @@ def test_boxes_and_landmarks_are_in_pixels_of_the_photograph(group: NDArray[np.u
         assert left < x < right
         assert top < y < bottom
         assert 0.4 < (right - left) / quad_side(crop_quad(face.landmarks)) < 0.9
+
+
+def test_the_detector_never_sees_more_than_it_may(
+    group: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photograph whose picture would be too large is reduced further; its large faces are still found."""
+    seen = []
+
+    class Watched:
+        def run(self, picture: NDArray[np.uint8], upsample: int, threshold: float) -> Any:
+            seen.append(picture.size)
+            return dlib.get_frontal_face_detector().run(picture, upsample, threshold)
+
+    monkeypatch.setattr(detect, "_detector", Watched)
+    found = detect_faces(group, DetectConfig(min_quad_px=40, max_pixels=500_000))
+    assert seen[0] <= 502_000
+    assert any(quad_side(crop_quad(face.landmarks)) > 300 for face in found)
