@@ -1,15 +1,16 @@
 """How near the fast path is to the slow one: crops against exact mode, and detection against the full-size detector.
 
-    python benchmarks/fidelity.py FOLDER... [--crops 8] [--mosaics 12] [--seed 0]
+    python benchmarks/fidelity.py --photos FOLDER... --portraits FOLDER... [--crops 8] [--mosaics 12] [--seed 0]
 
-FOLDER holds photographs, large ones among them. Crops are of random quads, turned, inside and across the border; a half
-of the photographs are reduced and sharpened first, which is the hardest case. Detection runs on mosaics of the
-photographs with faces, scaled at random: group photographs whose every face is known to be one.
+Photographs should have large ones among them; portraits show one face each. Crops are of random quads, turned, inside
+and across the border; the large photographs are there reduced and sharpened too, which is the hardest case. Detection
+runs on mosaics of the portraits, scaled at random: group photographs whose every face is known to be one.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def print_crops(photos: Sequence[Pixels], count: int, rng: np.random.Generator) 
                     fast = aligned_crop(photo, points, AlignConfig(output_px=output_px))
                     decibels.append(10 * np.log10(255**2 / max(squared_error(exact, fast), 1e-9)))
                     similarities.append(structural_similarity(exact, fast, channel_axis=2))
-                    sampling.append(align._oversampling(photo, ratio if ratio < 4 else ratio / 2))
+                    sampling.append(align._oversampling(photo, ratio if ratio < 4 else ratio / 2, output_px))
                 if decibels:
                     name = f"{output_px} px, quad {ratio} x, {'padded' if padded else 'inside'}"
                     figures = (
@@ -162,29 +163,36 @@ def sharpened(photo: Pixels, factor: float) -> Pixels:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--photos", type=Path, nargs="*", default=[], help="folders for the crops")
+    parser.add_argument("--portraits", type=Path, nargs="*", default=[], help="folders for the mosaics")
     parser.add_argument("--crops", type=int, default=8, help="of each kind")
     parser.add_argument("--mosaics", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    rng = np.random.default_rng(given.seed)
-    photos, portraits = [], []
-    for folder in given.folders:
+    if photos := decoded(given.photos):
+        large = [photo for photo in photos if min(photo.shape[:2]) > 1400]
+        photos += [sharpened(photo, factor) for photo in large for factor in (0.5, 0.33)]
+        print(f"{len(photos)} photographs, seed {given.seed}\n")
+        rng = np.random.default_rng(given.seed)
+        print_crops(photos, given.crops, rng)
+        print_law(photos, given.crops, rng)
+    if portraits := decoded(given.portraits):
+        portraits = [
+            photo for photo in portraits if len(detect_faces(photo, DetectConfig(min_quad_px=100))) == 1
+        ]
+        print(f"\n{given.mosaics} mosaics of {len(portraits)} portraits, seed {given.seed}")
+        print_detection(portraits, given.mosaics, np.random.default_rng(given.seed))
+
+
+def decoded(folders: Sequence[Path]) -> list[Pixels]:
+    """Up to 60 photographs of each folder, evenly chosen."""
+    photos = []
+    for folder in folders:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         for path in paths[:: max(len(paths) // 60, 1)]:
-            try:
-                photo = decode(path.read_bytes(), DecodeConfig())
-            except Rejected:
-                continue
-            photos.append(photo)
-            if max(photo.shape) < 700 and len(detect_faces(photo, DetectConfig(min_quad_px=100))) == 1:
-                portraits.append(photo)
-    large = [photo for photo in photos if min(photo.shape[:2]) > 1400]
-    photos += [sharpened(photo, factor) for photo in large for factor in (0.5, 0.33)]
-    print(f"{len(photos)} photographs, {len(portraits)} portraits, seed {given.seed}\n")
-    print_crops(photos, given.crops, rng)
-    print_law(photos, given.crops, rng)
-    print_detection(portraits, given.mosaics, rng)
+            with contextlib.suppress(Rejected):
+                photos.append(decode(path.read_bytes(), DecodeConfig()))
+    return photos
 
 
 if __name__ == "__main__":
