@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.augment import NUM_NORMAL, NUM_UNIFORM
 from training.config import TrainConfig
 from training.loop import Training
 from training.loss import DiscriminatorPhase, GeneratorPhase, draw_latents
@@ -191,12 +192,12 @@ def copies(networks: tuple[Generator, Discriminator], lod: float) -> tuple[Gener
 
 
 def phase_inputs(generator: Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Pixels of real images, and the inputs that fakes are drawn from, in float64."""
+    """Pixels of real images, and the inputs that fakes are drawn from, in float64; nothing is augmented."""
     rng = torch.Generator().manual_seed(2)
     side = generator.resolution >> math.floor(generator.lod)
     pixels = torch.randint(256, (8, 3, side, side), generator=rng, dtype=torch.uint8)
     latents = draw_latents(generator, 8, 0.9, rng)
-    inputs = [torch.tensor(generator.lod % 1), *latents[:2], *latents.noise]
+    inputs = [torch.tensor(generator.lod % 1), torch.zeros(()), *latents[:3], *latents.noise]
     return pixels, tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
 
@@ -204,7 +205,7 @@ def reference_gradients(
     generator: Generator, discriminator: Discriminator, pixels: Tensor, inputs: tuple[Tensor, ...]
 ) -> dict[str, dict[str, Tensor]]:
     """Gradients of both losses through the plain networks, by PyTorch's own differentiation, R1 at gamma 10."""
-    _, z, crossover, *noise = inputs
+    _, _, z, crossover, _, *noise = inputs
     w, mixed = (generator.broadcast(reference_mapping(generator, code)) for code in z)
     layer = torch.arange(w.shape[1])[None, :, None]
     lod = generator.lod
@@ -242,7 +243,10 @@ def phase_gradients(
 ) -> dict[str, dict[str, Tensor]]:
     """The same as training takes them."""
     phases = {
-        "discriminator": (DiscriminatorPhase(generator, discriminator, 10.0), (pixels, *inputs)),
+        "discriminator": (
+            DiscriminatorPhase(generator, discriminator, 10.0),
+            (pixels, torch.empty(len(pixels), 0), *inputs),
+        ),
         "generator": (GeneratorPhase(generator, discriminator), inputs),
     }
     found = {}
@@ -306,7 +310,10 @@ def test_precision_keeps_the_gradients(
 def test_recorded_gradients_serve_every_fade(
     networks: tuple[Generator, Discriminator], dtype: torch.dtype | None
 ) -> None:
-    """What is compiled, the recorded graph, gives the gradients of the phases it records, at any fraction of a fade."""
+    """What is compiled, the recorded graph, gives the gradients of the phases it records, at any fraction of a fade.
+
+    Images are augmented.
+    """
     pair = in_precision(networks, 0.4, dtype)
     for phase in (DiscriminatorPhase(*pair, 10.0), GeneratorPhase(*pair)):
         given: list[tuple[Tensor, ...]] = []
@@ -315,7 +322,9 @@ def test_recorded_gradients_serve_every_fade(
                 network.lod = lod
             pixels, inputs = phase_inputs(pair[0])
             inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)
-            given.append((pixels, *inputs) if isinstance(phase, DiscriminatorPhase) else inputs)
+            drawn = torch.rand(len(pixels), NUM_UNIFORM + NUM_NORMAL)
+            inputs = (inputs[0], torch.tensor(0.7), *inputs[2:4], drawn, *inputs[5:])
+            given.append((pixels, drawn, *inputs) if isinstance(phase, DiscriminatorPhase) else inputs)
         gradients = GradientFunction(phase, phase.network, compiled=False)
         graph = gradients.record(given[0])
         with torch.no_grad():
