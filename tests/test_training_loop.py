@@ -100,10 +100,14 @@ def state_without_times(run):
     return {key: value for key, value in state.items() if key not in {"seconds", "run_id"}}
 
 
-@pytest.mark.parametrize("generator", ["style", "traditional"])
-def test_resumed_run_equals_the_uninterrupted_one(new_run, generator):
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"generator": "traditional"}, {"augment": "ada", "ada_kimg": 0.1}],
+    ids=["style", "traditional", "augmented"],
+)
+def test_resumed_run_equals_the_uninterrupted_one(new_run, settings):
     """A run stopped again and again, before and after it grows, ends in the same bytes as one never stopped."""
-    whole, broken = (new_run(generator=generator) for _ in range(2))
+    whole, broken = (new_run(**settings) for _ in range(2))
     trained(whole)
     sessions = 0
     while trained(broken, after(3))["stopped"]:
