@@ -12,6 +12,9 @@ from PIL import Image, ImageFilter
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store
+from training import evaluate as evaluation
+from training.checkpoint import read_state
+from training.config import TrainConfig
 from training.evaluate import (
     EvaluateConfig,
     best_checkpoint,
@@ -19,6 +22,7 @@ from training.evaluate import (
     find_checkpoint,
     metrics_path,
     recorded_metrics,
+    write_merged,
 )
 from training.features import (
     INCEPTION_FILE,
@@ -33,6 +37,7 @@ from training.features import (
 from training.generate import images_from_seeds, load_generator
 from training.metrics import frechet_distance
 from training.reals import RealCrops
+from training.tracking import Tracker
 
 CPU = torch.device("cpu")
 
@@ -385,3 +390,83 @@ def test_stand_in_distance(tiny, faces):
     assert values == sorted(values)
     assert values[0] > 0
     assert float(network(others[2], a)) == pytest.approx(values[2], rel=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# During training
+
+MEASURED = {
+    "metrics": ["fd_efficientnet_lite0"], "metrics_kimg": 0.008, "metrics_images": 3, "snapshot_kimg": 0.016,
+    "keep_checkpoints": 1, "total_kimg": 0.032,
+}  # fmt: skip
+
+
+class Noted(Tracker):
+    """Keeps what a tracker is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def log_tick(self, line):
+        """Keep a line."""
+        self.lines.append(dict(line))
+
+
+def test_training_measures_itself_and_is_the_same_run(tiny, tmp_path):
+    """A run that is measured ends in the tensors of the run that is not, and the tracker has the values."""
+    runs = []
+    for overrides in (MEASURED, {**MEASURED, "metrics": []}):
+        store = Store(tmp_path / str(len(runs)))
+        dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
+        tracker = Noted()
+        runs.append((tiny.trained(store, dataset, tracker=tracker, **overrides), tracker))
+    (measured, tracker), (plain, _) = runs
+    states = [read_state(run.newest_checkpoint()) for run in (measured, plain)]
+    assert states[0]["sha256"] == states[1]["sha256"]
+    values = [line for line in tracker.lines if "fd_efficientnet_lite0" in line]
+    assert [line["num_images"] for line in values] == [8, 16, 24, 32]
+    last = recorded_metrics(measured, measured.newest_checkpoint())["fd_efficientnet_lite0"]
+    assert last["value"] == values[-1]["fd_efficientnet_lite0"]
+    assert last["num_fakes"] == 3
+    assert not (plain.folder / "metrics").exists()
+
+
+def test_the_best_checkpoint_is_kept(tiny, tmp_path, monkeypatch):
+    """With keep_best, pruning spares the checkpoint with the best value, and the newest."""
+    store = Store(tmp_path)
+    values = iter([3.0, 1.0, 2.0, 4.0])
+
+    def measured(run, checkpoint, config, device):
+        records = {"fd_efficientnet_lite0": {"value": next(values)}}
+        write_merged(metrics_path(run, checkpoint), records)
+        return records
+
+    monkeypatch.setattr(evaluation, "evaluate", measured)
+    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
+    run = tiny.trained(store, dataset, keep_best="fd_efficientnet_lite0", **MEASURED)
+    assert [folder.name for folder in run.checkpoints()] == ["000000016", "000000032"]
+
+
+def test_a_measurement_that_fails_does_not_end_training(tiny, tmp_path, monkeypatch, caplog):
+    """What goes wrong while measuring is told, and training goes on."""
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(evaluation, "evaluate", broken)
+    store = Store(tmp_path)
+    run = tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(13)), **MEASURED)
+    assert run.newest_checkpoint().name == "000000032"
+    assert "was not measured" in caplog.text
+
+
+def test_metrics_that_cannot_be_had_are_refused_before_training(tiny, tmp_path, monkeypatch):
+    """A run that asks for absent weights, or keeps the best by what it does not measure, does not begin."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    store = Store(tmp_path)
+    with pytest.raises(ConfigError, match="inception needs"):
+        tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(5)), metrics=["fid"])
+    with pytest.raises(ValueError, match="keep_best fid is not among"):
+        TrainConfig(keep_best="fid")
+    with pytest.raises(ValueError, match="has no W"):
+        TrainConfig(generator="traditional", metrics=("ppl_w_full",))

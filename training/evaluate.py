@@ -48,6 +48,7 @@ from training.measures import MEASURES, STAND_IN, ExtractorName, Measure, Metric
 from training.networks import Generator, TraditionalGenerator
 from training.ops import upsample
 from training.reals import RealCrops
+from training.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -429,6 +430,40 @@ def write_merged(path: Path, records: Record) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n")
     os.replace(partial, path)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# During training
+
+
+class SnapshotMetrics:
+    """Measures the metrics of a training config at its snapshots; a failure is told and does not end training.
+
+    Everything is made anew at each measurement and let go after it, so that training has its memory to itself.
+    """
+
+    def __init__(self, run: Run, config: TrainConfig, device: torch.device) -> None:
+        """Check now what can be checked: ConfigError where a metric cannot be had."""
+        self._run, self._device = run, device
+        self._config: EvaluateConfig | None = None
+        if config.metrics:
+            self._config = EvaluateConfig(metrics=config.metrics, num_images=config.metrics_images)
+            check_evaluation(self._config, config)
+
+    def __call__(self, checkpoint: Path, num_images: int, tracker: Tracker) -> None:
+        """Measure a checkpoint; its numbers go to the run's metrics folder, to the log and to the tracker."""
+        if self._config is None:
+            return
+        try:
+            records = evaluate(self._run, checkpoint, self._config, self._device)
+        except Exception:  # a gauge must not end days of training
+            log.warning("checkpoint %s was not measured", checkpoint.name, exc_info=True)
+            return
+        values = {name: record["value"] for name, record in records.items()}
+        log.info(
+            "%s  %s", checkpoint.name, "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        )
+        tracker.log_tick({"num_images": num_images, **values})
 
 
 # --------------------------------------------------------------------------------------------------------------
