@@ -35,6 +35,7 @@ from training.memorization import (
     Nearest,
     calibrated_threshold,
     closest,
+    coarse,
     nearest,
     pixel_vectors,
     quantiles,
@@ -183,7 +184,7 @@ def _vectors(batches: Iterator[tuple[list[str], Tensor]], extractor: Extractor) 
     embedding, pixels = [], []
     for names, images in batches:
         keys += names
-        embedding.append(unit_vectors(extractor.features(images)))
+        embedding.append(unit_vectors(extractor.features(coarse(images))))
         pixels.append(pixel_vectors(images).cpu())
     return _Vectors(keys, torch.cat(embedding), torch.cat(pixels))
 

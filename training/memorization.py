@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PIXEL_SIDE_PX = 32
+COARSE_MIN_PX = 16
 CHUNK = 1024
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 1.0)
 
@@ -41,6 +42,18 @@ def pixel_vectors(pixels_N3RR: Tensor, side_px: int = PIXEL_SIDE_PX) -> Tensor:
     shrunk = torch.nn.functional.interpolate(pixels_N3RR.float() / 255, (side_px, side_px), mode="area")
     vectors: Tensor = shrunk.flatten(1) / (3 * side_px**2) ** 0.5
     return vectors
+
+
+def coarse(pixels_N3RR: Tensor) -> Tensor:
+    """Pictures, uint8, shrunk by area to a quarter of their side, 16 px at least: what an embedding is taken of.
+
+    Fine noise and slight blur move the features of a whole picture further than another face does; a copy that a
+    generator has softened would go unseen (`benchmarks/memorization.py`).
+    """
+    side = pixels_N3RR.shape[-1]
+    wanted = min(side, max(COARSE_MIN_PX, side // 4))
+    shrunk = torch.nn.functional.interpolate(pixels_N3RR.float(), (wanted, wanted), mode="area")
+    return shrunk.round().to(torch.uint8)
 
 
 def unit_vectors(features_ND: Tensor) -> Tensor:
