@@ -205,7 +205,7 @@ def trace(
     reference: Annotated[
         str,
         Parameter(
-            help="A grid, a checkpoint or run, a dataset (NAME or NAME@VERSION), an image's key, "
+            help="A drawn or exported file, a checkpoint or run, a dataset (NAME or NAME@VERSION), an image's key, "
             "a photograph's file, URL or sha256."
         ),
     ],

@@ -108,6 +108,8 @@ def truncation(
     from training.generate import parse_psis, parse_seeds
 
     numbers, columns = parse_seeds(seeds), parse_psis(psis)
+    if cutoff is not None and cutoff < 0:
+        raise ConfigError(f"--cutoff {cutoff}: must be 0 or more")
     trained = _trained(run, options)
     images = truncation_figure(trained.style_generator("truncation"), numbers, columns, cutoff=cutoff)
     about = {"figure": "truncation", "seeds": numbers, "psis": columns, "cutoff": cutoff}

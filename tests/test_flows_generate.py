@@ -208,6 +208,7 @@ def test_the_traditional_generator_is_refused(
     [
         (["generate", "--truncation-psi", "a"], "psi 'a' is not a list of numbers"),
         (["figure", "truncation", "--psis", "1,nan"], "each must be from -2 to 2"),
+        (["figure", "truncation", "--cutoff", "-1"], "--cutoff -1: must be 0 or more"),
         (["figure", "mixing", "--layers", "fine"], "choose coarse, middle or all"),
         (["figure", "mixing", "--layers", "thick"], "thick"),
         (["figure", "noise", "--realisations", "0"], "--realisations 0: must be from 1 to 10000"),
