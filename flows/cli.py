@@ -9,7 +9,6 @@ Results go to standard output, progress and errors to standard error. Not here: 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -19,13 +18,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pydantic
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from flows.config import BuildConfig, BuildOptions, RunOptions, TrainOptions
+from flows.generate import export, figure, generate, project, video
+from flows.output import print_value as _print
+from flows.output import say as _say
 from preprocessing.faces import FacesConfig
 from storage.errors import ConfigError, EmptyDatasetError, PipelineError
 from storage.runs import find_run
@@ -194,35 +196,8 @@ def train(
     _say(f"  sample grids {run.grids_dir}; next: likeness generate {run.id} --out grid.png")
 
 
-@app.command
-def generate(
-    run: Annotated[str, Parameter(help="A run, by its id or folder, or one of its checkpoints' folders.")],
-    *,
-    out: Annotated[Path, Parameter(help="The PNG to write.")],
-    seeds: Annotated[str, Parameter(help="Seeds, such as 0-15 or 1,5,7.")] = "0-15",
-    truncation_psi: Annotated[float, Parameter(help="0 is the mean face, 1 is no truncation.")] = 0.7,
-    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
-        "./store"
-    ),
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], Parameter(help="auto takes a GPU if there is one.")
-    ] = "auto",
-    json_: Json = False,
-) -> None:
-    """Draw images of seeds with a trained generator, as one grid that knows where it came from."""
-    from training.device import resolve_device
-    from training.generate import generate_grid, parse_seeds
-
-    checkpoint, numbers = _checkpoint(Store(store), run), parse_seeds(seeds)
-    try:
-        metadata = generate_grid(checkpoint, numbers, out, truncation_psi, resolve_device(device))
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be written: {error.strerror}") from error
-    if json_:
-        return _print({"out": str(out), **metadata}, json_)
-    _say(
-        f"{len(metadata['seeds'])} images in {out}, from checkpoint {metadata['checkpoint']} of {metadata['run_id']}"
-    )
+for command in (generate, figure, video, project, export):
+    app.command(command)
 
 
 @app.command
@@ -230,7 +205,7 @@ def trace(
     reference: Annotated[
         str,
         Parameter(
-            help="A grid, a checkpoint or run, a dataset (NAME or NAME@VERSION), an image's key, "
+            help="A drawn or exported file, a checkpoint or run, a dataset (NAME or NAME@VERSION), an image's key, "
             "a photograph's file, URL or sha256."
         ),
     ],
@@ -354,12 +329,6 @@ def build_dataset_main() -> None:
     )
 
 
-def _checkpoint(store: Store, reference: str) -> Path:
-    if (Path(reference) / "state.json").is_file():
-        return Path(reference)
-    return find_run(store, reference).newest_checkpoint()
-
-
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Console]:
     yield Console(stderr=True, quiet=quiet)
@@ -390,14 +359,6 @@ def _say_built(built: Built) -> None:
     _say(f"  contact sheet {built.contact_sheet}")
     _say(f"  report {built.report}")
     _say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")
-
-
-def _print(value: Any, compact: bool) -> None:
-    print(json.dumps(value, indent=None if compact else 2, ensure_ascii=False))
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """Lineage read from files alone: what made this, where did that photograph go, and are the bytes still the same.
 
-No server is asked. A grid carries its origin in itself, a checkpoint and a run in their JSON, a dataset version in
-its manifest and tables; originals lie in the store under their sha256.
+No server is asked. A grid, and all else that is drawn or exported, says its own origin (`storage.provenance`); a
+checkpoint and a run say theirs in their JSON, a dataset version in its manifest and tables; originals lie in the store
+under their sha256.
 
     for line in trace(store, "grid.png").lines(): ...
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from storage.digest import file_digest, rows_digest
 from storage.errors import IntegrityError, NotFoundError
 from storage.manifest import Dataset, dataset_names, index_name, open_dataset
-from storage.runs import GRID_TEXT, Run, find_run, list_runs
+from storage.provenance import read_provenance
+from storage.runs import Run, find_run, list_runs
 from storage.shards import check_shard
 from storage.store import Store, original_key, read_json
 from storage.tables import Row
@@ -98,7 +97,7 @@ class Checked:
 
 
 def trace(store: Store, reference: str) -> Chain:
-    """The chain of a grid, checkpoint, run, dataset, image key, or photograph (file, ref, URL or sha256).
+    """The chain of a drawn or exported file, checkpoint, run, dataset, image key, or photograph (file, ref, URL).
 
     NotFoundError where the reference names none of these; IntegrityError where a link's recorded hash does not
     hold.
@@ -106,13 +105,12 @@ def trace(store: Store, reference: str) -> Chain:
     path = Path(reference)
     if path.exists() and (dataset := _around(store, path.resolve())):
         return _of_dataset(dataset)
+    if path.is_file() and (metadata := read_provenance(path)):
+        return _of_grid(store, path, metadata)
     if path.suffix == ".safetensors":
         path = path.parent
     if path.is_file():
-        metadata = _grid_metadata(path)
-        return (
-            _of_grid(store, path, metadata) if metadata else _of_digest(store, file_digest(path), reference)
-        )
+        return _of_digest(store, file_digest(path), reference)
     if (path / "state.json").is_file():
         return _of_checkpoint(store, path.resolve())
     try:
@@ -177,7 +175,8 @@ def _shard_problems(dataset: Dataset, shard: dict[str, Any], rows: list[Row]) ->
 
 
 def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
-    step = Step("grid", {"file": str(path), "sha256": file_digest(path), **metadata})
+    facts = {key: value for key, value in metadata.items() if key != "kind"}
+    step = Step(metadata.get("kind", "grid"), {"file": str(path), "sha256": file_digest(path), **facts})
     checkpoint = find_run(store, metadata["run_id"]).checkpoints_dir / metadata["checkpoint"]
     if checkpoint.is_dir():
         below = _of_checkpoint(store, checkpoint)
@@ -305,13 +304,3 @@ def _all_versions(store: Store) -> Iterator[Dataset]:
 def _runs_of(dataset: Dataset) -> list[Run]:
     wanted = dataset.manifest_sha256
     return [run for run in list_runs(dataset.store) if run.record["dataset"]["manifest_sha256"] == wanted]
-
-
-def _grid_metadata(path: Path) -> dict[str, Any] | None:
-    try:
-        with Image.open(path) as image:
-            text = image.info.get(GRID_TEXT)
-    except (UnidentifiedImageError, OSError):
-        return None
-    metadata: dict[str, Any] | None = json.loads(text) if isinstance(text, str) else None
-    return metadata

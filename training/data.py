@@ -33,6 +33,8 @@ ImageArray = NDArray[np.uint8]
 IMAGE_SUFFIXES = ("png", "webp", "jpg")
 SHUFFLE_SAMPLES = 500
 """Undecoded samples held while shuffling. Part of the order of the stream: changing it changes every run."""
+KEPT_BYTES = 4 * 2**30
+"""A dataset not above this, decoded, is kept in memory: from the second epoch on nothing is decoded."""
 LOOK_AHEAD_PER_THREAD = 8
 """Images decoded before they are asked for, a thread."""
 
@@ -55,11 +57,13 @@ class RealImages:
         samples undecoded.
         """
         self.check(resolution)
+        is_small = self.num_images * 3 * resolution**2 <= KEPT_BYTES
+        kept: dict[tuple[str, str], ImageArray] | None = {} if is_small else None
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
             pending: deque[Future[ImageArray]] = deque()
             try:
                 for number, sample in self._samples(start_image):
-                    pending.append(pool.submit(self._decoded, number, sample, resolution))
+                    pending.append(pool.submit(self._shown, number, sample, resolution, kept))
                     if len(pending) > self.num_threads * LOOK_AHEAD_PER_THREAD:
                         yield pending.popleft().result()
             finally:
@@ -101,8 +105,25 @@ class RealImages:
         except tarfile.TarError as error:
             raise IntegrityError(f"shard {error.args[-1]} cannot be read: {error.args[0]}") from error
 
-    def _decoded(self, number: int, sample: dict[str, Any], resolution: int) -> ImageArray:
-        """One sample as (3, R, R), resampled and perhaps mirrored."""
+    def _shown(
+        self,
+        number: int,
+        sample: dict[str, Any],
+        resolution: int,
+        kept: dict[tuple[str, str], ImageArray] | None,
+    ) -> ImageArray:
+        """Image `number` of the stream as (3, R, R), perhaps mirrored; decoded once where images are kept."""
+        key = sample["__url__"], sample["__key__"]
+        image = kept.get(key) if kept is not None else None
+        if image is None:
+            image = self._decoded(sample, resolution)
+            if kept is not None:
+                kept[key] = image
+        is_mirrored = self.x_flips and is_flipped(self.seed, number)
+        return image[:, :, ::-1] if is_mirrored else image
+
+    def _decoded(self, sample: dict[str, Any], resolution: int) -> ImageArray:
+        """One sample as (3, R, R), resampled."""
         pixels_HWC = decode(sample)
         side = self.dataset_resolution
         if pixels_HWC.shape != (side, side, 3):
@@ -110,10 +131,7 @@ class RealImages:
                 f"image {sample['__key__']} in {sample['__url__']} is {pixels_HWC.shape[1]}x{pixels_HWC.shape[0]}, "
                 f"the dataset's resolution is {side}"
             )
-        pixels_HWC = area_resampled(pixels_HWC, resolution)
-        if self.x_flips and is_flipped(self.seed, number):
-            pixels_HWC = pixels_HWC[:, ::-1]
-        return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+        return np.ascontiguousarray(area_resampled(pixels_HWC, resolution).transpose(2, 0, 1))
 
 
 def check_resolution(dataset_resolution: int, resolution: int) -> None:

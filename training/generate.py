@@ -1,7 +1,9 @@
 """Images from a trained generator, each from its seed alone, and grids of them that say where they come from.
 
-generator = load_generator(checkpoint, torch.device("cpu"))
-write_grid(images_from_seeds(generator, range(16), 0.7), path, metadata)
+Not here: figures (`training.figures`), videos (`training.video`), projection and export.
+
+    trained = open_trained(checkpoint, torch.device("cpu"))
+    generate_grid(trained, range(16), Path("grid.png"), [0.7])
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from storage.errors import ConfigError, IntegrityError
+from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.runs import GRID_TEXT
 from training.checkpoint import NETWORKS, network_tensors, read_state
 from training.config import TrainConfig
@@ -32,7 +36,38 @@ from training.schedule import stage_at
 log = logging.getLogger(__name__)
 
 MAX_SEEDS = 10_000
+MAX_PSI = 2.0
 SEED_LIMIT = 2**63
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint draws with: its averaged generator and config, and `origin`, where its images come from."""
+
+    generator: Generator | TraditionalGenerator
+    config: TrainConfig
+    origin: dict[str, Any]
+
+    @property
+    def cutoff(self) -> int:
+        """How many first layers truncation acts on."""
+        return self.config.truncation_cutoff
+
+    def style_generator(self, purpose: str) -> Generator:
+        """The generator, where it has styles; otherwise a ConfigError that says what they are needed for."""
+        if not isinstance(self.generator, Generator):
+            raise ConfigError(
+                f"{purpose} needs a style-based generator: run {self.origin['run_id']} trained the traditional one, "
+                "which has neither w nor noise"
+            )
+        return self.generator
+
+
+def open_trained(checkpoint: Path, device: torch.device) -> Trained:
+    """A checkpoint opened for drawing; IntegrityError if its networks have changed since they were written."""
+    state = read_state(checkpoint)
+    generator = load_generator(checkpoint, device)
+    return Trained(generator, TrainConfig.model_validate(state["config"]), grid_metadata(checkpoint, state))
 
 
 def load_generator(checkpoint: Path, device: torch.device) -> Generator | TraditionalGenerator:
@@ -48,6 +83,31 @@ def load_generator(checkpoint: Path, device: torch.device) -> Generator | Tradit
     return generator.to(device).requires_grad_(False)
 
 
+def load_exported(path: Path, device: torch.device | None = None) -> Generator | TraditionalGenerator:
+    """The generator of a file that `training.export` wrote, as `load_generator` gave it then; see `read_exported`."""
+    tensors, metadata = read_exported(path)
+    generator = build_generator(TrainConfig.model_validate(metadata["config"]))
+    generator.load_state_dict(tensors)
+    generator.lod = metadata["lod"]
+    return generator.to(device or torch.device("cpu")).requires_grad_(False)
+
+
+def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file written here; IntegrityError where it is none that can be read."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(GRID_TEXT)
+            tensors = {key: opened.get_tensor(key) for key in sorted(opened.keys())}
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} is not there") from error
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{path} cannot be read as safetensors: {error}") from error
+    if text is None:
+        raise IntegrityError(f"{path} carries no {GRID_TEXT} metadata: it was not exported here")
+    metadata: dict[str, Any] = json.loads(text)
+    return tensors, metadata
+
+
 @torch.no_grad()
 def images_from_seeds(
     generator: Generator | TraditionalGenerator,
@@ -61,24 +121,24 @@ def images_from_seeds(
 
     A seed fixes its image's latent and noise, whatever other seeds stand beside it and on whatever device.
     """
-    device = next(generator.parameters()).device
     if isinstance(generator, TraditionalGenerator) and truncation_psi != 1:
         log.warning("truncation_psi %g is ignored: the traditional generator has no w", truncation_psi)
     batches = []
     for start in range(0, len(seeds), batch_size):
-        latents, noise = _inputs(generator, seeds[start : start + batch_size], device)
+        latents, noise = inputs_from_seeds(generator, seeds[start : start + batch_size])
         if isinstance(generator, Generator):
             images = generator(latents, noise, psi=truncation_psi, cutoff=truncation_cutoff)
         else:
             images = generator(latents, noise)
-        batches.append(_pixels(upsample(images, generator.resolution // images.shape[-1])))
+        batches.append(pixels(upsample(images, generator.resolution // images.shape[-1])))
     return np.concatenate(batches)
 
 
-def _inputs(
-    generator: Generator | TraditionalGenerator, seeds: Sequence[int], device: torch.device
+def inputs_from_seeds(
+    generator: Generator | TraditionalGenerator, seeds: Sequence[int]
 ) -> tuple[Tensor, list[Tensor]]:
     """Latents (N, Z) and noise a layer, each row from its seed; drawn on the CPU, alike everywhere."""
+    device = next(generator.parameters()).device
     latents, noises = [], []
     for seed in seeds:
         rng = torch.Generator("cpu").manual_seed(seed)
@@ -88,10 +148,37 @@ def _inputs(
     return torch.cat(latents).to(device), noise
 
 
-def _pixels(images: Tensor) -> ImageArray:
+@torch.no_grad()
+def w_from_seeds(generator: Generator, seeds: Sequence[int], psi: float = 1.0, cutoff: int = 8) -> Tensor:
+    """Intermediate latents (N, L, D) of seeds, truncated at `psi`."""
+    latents, _ = inputs_from_seeds(generator, seeds)
+    return generator.truncate(generator.broadcast(generator.mapping(latents)), psi, cutoff)
+
+
+def synthesized(generator: Generator, w_NLD: Tensor, noise: Sequence[Tensor]) -> Tensor:
+    """Images (N, 3, R, R) in about [-1, 1] at the full resolution, of w a layer and noise of one row or of N."""
+    rows = [layer.expand(len(w_NLD), -1, -1, -1) for layer in noise]
+    images = generator.synthesis(w_NLD, rows, generator.lod)
+    return upsample(images, generator.resolution // images.shape[-1])
+
+
+@torch.no_grad()
+def images_from_w(
+    generator: Generator, w_NLD: Tensor, noise: Sequence[Tensor], *, batch_size: int = 8
+) -> ImageArray:
+    """As `synthesized`, in batches and as pixels."""
+    batches = []
+    for start in range(0, len(w_NLD), batch_size):
+        part = slice(start, start + batch_size)
+        rows = [layer[part] if len(layer) > 1 else layer for layer in noise]
+        batches.append(pixels(synthesized(generator, w_NLD[part], rows)))
+    return np.concatenate(batches)
+
+
+def pixels(images: Tensor) -> ImageArray:
     """[-1, 1] to uint8, rounded."""
-    pixels: ImageArray = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-    return pixels
+    rounded: ImageArray = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return rounded
 
 
 def grid_metadata(checkpoint: Path, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,16 +194,38 @@ def grid_metadata(checkpoint: Path, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def generate_grid(
-    checkpoint: Path, seeds: Sequence[int], path: Path, truncation_psi: float, device: torch.device
+    trained: Trained, seeds: Sequence[int], path: Path, psis: Sequence[float]
 ) -> dict[str, Any]:
-    """Write a grid of a checkpoint's images of `seeds`, and return the metadata it carries."""
-    state = read_state(checkpoint)
-    cutoff = TrainConfig.model_validate(state["config"]).truncation_cutoff
-    generator = load_generator(checkpoint, device)
-    images = images_from_seeds(generator, seeds, truncation_psi, truncation_cutoff=cutoff)
-    metadata = {**grid_metadata(checkpoint, state), "seeds": list(seeds), "truncation_psi": truncation_psi}
-    write_grid(images, path, metadata)
+    """Write a grid of images of `seeds`, and return the metadata it carries.
+
+    With several psis, a row a seed and a column a psi.
+    """
+    images = np.stack(
+        [images_from_seeds(trained.generator, seeds, psi, truncation_cutoff=trained.cutoff) for psi in psis],
+        axis=1,
+    )
+    shown = psis[0] if len(psis) == 1 else list(psis)
+    metadata = {**trained.origin, "seeds": list(seeds), "truncation_psi": shown}
+    columns = len(psis) if len(psis) > 1 else None
+    write_grid(images.reshape(-1, *images.shape[2:]), path, metadata, columns=columns)
     return metadata
+
+
+def generate_files(
+    trained: Trained, seeds: Sequence[int], folder: Path, psis: Sequence[float], *, batch_size: int = 8
+) -> list[Path]:
+    """Write one PNG a seed and psi into `folder`, each with the metadata of a grid, and return their paths."""
+    paths = []
+    for psi in psis:
+        suffix = f"-psi{psi:g}" if len(psis) > 1 else ""
+        for start in range(0, len(seeds), batch_size):
+            batch = seeds[start : start + batch_size]
+            images = images_from_seeds(trained.generator, batch, psi, truncation_cutoff=trained.cutoff)
+            for seed, image in zip(batch, images, strict=True):
+                paths.append(folder / f"seed{seed:05d}{suffix}.png")
+                metadata = {**trained.origin, "kind": "image", "seeds": [seed], "truncation_psi": psi}
+                write_png(image.transpose(1, 2, 0), paths[-1], metadata)
+    return paths
 
 
 def write_grid(
@@ -130,10 +239,15 @@ def write_grid(
     for index, image in enumerate(images):
         top, left = index // columns * height, index % columns * width
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    write_png(canvas, path, metadata)
+
+
+def write_png(pixels_HWC: ImageArray, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a picture (H, W, 3) that carries `metadata` as JSON in a text chunk."""
     text = PngInfo()
     text.add_itxt(GRID_TEXT, json.dumps(metadata, sort_keys=True))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(canvas).save(path, format="PNG", pnginfo=text)
+    Image.fromarray(pixels_HWC).save(path, format="PNG", pnginfo=text)
 
 
 def read_grid_metadata(path: Path) -> dict[str, Any]:
@@ -160,3 +274,14 @@ def parse_seeds(text: str) -> list[int]:
             raise ConfigError(f"seeds {text!r}: at most {MAX_SEEDS} seeds below 2^63")
         seeds.extend(range(first, last + 1))
     return seeds
+
+
+def parse_psis(text: str) -> list[float]:
+    """Truncations from a list of numbers, such as "1,0.7,0,-0.5"."""
+    try:
+        psis = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"psi {text!r} is not a list of numbers such as 1,0.7,0,-0.5") from None
+    if not all(abs(psi) <= MAX_PSI for psi in psis):  # false for nan too
+        raise ConfigError(f"psi {text!r}: each must be from {-MAX_PSI:g} to {MAX_PSI:g}")
+    return psis

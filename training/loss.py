@@ -175,7 +175,8 @@ class DiscriminatorPhase(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The loss and its `terms`; pixels are uint8, `p` is the strength of augmentation.
 
-        R1 is taken at the images the discriminator sees, augmented ones where there is augmentation. Where R1 comes every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
+        R1 is taken at the images the discriminator sees, augmented ones where there is augmentation. Where it comes
+        every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
         """
         with torch.no_grad():
             latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)

@@ -1,0 +1,57 @@
+"""One photograph's face as the square picture that a generator could have drawn.
+
+Not here: alignment itself (`preprocessing.faces`).
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from preprocessing.align import AlignConfig
+from preprocessing.decode import DecodeConfig, decode
+from preprocessing.encode import EncodeConfig
+from preprocessing.faces import FacesConfig, faces_in_photo
+from preprocessing.records import Rejection
+from preprocessing.reject import Rejected
+from storage.digest import bytes_digest
+from storage.errors import ConfigError, SourceError
+
+Align = Literal["auto", "always", "never"]
+
+
+def portrait(photo: Path, output_px: int, align: Align = "auto") -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """Pixels (S, S, 3) of the largest face of `photo`, and what is on record of it.
+
+    A square picture is taken as a crop already, at its own size, unless `align` is always; never refuses any other.
+    """
+    try:
+        data = photo.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{photo} cannot be read: {error.strerror}") from error
+    facts: dict[str, Any] = {"photo": photo.name, "photo_sha256": bytes_digest(data)}
+    if align != "always":
+        try:
+            pixels = decode(data, DecodeConfig())
+        except Rejected as rejected:
+            raise SourceError(f"{photo} cannot be used: {rejected}") from rejected
+        height_px, width_px = pixels.shape[:2]
+        if height_px == width_px:
+            return pixels, {**facts, "aligned": False}
+        if align == "never":
+            raise ConfigError(
+                f"{photo} is {width_px}x{height_px}, not square: leave --align to auto or always"
+            )
+    config = FacesConfig(align=AlignConfig(output_px=output_px), encode=EncodeConfig(format="png"))
+    face = faces_in_photo(str(photo), facts["photo_sha256"], data, config)[0]
+    if isinstance(face, Rejection):
+        detail = f": {face.detail}" if face.detail else ""
+        raise SourceError(f"{photo} shows no face that can be aligned ({face.reason.value}{detail})")
+    facts |= {"aligned": True, "quad_px": face.quad_px, "image_sha256": face.image_sha256}
+    with Image.open(io.BytesIO(face.image)) as image:
+        return np.asarray(image.convert("RGB")), facts
