@@ -11,7 +11,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from storage.config import Config, OneOf
 
-PresetName = Literal["smoke", "face128", "paper256", "paper1024"]
+PresetName = Literal[
+    "smoke", "face128", "paper256", "paper1024",
+    "table1_a", "table1_b", "table1_c", "table1_d", "table1_e", "table1_f",
+]  # fmt: skip
 Positive = Annotated[int, Field(ge=1)]
 PositiveRate = Annotated[float, Field(gt=0, le=1)]
 
@@ -39,6 +42,22 @@ _PAPER: dict[str, Any] = {
     "precision": "bf16",
 }
 
+# Table 1, each row as what it lacks of the next one. A to C's details are from memory of the paper: of Appendix C, A's
+# 12 million images and losses, and of section 2, that C's input layer is fed with z. The rates are those for FFHQ.
+_TABLE1_F: dict[str, Any] = {**_PAPER, "resolution": 1024}
+_TABLE1_E: dict[str, Any] = {**_TABLE1_F, "mixing_probability": 0.0}
+_TABLE1_D: dict[str, Any] = {**_TABLE1_E, "noise": False}
+_TABLE1_C: dict[str, Any] = {**_TABLE1_D, "synthesis_input": "latent"}
+_TABLE1_B: dict[str, Any] = {**_TABLE1_C, "generator": "traditional", "truncation_psi": 1.0}
+_TABLE1_A: dict[str, Any] = {
+    **_TABLE1_B,
+    "resampling": "nearest",
+    "start_resolution": 4,
+    "total_kimg": 12_000.0,
+    "loss": "wgan_gp",
+    "r1_gamma": 0.0,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
     "face128": {
@@ -53,6 +72,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper256": {**_PAPER, "resolution": 256},
     "paper1024": {**_PAPER, "resolution": 1024},
+    "table1_a": _TABLE1_A,
+    "table1_b": _TABLE1_B,
+    "table1_c": _TABLE1_C,
+    "table1_d": _TABLE1_D,
+    "table1_e": _TABLE1_E,
+    "table1_f": _TABLE1_F,
 }
 
 
@@ -75,6 +100,15 @@ class TrainConfig(Config):
     generator: Literal["style", "traditional"] = Field(
         "style", description="The style-based generator, or the traditional one it is compared with."
     )
+    resampling: Literal["bilinear", "nearest"] = Field(
+        "bilinear",
+        description="How both networks scale features by 2: with a binomial filter, or as Progressive GAN without.",
+    )
+    synthesis_input: Literal["const", "latent"] = Field(
+        "const",
+        description="What the style-based generator draws on: a learned constant, or z through an input layer.",
+    )
+    noise: bool = Field(True, description="Add noise in every layer of the style-based generator.")
     resolution: Annotated[int, OneOf(8, 16, 32, 64, 128, 256, 512, 1024)] = Field(
         32, description="Side of the generated images, in pixels; the dataset is area-resampled to it."
     )
@@ -110,7 +144,13 @@ class TrainConfig(Config):
     )
     adam_beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's mean.")
     adam_beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square.")
-    r1_gamma: float = Field(10.0, ge=0, description="Weight of the R1 gradient penalty.")
+    loss: Literal["logistic", "wgan_gp"] = Field(
+        "logistic",
+        description="The non-saturating logistic loss with R1, or WGAN-GP with Progressive GAN's weights.",
+    )
+    r1_gamma: float = Field(
+        10.0, ge=0, description="Weight of the R1 gradient penalty, which belongs to the logistic loss."
+    )
     r1_interval: int = Field(
         1,
         ge=1,

@@ -28,7 +28,14 @@ from training.checkpoint import checkpoint_name, load_checkpoint, prune_checkpoi
 from training.config import TrainConfig
 from training.data import ImageArray, RealImages
 from training.generate import grid_metadata, images_from_seeds, write_grid
-from training.loss import DiscriminatorPhase, GeneratorPhase, draw_latents
+from training.loss import (
+    CriticPhase,
+    DiscriminatorPhase,
+    GeneratorPhase,
+    draw_latents,
+    draw_shares,
+    wasserstein_generator_loss,
+)
 from training.networks import (
     Discriminator,
     Generator,
@@ -43,6 +50,13 @@ from training.tracking import Tracker
 log = logging.getLogger(__name__)
 
 TERMS = GeneratorPhase.terms + DiscriminatorPhase.terms
+"""Of a run without what is off by default."""
+
+
+def terms_of(config: TrainConfig) -> tuple[str, ...]:
+    """The names of a run's terms, in the order they are summed in."""
+    of_critic = CriticPhase.terms if config.loss == "wgan_gp" else DiscriminatorPhase.terms
+    return GeneratorPhase.terms + of_critic
 
 
 def train(
@@ -100,12 +114,13 @@ def train(
 class Tally:
     """Sums since the last tick, kept on the training device so that no step waits for them."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, terms: tuple[str, ...] = TERMS) -> None:
+        self._terms = terms
         self.images = 0
         self.seconds_before = 0.0
         """The run's seconds when it began."""
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
-        self.sums = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(terms), dtype=torch.float64, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.most_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
@@ -122,11 +137,12 @@ class Tally:
     def means(self) -> dict[str, float]:
         """The mean of each term over the steps that were not skipped; none where all were."""
         steps = int(self.steps)
-        return dict(zip(TERMS, (self.sums / steps).tolist(), strict=True)) if steps else {}
+        return dict(zip(self._terms, (self.sums / steps).tolist(), strict=True)) if steps else {}
 
     def state(self) -> dict[str, Any]:
         """Its numbers as JSON, exactly."""
-        return {name: x.tolist() if isinstance(x, Tensor) else x for name, x in vars(self).items()}
+        numbers = {name: x for name, x in vars(self).items() if name != "_terms"}
+        return {name: x.tolist() if isinstance(x, Tensor) else x for name, x in numbers.items()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
@@ -188,11 +204,19 @@ class Training:
             ),
             "discriminator_alone": DiscriminatorPhase(generator, discriminator, r1_gamma=0.0),
         }
+        if config.loss == "wgan_gp":
+            phases = {
+                "generator": GeneratorPhase(generator, discriminator, wasserstein_generator_loss),
+                "discriminator": CriticPhase(generator, discriminator),
+            }
+            if config.r1_gamma > 0:
+                log.warning("r1_gamma %g is ignored: wgan_gp has a penalty of its own", config.r1_gamma)
         gradients = {
             name: GradientFunction(phase, phase.network, compiled=config.compile and on_gpu)
             for name, phase in phases.items()
         }
-        return cls(config, device, generator, averaged, discriminator, optimizers, gradients, Tally(device))
+        tally = Tally(device, terms_of(config))
+        return cls(config, device, generator, averaged, discriminator, optimizers, gradients, tally)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -217,9 +241,13 @@ class Training:
         fade = torch.full((), stage.lod % 1, device=self.device)
 
         latents = draw_latents(self.generator, num, config.mixing_probability, rng)
-        has_r1 = self.num_images // num % config.r1_interval == 0
-        phase = "discriminator" if has_r1 else "discriminator_alone"
-        gradients, (terms_d,) = self.gradients[phase](pixels_N3RR, fade, *latents[:2], *latents.noise)
+        is_wasserstein = config.loss == "wgan_gp"
+        shares = (draw_shares(num, rng),) if is_wasserstein else ()
+        has_penalty = is_wasserstein or self.num_images // num % config.r1_interval == 0
+        phase = "discriminator" if has_penalty else "discriminator_alone"
+        gradients, (terms_d,) = self.gradients[phase](
+            pixels_N3RR, fade, *latents[:2], *latents.noise, *shares
+        )
         skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
         latents = draw_latents(self.generator, num, config.mixing_probability, rng)
@@ -334,7 +362,7 @@ def _write_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) ->
     if not means:
         return
     seconds = training.seconds - tally.seconds_before
-    training.tally = Tally(training.device)
+    training.tally = Tally(training.device, terms_of(training.config))
     training.tally.seconds_before = training.seconds
     training.tally.skipped_in_a_row.copy_(tally.skipped_in_a_row)
     line: dict[str, Any] = {
@@ -353,8 +381,9 @@ def _write_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) ->
     with run.stats_path.open("a") as file:
         file.write(json.dumps(line) + "\n")
     log.info(
-        "%.2f of %g kimg  %dpx  G %.3f  D %.3f  R1 %.4f  %.1f s/kimg",
-        line["kimg"], line["total_kimg"], stage.resolution, line["loss_g"], line["loss_d"], line["r1"],
+        "%.2f of %g kimg  %dpx  G %.3f  D %.3f  penalty %.4f  %.1f s/kimg",
+        line["kimg"], line["total_kimg"], stage.resolution, line["loss_g"], line["loss_d"],
+        line["gradient_penalty" if training.config.loss == "wgan_gp" else "r1"],
         line["seconds_per_kimg"],
     )  # fmt: skip
     tracker.log_tick(line)

@@ -1,14 +1,16 @@
-"""The losses, one module a phase: discriminator (with R1) and generator.
+"""The losses, one module a phase: discriminator (with its gradient penalty) and generator.
 
 The non-saturating logistic loss of Goodfellow et al. (2014) with R1 regularization (Mescheder et al. 2018), as
-the paper trains FFHQ (section 2 and Appendix C). A phase is a pure function of tensors, so that it can be run as it
-stands or compiled: what is random about it is drawn before, by `draw_latents`. It steps no optimizer and reads no
-file.
+the paper trains FFHQ (section 2 and Appendix C), or WGAN-GP (Gulrajani et al. 2017) as Progressive GAN has it, for
+config A of table 1 and CelebA-HQ. A phase is a pure function of tensors,
+so that it can be run as it stands or compiled: what is random about it is drawn before, by `draw_latents` and its
+like. It steps no optimizer and reads no file.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -41,6 +43,33 @@ def r1_penalty(real_logits: Tensor, reals: Tensor, gamma: float) -> Tensor:
     return gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
+GP_WEIGHT = 10.0
+"""lambda of Gulrajani et al., eq. 3."""
+DRIFT = 0.001
+"""epsilon of Progressive GAN's Appendix A.1: keeps the critic's logits from drifting away from zero."""
+
+
+def wasserstein_generator_loss(fake_logits: Tensor) -> Tensor:
+    """-E D(G(z))."""
+    return -fake_logits.mean()
+
+
+def critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E D(G(z)) - E D(x) + epsilon E D(x)^2 (Gulrajani et al., eq. 3 without its penalty; Progressive GAN)."""
+    return fake_logits.mean() - real_logits.mean() + DRIFT * real_logits.square().mean()
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """lambda * E (|grad_x D(x)| - 1)^2 on images between real and fake ones (Gulrajani et al., eq. 3).
+
+    `images` must require gradients and have led to `logits`; the result can itself be differentiated.
+    """
+    with input_gradients_only():
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    norm_N = gradient.square().sum(dim=(1, 2, 3)).sqrt()
+    return GP_WEIGHT * (norm_N - 1).square().mean()
+
+
 class Latents(NamedTuple):
     """What a batch of fakes is drawn from."""
 
@@ -62,13 +91,19 @@ def draw_latents(
     """
     device = rng.device
     noise = tuple(generator.draw_noise(num, rng))
+    num_layers = generator.num_layers_in_use if isinstance(generator, Generator) else 0
     num_codes = 2 if mixing_probability > 0 and isinstance(generator, Generator) else 1
     z_KNZ = torch.randn(num_codes, num, generator.z_dim, generator=rng, device=device)
     if num_codes == 1:
-        return Latents(z_KNZ, torch.full((num,), len(noise), device=device), noise)
-    crossover_N = torch.randint(1, len(noise), (num,), generator=rng, device=device)
+        return Latents(z_KNZ, torch.full((num,), num_layers, device=device), noise)
+    crossover_N = torch.randint(1, num_layers, (num,), generator=rng, device=device)
     chosen_N = torch.rand(num, generator=rng, device=device) < mixing_probability
-    return Latents(z_KNZ, torch.where(chosen_N, crossover_N, len(noise)), noise)
+    return Latents(z_KNZ, torch.where(chosen_N, crossover_N, num_layers), noise)
+
+
+def draw_shares(num: int, rng: torch.Generator) -> Tensor:
+    """How much of each of the critic's interpolated images is real (N,)."""
+    return torch.rand(num, generator=rng, device=rng.device)
 
 
 def draw_fakes(
@@ -77,11 +112,17 @@ def draw_fakes(
     """Fakes and, from a style-based generator, their first w (N, D)."""
     if isinstance(generator, TraditionalGenerator):
         return generator(latents.z_KNZ[0], latents.noise, fade), None
+    w_NLD, w_ND = styles(generator, latents)
+    return generator.synthesis(w_NLD, latents.noise, generator.lod, fade, latents.z_KNZ[0]), w_ND
+
+
+def styles(generator: Generator, latents: Latents) -> tuple[Tensor, Tensor]:
+    """Each layer's w (N, L, D), mixed, and the first w (N, D)."""
     w_KND = generator.mapping(latents.z_KNZ.flatten(0, 1)).unflatten(0, latents.z_KNZ.shape[:2])
     w_NLD = generator.broadcast(w_KND[0])
     if len(w_KND) == 2:
         w_NLD = generator.mix(w_NLD, generator.broadcast(w_KND[1]), latents.crossover_N)
-    return generator.synthesis(w_NLD, latents.noise, generator.lod, fade), w_KND[0]
+    return w_NLD, w_KND[0]
 
 
 def faded_reals(pixels_N3RR: Tensor, lod: float, fade: Tensor | None = None) -> Tensor:
@@ -96,9 +137,15 @@ class GeneratorPhase(nn.Module):
 
     terms = ("loss_g",)
 
-    def __init__(self, generator: Generator | TraditionalGenerator, discriminator: Discriminator) -> None:
+    def __init__(
+        self,
+        generator: Generator | TraditionalGenerator,
+        discriminator: Discriminator,
+        loss_of: Callable[[Tensor], Tensor] = generator_loss,
+    ) -> None:
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
+        self.loss_of = loss_of
 
     @property
     def network(self) -> nn.Module:
@@ -115,7 +162,7 @@ class GeneratorPhase(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, its `terms`, and the batch's mean w (empty from a generator without a mapping network)."""
         fakes, w_ND = draw_fakes(self.generator, Latents(z_KNZ, crossover_N, noise), fade)
-        loss = generator_loss(self.discriminator(fakes, fade))
+        loss = self.loss_of(self.discriminator(fakes, fade))
         return loss, loss[None], fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
 
 
@@ -164,3 +211,26 @@ class DiscriminatorPhase(nn.Module):
         r1 = r1_penalty(real_logits, reals, self.r1_gamma) if self.r1_gamma > 0 else torch.zeros_like(loss)
         terms = torch.stack([loss, r1, real_logits.mean(), fake_logits.mean()])
         return loss + self.r1_interval * r1, terms
+
+
+class CriticPhase(DiscriminatorPhase):
+    """WGAN-GP's loss on real images and as many fresh fakes, and its penalty between them."""
+
+    terms = ("loss_d", "gradient_penalty", "real_logit", "fake_logit")
+
+    def __init__(self, generator: Generator | TraditionalGenerator, discriminator: Discriminator) -> None:
+        super().__init__(generator, discriminator, r1_gamma=0.0)
+
+    def forward(
+        self, pixels_N3RR: Tensor, fade: Tensor, z_KNZ: Tensor, crossover_N: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and its `terms`; after the noise come the shares (N,) of real images in the interpolated ones."""
+        *noise_of_layers, share_N = noise
+        with torch.no_grad():
+            fakes, _ = draw_fakes(self.generator, Latents(z_KNZ, crossover_N, tuple(noise_of_layers)), fade)
+        reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
+        between = torch.lerp(fakes, reals, share_N[:, None, None, None]).requires_grad_()
+        real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
+        loss = critic_loss(real_logits, fake_logits)
+        penalty = gradient_penalty(self.discriminator(between, fade), between)
+        return loss + penalty, torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean()])
