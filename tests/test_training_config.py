@@ -104,6 +104,7 @@ def test_schema_hides_defaults_a_preset_governs():
         ({"resolution": 8, "start_resolution": 16}, "start_resolution 16 is above resolution 8"),
         ({"batch_size": {"4": 6}}, "must be a multiple of 4"),
         ({"stable_kimg": 0, "fade_kimg": 0}, "would never grow"),
+        ({"path_length_weight": 2, "generator": "traditional"}, "the traditional generator has no w"),
         ({"gamma": 1}, "Extra inputs are not permitted"),
     ],
 )

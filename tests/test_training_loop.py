@@ -101,7 +101,12 @@ def state_without_times(run):
     return {key: value for key, value in state.items() if key not in {"seconds", "run_id"}}
 
 
-@pytest.mark.parametrize("fields", [{}, {"generator": "traditional"}, {"loss": "wgan_gp", "r1_gamma": 0}])
+PATHS = {"path_length_weight": 2, "path_length_interval": 2}
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"generator": "traditional"}, {"loss": "wgan_gp", "r1_gamma": 0}, PATHS]
+)
 def test_resumed_run_equals_the_uninterrupted_one(new_run, fields):
     """A run stopped again and again, before and after it grows, ends in the same bytes as one never stopped."""
     whole, broken = (new_run(**fields) for _ in range(2))
@@ -290,6 +295,35 @@ def test_lazy_r1_comes_every_so_many_steps():
         training.step(stage, pixels)
         with_r1.append(training.tally.sums[TERMS.index("r1")].item() > before)
     assert with_r1 == [True, False, False, True, False, False, True]
+
+
+def test_lazy_path_lengths():
+    """With interval 3 the penalty comes every third step, and the mean moves then alone, and not in skipped steps."""
+    config = TrainConfig.model_validate({**TINY, **PATHS, "path_length_interval": 3})
+    training = Training.begin(config, torch.device("cpu"))
+    stage = stage_at(training.config, 0)
+    pixels = torch.randint(256, (stage.batch_size, 3, 8, 8), dtype=torch.uint8)
+    penalties, means = [0.0], [0.0]
+    for _ in range(7):
+        training.step(stage, pixels)
+        penalties.append(training.tally.sums[terms_of(config).index("path_penalty")].item())
+        means.append(training.path_length_mean.item())
+    assert [b > a for a, b in pairwise(penalties)] == [True, False, False, True, False, False, True]
+    assert [b > a for a, b in pairwise(means)] == [True, False, False, True, False, False, True]
+    training.generator.synthesis.const.data.fill_(float("nan"))
+    for _ in range(3):
+        training.step(stage, pixels)
+    assert training.path_length_mean.item() == means[-1] > 0
+
+
+def test_path_lengths_leave_the_rest_of_the_randomness_alone():
+    """A first step with path lengths of weight next to nothing is the step without them."""
+    weights = []
+    for fields in ({}, {"path_length_weight": 1e-30}):
+        training = Training.begin(TrainConfig.model_validate({**TINY, **fields}), torch.device("cpu"))
+        training.step(stage_at(training.config, 0), torch.zeros(8, 3, 8, 8, dtype=torch.uint8))
+        weights.append(training.generator.synthesis.layers[1].conv.weight.detach())
+    assert torch.equal(*weights)
 
 
 def test_wgan_gp_has_no_r1(caplog):

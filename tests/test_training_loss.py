@@ -9,8 +9,10 @@ from training.loss import (
     CriticPhase,
     DiscriminatorPhase,
     GeneratorPhase,
+    PathLengthPhase,
     critic_loss,
     discriminator_loss,
+    draw_directions,
     draw_latents,
     faded_reals,
     generator_loss,
@@ -150,6 +152,52 @@ def test_critic_phase_leaves_the_generator_alone():
     loss.backward()
     assert all(parameter.grad is None for parameter in generator.parameters())
     assert discriminator.out.weight.grad is not None
+
+
+class LinearGenerator(torch.nn.Module):
+    """Images that are linear in each layer's w: image = sum over layers of A_l w_l."""
+
+    num_layers_in_use, lod = 3, 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.mapping = torch.nn.Linear(5, 5, bias=False, dtype=torch.float64)
+        self.a_LPD = torch.nn.Parameter(torch.randn(3, 3 * 8 * 8, 5, dtype=torch.float64))
+
+    def broadcast(self, w_ND):
+        """The same w for every layer."""
+        return w_ND[:, None].expand(-1, 3, -1)
+
+    def synthesis(self, w_NLD, noise, lod, fade, z_NZ):
+        """(N, L, D) to (N, 3, 8, 8)."""
+        return torch.einsum("lpd,nld->np", self.a_LPD, w_NLD).unflatten(1, (3, 8, 8))
+
+
+def test_path_lengths_of_a_linear_generator():
+    """Where images are A w, J^T y is A^T y: length, moved mean, penalty and its gradient have closed forms."""
+    torch.manual_seed(0)
+    generator = LinearGenerator()
+    y_NP = torch.randn(4, 3 * 8 * 8, dtype=torch.float64) / 8
+    z_KNZ, mean = torch.randn(1, 4, 5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    phase = PathLengthPhase(generator, weight=2.0, interval=4)
+    loss, terms = phase(mean, y_NP.unflatten(1, (3, 8, 8)), torch.zeros(()), z_KNZ, torch.full((4,), 3))
+    with torch.no_grad():
+        back_NLD = torch.einsum("lpd,np->nld", generator.a_LPD, y_NP)
+        lengths_N = (back_NLD.square().sum(dim=(1, 2)) / 3).sqrt()
+        moved = 0.99 * mean + 0.01 * lengths_N.mean()
+        penalty = 2 * (lengths_N - moved).square().mean()
+        slope_N = 2 * 4 * 2 * (lengths_N - moved) / 4 / (3 * lengths_N)
+        expected = torch.einsum("n,nld,np->lpd", slope_N, back_NLD, y_NP)
+    torch.testing.assert_close(terms, torch.stack([penalty, moved]))
+    torch.testing.assert_close(loss, 4 * penalty)
+    torch.testing.assert_close(torch.autograd.grad(loss, generator.a_LPD)[0], expected)
+
+
+def test_directions_have_unit_length_at_any_resolution():
+    """What path lengths are measured along has 3 as its mean squared length, whatever the number of pixels."""
+    for resolution in (8, 64):
+        y = draw_directions(400, resolution, torch.Generator().manual_seed(0))
+        assert y.square().sum(dim=(1, 2, 3)).mean().item() == pytest.approx(3, rel=0.03)
 
 
 def test_mixing_probability_is_a_share_of_images():

@@ -1,8 +1,8 @@
 """training.networks against a slow, plain, float64 reading of section 2 of the paper, on the same weights.
 
 The reference has separate up-scaling, convolutions and blurs, explicit statistics, and a discriminator that takes
-images at full resolution and averages them down itself. It covers every configuration of the paper's table 1 and
-WGAN-GP.
+images at full resolution and averages them down itself. It covers every configuration of the paper's table 1, WGAN-GP
+and path length regularization.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from training.loss import (
     CriticPhase,
     DiscriminatorPhase,
     GeneratorPhase,
+    PathLengthPhase,
     draw_latents,
     draw_shares,
     wasserstein_generator_loss,
@@ -402,7 +403,7 @@ def test_recorded_gradients_serve_every_fade(
 
 
 # --------------------------------------------------------------------------------------------------------------
-# The configurations of table 1, and WGAN-GP
+# The configurations of table 1, WGAN-GP and path lengths
 
 
 def row_of_table_1(row: str, lod: float) -> tuple[Generator | TraditionalGenerator, Discriminator, Filter]:
@@ -515,6 +516,64 @@ def test_wgan_gp_equals_the_reference(row: str) -> None:
     assert_same_gradients(critic, 1, given, gradients_of(loss + penalty, discriminator))
     phase = GeneratorPhase(generator, discriminator, wasserstein_generator_loss)
     assert_same_gradients(phase, 0, inputs, gradients_of(-logits(fakes).mean(), generator))
+
+
+@pytest.mark.parametrize("row", "cf")
+def test_path_lengths_equal_the_reference(row: str) -> None:
+    """The penalty, the mean's move and the gradients, plain and recorded, are those of the plain generator."""
+    generator, _, _ = row_of_table_1(row, 1.4)
+    _, inputs = phase_inputs(generator, 0.9 if row == "f" else 0.0)
+    mean = torch.tensor(0.3, dtype=torch.double)
+    y = torch.randn(8, 3, 16, 16, dtype=torch.double, generator=torch.Generator().manual_seed(4)) / 16
+    w = reference_styles(generator, inputs)
+    fakes = reference_fakes(row, generator, inputs, w)
+    (slope,) = torch.autograd.grad((fakes * y).sum(), w, create_graph=True)
+    assert not slope[:, 6:].any()
+    lengths = slope[:, :6].pow(2).sum(2).mean(1).sqrt()
+    moved = 0.99 * mean + 0.01 * lengths.mean().detach()
+    penalty = 2 * (lengths - moved).pow(2).mean()
+
+    phase = PathLengthPhase(generator, 2.0, interval=4)
+    loss, terms = phase(mean, y, *inputs)
+    torch.testing.assert_close(terms, torch.stack([penalty, moved]))
+    torch.testing.assert_close(loss, 4 * penalty)
+    assert_same_gradients(phase, 2, (mean, y, *inputs), gradients_of(4 * penalty, generator))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_compiled_wgan_gp_and_path_lengths_on_a_gpu(
+    dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled and replayed as a CUDA graph, WGAN-GP's and the path lengths' gradients stay near float64's."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    for row in "af":
+        pair = row_of_table_1(row, 0.4)[:2]
+        pixels, inputs = phase_inputs(pair[0], 0.9 if row == "f" else 0.0)
+        y = torch.randn(8, 3, SIDE, SIDE, dtype=torch.double) / SIDE
+        share = torch.rand(8, dtype=torch.double)
+        mean = torch.tensor(0.3, dtype=torch.double)
+        phases = [(CriticPhase(*pair), (pixels, *inputs, share))]
+        if row == "f":
+            phases.append((PathLengthPhase(pair[0], 2.0), (mean, y, *inputs)))
+        for phase, given in phases:
+            plain, _ = GradientFunction(phase, phase.network, compiled=False)(*given)
+            names = {parameter: name for name, parameter in phase.network.named_parameters()}
+            expected = {names[p]: g for p, g in plain.items()}
+            fast = copy.deepcopy(phase).float().cuda()
+            fast.generator.dtype = dtype  # type: ignore[union-attr]
+            if isinstance(fast.generator, Generator):
+                fast.generator.synthesis.dtype = dtype
+            if isinstance(fast, CriticPhase):
+                fast.discriminator.dtype = dtype
+            given = tuple((x.float() if x.is_floating_point() else x).cuda() for x in given)
+            gradients, _ = GradientFunction(fast, fast.network, compiled=True)(*given)
+            names = {parameter: name for name, parameter in fast.network.named_parameters()}
+            measured = distance({names[p]: g.double().cpu() for p, g in gradients.items()}, expected)
+            log.info("%s %s %s: %.2g", row, dtype, type(phase).__name__, measured)
+            assert measured < BOUNDS[dtype], f"{row} {type(phase).__name__}: {measured:.2g}"
 
 
 @pytest.mark.gpu

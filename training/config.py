@@ -158,6 +158,18 @@ class TrainConfig(Config):
         description="Steps from one R1 penalty to the next, which weighs as many times as much: 1 as the paper's, "
         "more is StyleGAN2's lazy regularization.",
     )
+    path_length_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of StyleGAN2's path length regularization of the generator, which uses 2; 0 is none.",
+    )
+    path_length_interval: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Steps from one path length penalty to the next, which is taken of half a batch and weighs as many "
+        "times as much.",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="Type of the features on a GPU; weights, statistics, styles and logits are float32 in both.",
@@ -238,6 +250,10 @@ class TrainConfig(Config):
                 raise ValueError(f"{name} has no entry for start_resolution {self.start_resolution} or below")
         if self.start_resolution < self.resolution and self.stable_kimg + self.fade_kimg == 0:
             raise ValueError("stable_kimg and fade_kimg are both 0: the network would never grow")
+        if self.path_length_weight > 0 and self.generator == "traditional":
+            raise ValueError(
+                f"path_length_weight {self.path_length_weight:g}: the traditional generator has no w"
+            )
         return self
 
 

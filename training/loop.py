@@ -32,6 +32,8 @@ from training.loss import (
     CriticPhase,
     DiscriminatorPhase,
     GeneratorPhase,
+    PathLengthPhase,
+    draw_directions,
     draw_latents,
     draw_shares,
     wasserstein_generator_loss,
@@ -55,8 +57,9 @@ TERMS = GeneratorPhase.terms + DiscriminatorPhase.terms
 
 def terms_of(config: TrainConfig) -> tuple[str, ...]:
     """The names of a run's terms, in the order they are summed in."""
+    of_paths = PathLengthPhase.terms if config.path_length_weight > 0 else ()
     of_critic = CriticPhase.terms if config.loss == "wgan_gp" else DiscriminatorPhase.terms
-    return GeneratorPhase.terms + of_critic
+    return GeneratorPhase.terms + of_paths + of_critic
 
 
 def train(
@@ -162,8 +165,11 @@ class Training:
     discriminator: Discriminator
     optimizers: dict[str, torch.optim.Adam]
     gradients: dict[str, GradientFunction]
-    """Of each phase; the discriminator's without R1 as `discriminator_alone`, for lazy regularization."""
+    """Of each phase; the discriminator's without R1 as `discriminator_alone`, for lazy regularization;
+    `path_length` only where it has a weight."""
     tally: Tally
+    path_length_mean: Tensor
+    """The running mean of path length regularization; stays 0 without it."""
     num_images: int = 0
     resolution: int = 0
     """The resolution of the last step; 0 before the first."""
@@ -197,7 +203,7 @@ class Training:
             name: torch.optim.Adam(network.parameters(), betas=betas, eps=1e-8, fused=True)
             for name, network in (("generator", generator), ("discriminator", discriminator))
         }
-        phases: dict[str, GeneratorPhase | DiscriminatorPhase] = {
+        phases: dict[str, GeneratorPhase | DiscriminatorPhase | PathLengthPhase] = {
             "generator": GeneratorPhase(generator, discriminator),
             "discriminator": DiscriminatorPhase(
                 generator, discriminator, config.r1_gamma, config.r1_interval
@@ -211,12 +217,16 @@ class Training:
             }
             if config.r1_gamma > 0:
                 log.warning("r1_gamma %g is ignored: wgan_gp has a penalty of its own", config.r1_gamma)
+        if config.path_length_weight > 0 and isinstance(generator, Generator):
+            phases["path_length"] = PathLengthPhase(
+                generator, config.path_length_weight, config.path_length_interval
+            )
         gradients = {
             name: GradientFunction(phase, phase.network, compiled=config.compile and on_gpu)
             for name, phase in phases.items()
         }
-        tally = Tally(device, terms_of(config))
-        return cls(config, device, generator, averaged, discriminator, optimizers, gradients, tally)
+        tally, mean = Tally(device, terms_of(config)), torch.zeros((), device=device)
+        return cls(config, device, generator, averaged, discriminator, optimizers, gradients, tally, mean)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -252,13 +262,39 @@ class Training:
 
         latents = draw_latents(self.generator, num, config.mixing_probability, rng)
         gradients, (terms_g, w_D) = self.gradients["generator"](fade, *latents[:2], *latents.noise)
+        if "path_length" in self.gradients:
+            terms_g = torch.cat([terms_g, self._regularize_paths(gradients, stage, fade, num, rng)])
         skipped_g = self._descend("generator", gradients, stage.learning_rate)
+        if "path_length" in self.gradients:
+            self.path_length_mean = torch.where(skipped_g, self.path_length_mean, terms_g[-1])
         if isinstance(self.generator, Generator):
             self.generator.update_w_avg(w_D, config.w_avg_beta)
         average_into(self.generator_ema, self.generator, ema_beta(num, config.ema_half_life_kimg))
 
         self.num_images += num
         self.tally.add(num, torch.cat([terms_g, terms_d]), skipped_d | skipped_g)
+
+    def _regularize_paths(
+        self,
+        gradients: dict[nn.Parameter, Tensor],
+        stage: Stage,
+        fade: Tensor,
+        num: int,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Add path length regularization to the generator's gradients where its turn has come; its terms."""
+        config = self.config
+        if self.num_images // num % config.path_length_interval:
+            return torch.stack([torch.zeros_like(self.path_length_mean), self.path_length_mean])
+        half = max(num // 2, 1)  # to differentiate twice needs the memory (StyleGAN2, section 3)
+        latents = draw_latents(self.generator, half, config.mixing_probability, rng)
+        directions = draw_directions(half, stage.resolution, rng)
+        added, (terms,) = self.gradients["path_length"](
+            self.path_length_mean, directions, fade, *latents[:2], *latents.noise
+        )
+        for parameter, gradient in added.items():
+            gradients[parameter] = gradients[parameter] + gradient
+        return terms
 
     def check_health(self) -> None:
         """Wait for the steps under way; TrainingError where too many in a row were skipped."""
@@ -275,6 +311,7 @@ class Training:
             "resolution": self.resolution,
             "seconds": self.seconds,
             "tally": self.tally.state(),
+            **({"path_length_mean": float(self.path_length_mean)} if "path_length" in self.gradients else {}),
             "config": self.config.model_dump(mode="json"),
             "config_sha256": self.config.digest(),
         }
@@ -286,6 +323,7 @@ class Training:
         self.resolution = state["resolution"]
         self.seconds = state["seconds"]
         self.tally.load(state["tally"])
+        self.path_length_mean.fill_(state.get("path_length_mean", 0.0))
 
     def show_present_lod(self) -> None:
         """Set the level of detail for pictures: that of the images shown by now."""

@@ -1,8 +1,8 @@
-"""The losses, one module a phase: discriminator (with its gradient penalty) and generator.
+"""The losses, one module a phase: discriminator (with its gradient penalty), generator, and path lengths.
 
 The non-saturating logistic loss of Goodfellow et al. (2014) with R1 regularization (Mescheder et al. 2018), as
 the paper trains FFHQ (section 2 and Appendix C), or WGAN-GP (Gulrajani et al. 2017) as Progressive GAN has it, for
-config A of table 1 and CelebA-HQ. A phase is a pure function of tensors,
+config A of table 1 and CelebA-HQ. Path length regularization is StyleGAN2's. A phase is a pure function of tensors,
 so that it can be run as it stands or compiled: what is random about it is drawn before, by `draw_latents` and its
 like. It steps no optimizer and reads no file.
 """
@@ -70,6 +70,17 @@ def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
     return GP_WEIGHT * (norm_N - 1).square().mean()
 
 
+def path_lengths(images_N3HW: Tensor, w_NLD: Tensor, direction_N3HW: Tensor) -> Tensor:
+    """|J_w^T y| of each image (StyleGAN2, eq. 4), as the root mean square over the layers' parts.
+
+    `images` must come from `w_NLD`; the result can itself be differentiated. `direction_N3HW` is y over the root of
+    the number of pixels, so that lengths are alike at all resolutions.
+    """
+    with input_gradients_only():
+        (slope_NLD,) = torch.autograd.grad((images_N3HW * direction_N3HW).sum(), w_NLD, create_graph=True)
+    return slope_NLD.square().sum(dim=2).mean(dim=1).sqrt()
+
+
 class Latents(NamedTuple):
     """What a batch of fakes is drawn from."""
 
@@ -104,6 +115,11 @@ def draw_latents(
 def draw_shares(num: int, rng: torch.Generator) -> Tensor:
     """How much of each of the critic's interpolated images is real (N,)."""
     return torch.rand(num, generator=rng, device=rng.device)
+
+
+def draw_directions(num: int, resolution: int, rng: torch.Generator) -> Tensor:
+    """Random images (N, 3, R, R) to measure path lengths along, over R."""
+    return torch.randn(num, 3, resolution, resolution, generator=rng, device=rng.device) / resolution
 
 
 def draw_fakes(
@@ -234,3 +250,46 @@ class CriticPhase(DiscriminatorPhase):
         loss = critic_loss(real_logits, fake_logits)
         penalty = gradient_penalty(self.discriminator(between, fade), between)
         return loss + penalty, torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean()])
+
+
+class PathLengthPhase(nn.Module):
+    """Path length regularization of the style-based generator (StyleGAN2, eq. 4).
+
+    The mean length `a` is a running one: it comes in as an input, and goes out moved towards this batch's.
+    """
+
+    terms = ("path_penalty", "path_length")
+    decay = 0.01
+
+    def __init__(self, generator: Generator, weight: float, interval: int = 1) -> None:
+        super().__init__()
+        self.generator = generator
+        self.weight, self.interval = weight, interval
+
+    @property
+    def network(self) -> nn.Module:
+        """The network it trains."""
+        return self.generator
+
+    @property
+    def form(self) -> bool:
+        """What the operations depend on beside the inputs' shapes: whether a level fades in."""
+        return self.generator.lod % 1 > 0
+
+    def forward(
+        self,
+        mean: Tensor,
+        direction_N3RR: Tensor,
+        fade: Tensor,
+        z_KNZ: Tensor,
+        crossover_N: Tensor,
+        *noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, which weighs `interval` times the penalty, and its `terms`: the penalty and the new mean."""
+        w_NLD, _ = styles(self.generator, Latents(z_KNZ, crossover_N, noise))
+        w_NLD = w_NLD[:, : self.generator.num_layers_in_use]
+        fakes = self.generator.synthesis(w_NLD, noise, self.generator.lod, fade, z_KNZ[0])
+        lengths_N = path_lengths(fakes, w_NLD, direction_N3RR)
+        moved = torch.lerp(mean, lengths_N.detach().mean(), self.decay)
+        penalty = self.weight * (lengths_N - moved).square().mean()
+        return self.interval * penalty, torch.stack([penalty, moved])
