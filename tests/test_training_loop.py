@@ -105,11 +105,19 @@ PATHS = {"path_length_weight": 2, "path_length_interval": 2}
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"generator": "traditional"}, {"loss": "wgan_gp", "r1_gamma": 0}, PATHS]
+    "settings",
+    [
+        {},
+        {"generator": "traditional"},
+        {"augment": "ada", "ada_kimg": 0.1},
+        {"loss": "wgan_gp", "r1_gamma": 0},
+        PATHS,
+    ],
+    ids=["style", "traditional", "augmented", "wgan_gp", "path_lengths"],
 )
-def test_resumed_run_equals_the_uninterrupted_one(new_run, fields):
+def test_resumed_run_equals_the_uninterrupted_one(new_run, settings):
     """A run stopped again and again, before and after it grows, ends in the same bytes as one never stopped."""
-    whole, broken = (new_run(**fields) for _ in range(2))
+    whole, broken = (new_run(**settings) for _ in range(2))
     trained(whole)
     sessions = 0
     while trained(broken, after(3))["stopped"]:

@@ -119,12 +119,13 @@ def pair():
 def latents(generator, num=4, seed=5, mixing_probability=0.9):
     """Inputs of a phase that draws fakes."""
     drawn = draw_latents(generator, num, mixing_probability, torch.Generator().manual_seed(seed))
-    return torch.zeros(()), *drawn[:2], *drawn.noise
+    return torch.zeros(()), torch.zeros(()), *drawn[:3], *drawn.noise
 
 
-def pixels(num=4):
-    """Random real images."""
-    return torch.randint(256, (num, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+def reals(num=4):
+    """Random real images, and no random numbers to augment them."""
+    rng = torch.Generator().manual_seed(3)
+    return torch.randint(256, (num, 3, 16, 16), dtype=torch.uint8, generator=rng), torch.empty(num, 0)
 
 
 def test_phases_are_functions_of_their_latents():
@@ -139,7 +140,7 @@ def test_phases_are_functions_of_their_latents():
 def test_discriminator_phase_leaves_the_generator_alone():
     """The discriminator's loss has no path to the generator's parameters."""
     generator, discriminator = pair()
-    loss, _ = DiscriminatorPhase(generator, discriminator, 10.0)(pixels(), *latents(generator))
+    loss, _ = DiscriminatorPhase(generator, discriminator, 10.0)(*reals(), *latents(generator))
     loss.backward()
     assert all(parameter.grad is None for parameter in generator.parameters())
     assert discriminator.out.weight.grad is not None
@@ -148,7 +149,7 @@ def test_discriminator_phase_leaves_the_generator_alone():
 def test_critic_phase_leaves_the_generator_alone():
     """The critic's loss has no path to the generator's parameters."""
     generator, discriminator = pair()
-    loss, _ = CriticPhase(generator, discriminator)(pixels(), *latents(generator), torch.rand(4))
+    loss, _ = CriticPhase(generator, discriminator)(*reals(), *latents(generator), torch.rand(4))
     loss.backward()
     assert all(parameter.grad is None for parameter in generator.parameters())
     assert discriminator.out.weight.grad is not None
@@ -214,7 +215,7 @@ def test_mixing_probability_is_a_share_of_images():
 def test_no_r1_at_gamma_zero():
     """At gamma 0 the penalty is zero and the loss is the logistic one alone."""
     generator, discriminator = pair()
-    loss, terms = DiscriminatorPhase(generator, discriminator, 0.0)(pixels(), *latents(generator))
+    loss, terms = DiscriminatorPhase(generator, discriminator, 0.0)(*reals(), *latents(generator))
     assert terms[1] == 0
     assert loss == terms[0]
 
@@ -224,7 +225,7 @@ def test_lazy_r1_weighs_as_many_times_as_much():
     generator, discriminator = pair()
     for interval in (1, 16):
         phase = DiscriminatorPhase(generator, discriminator, 10.0, interval)
-        loss, terms = phase(pixels(), *latents(generator))
+        loss, terms = phase(*reals(), *latents(generator))
         torch.testing.assert_close(loss, terms[0] + interval * terms[1])
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.augment import NUM_NORMAL, NUM_UNIFORM
 from training.config import TrainConfig
 from training.loop import Training
 from training.loss import (
@@ -267,12 +268,12 @@ def copies(networks: tuple[Generator, Discriminator], lod: float) -> tuple[Gener
 def phase_inputs(
     generator: Generator | TraditionalGenerator, mixing_probability: float = 0.9
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Pixels of real images, and the inputs that fakes are drawn from, in float64."""
+    """Pixels of real images, and the inputs that fakes are drawn from, in float64; nothing is augmented."""
     rng = torch.Generator().manual_seed(2)
     side = generator.resolution >> math.floor(generator.lod)
     pixels = torch.randint(256, (8, 3, side, side), generator=rng, dtype=torch.uint8)
     latents = draw_latents(generator, 8, mixing_probability, rng)
-    inputs = [torch.tensor(generator.lod % 1), *latents[:2], *latents.noise]
+    inputs = [torch.tensor(generator.lod % 1), torch.zeros(()), *latents[:3], *latents.noise]
     return pixels, tuple(x.double() if x.is_floating_point() else x for x in inputs)
 
 
@@ -280,7 +281,7 @@ def reference_gradients(
     generator: Generator, discriminator: Discriminator, pixels: Tensor, inputs: tuple[Tensor, ...]
 ) -> dict[str, dict[str, Tensor]]:
     """Gradients of both losses through the plain networks, by PyTorch's own differentiation, R1 at gamma 10."""
-    _, z, crossover, *noise = inputs
+    _, _, z, crossover, _, *noise = inputs
     w, mixed = (generator.broadcast(reference_mapping(generator, code)) for code in z)
     layer = torch.arange(w.shape[1])[None, :, None]
     lod = generator.lod
@@ -318,7 +319,10 @@ def phase_gradients(
 ) -> dict[str, dict[str, Tensor]]:
     """The same as training takes them."""
     phases = {
-        "discriminator": (DiscriminatorPhase(generator, discriminator, 10.0), (pixels, *inputs)),
+        "discriminator": (
+            DiscriminatorPhase(generator, discriminator, 10.0),
+            (pixels, torch.empty(len(pixels), 0), *inputs),
+        ),
         "generator": (GeneratorPhase(generator, discriminator), inputs),
     }
     found = {}
@@ -382,7 +386,10 @@ def test_precision_keeps_the_gradients(
 def test_recorded_gradients_serve_every_fade(
     networks: tuple[Generator, Discriminator], dtype: torch.dtype | None
 ) -> None:
-    """What is compiled, the recorded graph, gives the gradients of the phases it records, at any fraction of a fade."""
+    """What is compiled, the recorded graph, gives the gradients of the phases it records, at any fraction of a fade.
+
+    Images are augmented.
+    """
     pair = in_precision(networks, 0.4, dtype)
     for phase in (DiscriminatorPhase(*pair, 10.0), GeneratorPhase(*pair)):
         given: list[tuple[Tensor, ...]] = []
@@ -391,7 +398,9 @@ def test_recorded_gradients_serve_every_fade(
                 network.lod = lod
             pixels, inputs = phase_inputs(pair[0])
             inputs = tuple(x.float() if x.is_floating_point() else x for x in inputs)
-            given.append((pixels, *inputs) if isinstance(phase, DiscriminatorPhase) else inputs)
+            drawn = torch.rand(len(pixels), NUM_UNIFORM + NUM_NORMAL)
+            inputs = (inputs[0], torch.tensor(0.7), *inputs[2:4], drawn, *inputs[5:])
+            given.append((pixels, drawn, *inputs) if isinstance(phase, DiscriminatorPhase) else inputs)
         gradients = GradientFunction(phase, phase.network, compiled=False)
         graph = gradients.record(given[0])
         with torch.no_grad():
@@ -422,7 +431,7 @@ def reference_fakes(
     row: str, generator: Generator | TraditionalGenerator, inputs: tuple[Tensor, ...], w: Tensor | None = None
 ) -> Tensor:
     """A configuration's fakes from a phase's inputs, or from the layers' `w` if given."""
-    fade, z, _, *noise = inputs
+    fade, _, z, _, _, *noise = inputs
     lod = math.floor(generator.lod) + float(fade)
     if row in "ab":
         assert not noise
@@ -434,7 +443,7 @@ def reference_fakes(
 
 def reference_styles(generator: Generator, inputs: tuple[Tensor, ...]) -> Tensor:
     """Each layer's w, of the second code from an image's crossover on, if there is one."""
-    _, z, crossover, *_ = inputs
+    _, _, z, crossover, *_ = inputs
     first, second = (generator.broadcast(reference_mapping(generator, code)) for code in (z[0], z[-1]))
     return torch.where(torch.arange(first.shape[1])[None, :, None] < crossover[:, None, None], first, second)
 
@@ -473,9 +482,9 @@ def test_table_1_equals_the_reference(row: str) -> None:
     for lod in (2.0, 0.4, 0.0):
         generator, discriminator, filtered = row_of_table_1(row, lod)
         _, inputs = phase_inputs(generator, 0.9 if row == "f" else 0.0)
-        z, noise = inputs[1][0], inputs[3:]
+        z, noise = inputs[2][0], inputs[5:]
         images = generator(z, noise)
-        unmixed = (torch.tensor(lod % 1, dtype=z.dtype), z[None], *inputs[2:])
+        unmixed = (torch.tensor(lod % 1, dtype=z.dtype), inputs[1], z[None], *inputs[3:])
         torch.testing.assert_close(
             images, reference_fakes(row, generator, unmixed), rtol=1e-9, atol=1e-11, check_dtype=True
         )
@@ -508,12 +517,14 @@ def test_wgan_gp_equals_the_reference(row: str) -> None:
     loss = fake.mean() - real.mean() + 0.001 * real.pow(2).mean()
 
     critic = CriticPhase(generator, discriminator)
-    given = (pixels, *inputs, share)
+    given = (pixels, torch.empty(8, 0), *inputs, share)
     whole, terms = critic(*given)
-    assert critic.terms == ("loss_d", "gradient_penalty", "real_logit", "fake_logit")
-    torch.testing.assert_close(terms, torch.stack([loss, penalty, real.mean(), fake.mean()]))
+    assert critic.terms == ("loss_d", "gradient_penalty", "real_logit", "fake_logit", "real_sign")
+    torch.testing.assert_close(
+        terms, torch.stack([loss, penalty, real.mean(), fake.mean(), real.sign().mean()])
+    )
     torch.testing.assert_close(whole, loss + penalty)
-    assert_same_gradients(critic, 1, given, gradients_of(loss + penalty, discriminator))
+    assert_same_gradients(critic, 2, given, gradients_of(loss + penalty, discriminator))
     phase = GeneratorPhase(generator, discriminator, wasserstein_generator_loss)
     assert_same_gradients(phase, 0, inputs, gradients_of(-logits(fakes).mean(), generator))
 
@@ -534,10 +545,11 @@ def test_path_lengths_equal_the_reference(row: str) -> None:
     penalty = 2 * (lengths - moved).pow(2).mean()
 
     phase = PathLengthPhase(generator, 2.0, interval=4)
-    loss, terms = phase(mean, y, *inputs)
+    given = (mean, y, inputs[0], *inputs[2:4], *inputs[5:])
+    loss, terms = phase(*given)
     torch.testing.assert_close(terms, torch.stack([penalty, moved]))
     torch.testing.assert_close(loss, 4 * penalty)
-    assert_same_gradients(phase, 2, (mean, y, *inputs), gradients_of(4 * penalty, generator))
+    assert_same_gradients(phase, 2, given, gradients_of(4 * penalty, generator))
 
 
 @pytest.mark.gpu
@@ -555,9 +567,9 @@ def test_compiled_wgan_gp_and_path_lengths_on_a_gpu(
         y = torch.randn(8, 3, SIDE, SIDE, dtype=torch.double) / SIDE
         share = torch.rand(8, dtype=torch.double)
         mean = torch.tensor(0.3, dtype=torch.double)
-        phases = [(CriticPhase(*pair), (pixels, *inputs, share))]
+        phases = [(CriticPhase(*pair), (pixels, torch.empty(8, 0), *inputs, share))]
         if row == "f":
-            phases.append((PathLengthPhase(pair[0], 2.0), (mean, y, *inputs)))
+            phases.append((PathLengthPhase(pair[0], 2.0), (mean, y, inputs[0], *inputs[2:4], *inputs[5:])))
         for phase, given in phases:
             plain, _ = GradientFunction(phase, phase.network, compiled=False)(*given)
             names = {parameter: name for name, parameter in phase.network.named_parameters()}

@@ -186,6 +186,25 @@ class TrainConfig(Config):
         0.5, ge=0, description="Half-life of the averaged generator, in thousands of images; 0 averages none."
     )
     w_avg_beta: float = Field(0.98, ge=0, lt=1, description="Decay a step of the running mean of w.")
+    augment: Literal["none", "fixed", "ada"] = Field(
+        "none",
+        description="Augmentation of what the discriminator sees, for small datasets: none, of fixed strength, or "
+        "adaptive (ADA): stronger while the discriminator is too sure of real images.",
+    )
+    augment_p: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability of each transform: all along if fixed, at the start if adaptive.",
+    )
+    ada_target: float = Field(
+        0.6, gt=-1, lt=1, description="Mean sign of the real images' logits that adaptive augmentation holds."
+    )
+    ada_kimg: float = Field(
+        500.0,
+        gt=0,
+        description="Thousands of images over which adaptive augmentation could rise from 0 to 1.",
+    )
     x_flips: bool = Field(True, description="Show each image mirrored half the time.")
     truncation_psi: float = Field(
         0.7, ge=0, le=2, description="Truncation of the sample grids: 0 is the mean face, 1 is none."

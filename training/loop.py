@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from storage.errors import TrainingError
 from storage.runs import Run
+from training.augment import AdaptiveStrength, draw_augmentation
 from training.checkpoint import checkpoint_name, load_checkpoint, prune_checkpoints, save_checkpoint
 from training.config import TrainConfig
 from training.data import ImageArray, RealImages
@@ -167,6 +168,7 @@ class Training:
     gradients: dict[str, GradientFunction]
     """Of each phase; the discriminator's without R1 as `discriminator_alone`, for lazy regularization;
     `path_length` only where it has a weight."""
+    augmentation: AdaptiveStrength
     tally: Tally
     path_length_mean: Tensor
     """The running mean of path length regularization; stays 0 without it."""
@@ -225,8 +227,19 @@ class Training:
             name: GradientFunction(phase, phase.network, compiled=config.compile and on_gpu)
             for name, phase in phases.items()
         }
-        tally, mean = Tally(device, terms_of(config)), torch.zeros((), device=device)
-        return cls(config, device, generator, averaged, discriminator, optimizers, gradients, tally, mean)
+        augmentation = AdaptiveStrength(config.augment_p, config.ada_target, config.ada_kimg, device)
+        return cls(
+            config,
+            device,
+            generator,
+            averaged,
+            discriminator,
+            optimizers,
+            gradients,
+            augmentation,
+            Tally(device, terms_of(config)),
+            torch.zeros((), device=device),
+        )
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -249,19 +262,21 @@ class Training:
         rng = step_rng(config.seed, self.num_images, self.device)
         self._set_lod(stage.lod)
         fade = torch.full((), stage.lod % 1, device=self.device)
+        p, augments = self.augmentation.p, config.augment != "none"
 
-        latents = draw_latents(self.generator, num, config.mixing_probability, rng)
+        latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
+        drawn_reals = draw_augmentation(num, rng) if augments else latents.augmentation_NR
         is_wasserstein = config.loss == "wgan_gp"
         shares = (draw_shares(num, rng),) if is_wasserstein else ()
         has_penalty = is_wasserstein or self.num_images // num % config.r1_interval == 0
         phase = "discriminator" if has_penalty else "discriminator_alone"
         gradients, (terms_d,) = self.gradients[phase](
-            pixels_N3RR, fade, *latents[:2], *latents.noise, *shares
+            pixels_N3RR, drawn_reals, fade, p, *latents[:3], *latents.noise, *shares
         )
         skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
-        latents = draw_latents(self.generator, num, config.mixing_probability, rng)
-        gradients, (terms_g, w_D) = self.gradients["generator"](fade, *latents[:2], *latents.noise)
+        latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
+        gradients, (terms_g, w_D) = self.gradients["generator"](fade, p, *latents[:3], *latents.noise)
         if "path_length" in self.gradients:
             terms_g = torch.cat([terms_g, self._regularize_paths(gradients, stage, fade, num, rng)])
         skipped_g = self._descend("generator", gradients, stage.learning_rate)
@@ -270,6 +285,8 @@ class Training:
         if isinstance(self.generator, Generator):
             self.generator.update_w_avg(w_D, config.w_avg_beta)
         average_into(self.generator_ema, self.generator, ema_beta(num, config.ema_half_life_kimg))
+        if config.augment == "ada":
+            self.augmentation.update(terms_d[DiscriminatorPhase.terms.index("real_sign")], num)
 
         self.num_images += num
         self.tally.add(num, torch.cat([terms_g, terms_d]), skipped_d | skipped_g)
@@ -310,6 +327,7 @@ class Training:
             "num_images": self.num_images,
             "resolution": self.resolution,
             "seconds": self.seconds,
+            "augmentation": self.augmentation.state(),
             "tally": self.tally.state(),
             **({"path_length_mean": float(self.path_length_mean)} if "path_length" in self.gradients else {}),
             "config": self.config.model_dump(mode="json"),
@@ -322,6 +340,7 @@ class Training:
         self.num_images = state["num_images"]
         self.resolution = state["resolution"]
         self.seconds = state["seconds"]
+        self.augmentation.load(state["augmentation"])
         self.tally.load(state["tally"])
         self.path_length_mean.fill_(state.get("path_length_mean", 0.0))
 
@@ -411,6 +430,7 @@ def _write_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) ->
         "lod": stage.lod,
         "batch_size": stage.batch_size,
         **means,
+        "augment_p": float(training.augmentation.p),
         "skipped_steps": int(tally.skipped),
         "seconds_per_kimg": seconds / tally.images * 1000,
         "images_per_second": tally.images / seconds,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.augment import augmented, draw_augmentation
 from training.networks import Discriminator, Generator, TraditionalGenerator, blend
 from training.ops import downsample, input_gradients_only, upsample
 
@@ -88,12 +89,19 @@ class Latents(NamedTuple):
     """One latent code an image, or two where styles are mixed."""
     crossover_N: Tensor
     """The layer from which on an image takes the styles of its second code."""
+    augmentation_NR: Tensor
+    """Random numbers of the images' augmentation; no columns where there is none."""
     noise: tuple[Tensor, ...]
     """(N, 1, H, W) a layer."""
 
 
 def draw_latents(
-    generator: Generator | TraditionalGenerator, num: int, mixing_probability: float, rng: torch.Generator
+    generator: Generator | TraditionalGenerator,
+    num: int,
+    mixing_probability: float,
+    rng: torch.Generator,
+    *,
+    augments: bool = False,
 ) -> Latents:
     """Latents for `num` fakes at the generator's level of detail, with mixing regularization (section 3.1).
 
@@ -105,11 +113,13 @@ def draw_latents(
     num_layers = generator.num_layers_in_use if isinstance(generator, Generator) else 0
     num_codes = 2 if mixing_probability > 0 and isinstance(generator, Generator) else 1
     z_KNZ = torch.randn(num_codes, num, generator.z_dim, generator=rng, device=device)
-    if num_codes == 1:
-        return Latents(z_KNZ, torch.full((num,), num_layers, device=device), noise)
-    crossover_N = torch.randint(1, num_layers, (num,), generator=rng, device=device)
-    chosen_N = torch.rand(num, generator=rng, device=device) < mixing_probability
-    return Latents(z_KNZ, torch.where(chosen_N, crossover_N, num_layers), noise)
+    crossover_N = torch.full((num,), num_layers, device=device)
+    if num_codes == 2:
+        drawn_N = torch.randint(1, num_layers, (num,), generator=rng, device=device)
+        is_mixed_N = torch.rand(num, generator=rng, device=device) < mixing_probability
+        crossover_N = torch.where(is_mixed_N, drawn_N, crossover_N)
+    augmentation_NR = draw_augmentation(num, rng) if augments else torch.empty(num, 0, device=device)
+    return Latents(z_KNZ, crossover_N, augmentation_NR, noise)
 
 
 def draw_shares(num: int, rng: torch.Generator) -> Tensor:
@@ -128,16 +138,16 @@ def draw_fakes(
     """Fakes and, from a style-based generator, their first w (N, D)."""
     if isinstance(generator, TraditionalGenerator):
         return generator(latents.z_KNZ[0], latents.noise, fade), None
-    w_NLD, w_ND = styles(generator, latents)
+    w_NLD, w_ND = styles(generator, latents.z_KNZ, latents.crossover_N)
     return generator.synthesis(w_NLD, latents.noise, generator.lod, fade, latents.z_KNZ[0]), w_ND
 
 
-def styles(generator: Generator, latents: Latents) -> tuple[Tensor, Tensor]:
+def styles(generator: Generator, z_KNZ: Tensor, crossover_N: Tensor) -> tuple[Tensor, Tensor]:
     """Each layer's w (N, L, D), mixed, and the first w (N, D)."""
-    w_KND = generator.mapping(latents.z_KNZ.flatten(0, 1)).unflatten(0, latents.z_KNZ.shape[:2])
+    w_KND = generator.mapping(z_KNZ.flatten(0, 1)).unflatten(0, z_KNZ.shape[:2])
     w_NLD = generator.broadcast(w_KND[0])
     if len(w_KND) == 2:
-        w_NLD = generator.mix(w_NLD, generator.broadcast(w_KND[1]), latents.crossover_N)
+        w_NLD = generator.mix(w_NLD, generator.broadcast(w_KND[1]), crossover_N)
     return w_NLD, w_KND[0]
 
 
@@ -174,11 +184,15 @@ class GeneratorPhase(nn.Module):
         return self.generator.lod % 1 > 0
 
     def forward(
-        self, fade: Tensor, z_KNZ: Tensor, crossover_N: Tensor, *noise: Tensor
+        self, fade: Tensor, p: Tensor, z_KNZ: Tensor, crossover_N: Tensor, drawn_NR: Tensor, *noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, its `terms`, and the batch's mean w (empty from a generator without a mapping network)."""
-        fakes, w_ND = draw_fakes(self.generator, Latents(z_KNZ, crossover_N, noise), fade)
-        loss = self.loss_of(self.discriminator(fakes, fade))
+        """The loss, its `terms`, and the batch's mean w (empty from a generator without a mapping network).
+
+        `p` is the strength of augmentation.
+        """
+        latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
+        fakes, w_ND = draw_fakes(self.generator, latents, fade)
+        loss = self.loss_of(self.discriminator(augmented(fakes, p, drawn_NR), fade))
         return loss, loss[None], fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
 
 
@@ -188,7 +202,7 @@ class DiscriminatorPhase(nn.Module):
     `r1_gamma` 0 leaves R1 out.
     """
 
-    terms = ("loss_d", "r1", "real_logit", "fake_logit")
+    terms = ("loss_d", "r1", "real_logit", "fake_logit", "real_sign")
 
     def __init__(
         self,
@@ -212,44 +226,71 @@ class DiscriminatorPhase(nn.Module):
         return self.generator.lod % 1 > 0
 
     def forward(
-        self, pixels_N3RR: Tensor, fade: Tensor, z_KNZ: Tensor, crossover_N: Tensor, *noise: Tensor
+        self,
+        pixels_N3RR: Tensor,
+        drawn_reals_NR: Tensor,
+        fade: Tensor,
+        p: Tensor,
+        z_KNZ: Tensor,
+        crossover_N: Tensor,
+        drawn_NR: Tensor,
+        *noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The loss and its `terms`; pixels are uint8.
+        """The loss and its `terms`; pixels are uint8, `p` is the strength of augmentation.
 
-        Where R1 comes every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
+        R1 is taken at the images the discriminator sees, augmented ones where there is augmentation. Where R1 comes
+        every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
         """
         with torch.no_grad():
-            fakes, _ = draw_fakes(self.generator, Latents(z_KNZ, crossover_N, noise), fade)
-        reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
+            latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
+            fakes, _ = draw_fakes(self.generator, latents, fade)
+            fakes = augmented(fakes, p, drawn_NR)
+            reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
+            reals = augmented(reals, p, drawn_reals_NR)
         reals.requires_grad_(self.r1_gamma > 0)
         real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
         loss = discriminator_loss(real_logits, fake_logits)
         r1 = r1_penalty(real_logits, reals, self.r1_gamma) if self.r1_gamma > 0 else torch.zeros_like(loss)
-        terms = torch.stack([loss, r1, real_logits.mean(), fake_logits.mean()])
+        terms = torch.stack([loss, r1, real_logits.mean(), fake_logits.mean(), real_logits.sign().mean()])
         return loss + self.r1_interval * r1, terms
 
 
 class CriticPhase(DiscriminatorPhase):
     """WGAN-GP's loss on real images and as many fresh fakes, and its penalty between them."""
 
-    terms = ("loss_d", "gradient_penalty", "real_logit", "fake_logit")
+    terms = ("loss_d", "gradient_penalty", "real_logit", "fake_logit", "real_sign")
 
     def __init__(self, generator: Generator | TraditionalGenerator, discriminator: Discriminator) -> None:
         super().__init__(generator, discriminator, r1_gamma=0.0)
 
     def forward(
-        self, pixels_N3RR: Tensor, fade: Tensor, z_KNZ: Tensor, crossover_N: Tensor, *noise: Tensor
+        self,
+        pixels_N3RR: Tensor,
+        drawn_reals_NR: Tensor,
+        fade: Tensor,
+        p: Tensor,
+        z_KNZ: Tensor,
+        crossover_N: Tensor,
+        drawn_NR: Tensor,
+        *noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The loss and its `terms`; after the noise come the shares (N,) of real images in the interpolated ones."""
+        """The loss and its `terms`; after the noise come the shares (N,) of real images in the interpolated ones.
+
+        Those lie between the images that the discriminator sees, augmented ones where there is augmentation.
+        """
         *noise_of_layers, share_N = noise
         with torch.no_grad():
-            fakes, _ = draw_fakes(self.generator, Latents(z_KNZ, crossover_N, tuple(noise_of_layers)), fade)
-        reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
+            latents = Latents(z_KNZ, crossover_N, drawn_NR, tuple(noise_of_layers))
+            fakes, _ = draw_fakes(self.generator, latents, fade)
+            fakes = augmented(fakes, p, drawn_NR)
+            reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
+            reals = augmented(reals, p, drawn_reals_NR)
         between = torch.lerp(fakes, reals, share_N[:, None, None, None]).requires_grad_()
         real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
         loss = critic_loss(real_logits, fake_logits)
         penalty = gradient_penalty(self.discriminator(between, fade), between)
-        return loss + penalty, torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean()])
+        sign = real_logits.sign().mean()
+        return loss + penalty, torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean(), sign])
 
 
 class PathLengthPhase(nn.Module):
@@ -286,7 +327,7 @@ class PathLengthPhase(nn.Module):
         *noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The loss, which weighs `interval` times the penalty, and its `terms`: the penalty and the new mean."""
-        w_NLD, _ = styles(self.generator, Latents(z_KNZ, crossover_N, noise))
+        w_NLD, _ = styles(self.generator, z_KNZ, crossover_N)
         w_NLD = w_NLD[:, : self.generator.num_layers_in_use]
         fakes = self.generator.synthesis(w_NLD, noise, self.generator.lod, fade, z_KNZ[0])
         lengths_N = path_lengths(fakes, w_NLD, direction_N3RR)

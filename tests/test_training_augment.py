@@ -1,0 +1,153 @@
+"""Adaptive discriminator augmentation: what the transforms do to images, and how their strength moves."""
+
+import math
+
+import pytest
+import torch
+
+from training.augment import (
+    NUM_NORMAL,
+    NUM_UNIFORM,
+    SYM6,
+    AdaptiveStrength,
+    augmented,
+    draw_augmentation,
+    transforms,
+    warped,
+)
+
+DOUBLE = torch.float64
+
+
+def drawn(num, seed=0):
+    """Random numbers of the transforms of `num` images, in float64."""
+    return draw_augmentation(num, torch.Generator().manual_seed(seed)).double()
+
+
+def matrix(rows):
+    """A geometry of one image."""
+    return torch.tensor([rows], dtype=DOUBLE)
+
+
+def blob(x, y, size=0.3):
+    """A soft spot (1, 1, 64, 64) around a point of the image, whose sides are -1 and 1."""
+    line = (torch.arange(64, dtype=DOUBLE) + 0.5) / 32 - 1
+    return torch.exp(-((line[None] - x) ** 2 + (line[:, None] - y) ** 2) / size**2)[None, None]
+
+
+def test_filter_is_orthonormal():
+    """The filter's even shifts are orthonormal and it has six vanishing moments: its taps are those of sym6."""
+    taps = torch.tensor(SYM6, dtype=DOUBLE)
+    assert taps.sum().item() == pytest.approx(math.sqrt(2), abs=1e-12)
+    for shift in range(0, 12, 2):
+        product = (taps[shift:] * taps[: 12 - shift]).sum().item()
+        assert product == pytest.approx(float(shift == 0), abs=1e-11), shift
+    index = torch.arange(12, dtype=DOUBLE)
+    for moment in range(6):
+        alternating = ((-1) ** index * index**moment * taps).sum().item()
+        assert abs(alternating) < 1e-6, (moment, alternating)
+
+
+def test_identity_changes_nothing():
+    """Up and down by the filter gives the image back, to rounding, away from the border."""
+    images = torch.rand(2, 3, 32, 32, dtype=DOUBLE)
+    found = warped(images, torch.eye(3, dtype=DOUBLE).expand(2, 3, 3))
+    assert (found - images)[..., 4:-4, 4:-4].abs().max() < 1e-10
+    assert (found - images).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("rows", "centre"),
+    [
+        ([[1, 0, -0.25], [0, 1, 0.125], [0, 0, 1]], (0.45, 0.025)),
+        ([[0, 1, 0], [-1, 0, 0], [0, 0, 1]], (-0.15, 0.2)),
+        ([[0.5, 0, 0], [0, 0.5, 0], [0, 0, 1]], (0.4, 0.3)),
+        ([[-1, 0, 0], [0, 1, 0], [0, 0, 1]], (-0.2, 0.15)),
+    ],
+    ids=["shift", "quarter turn", "twice as large", "mirror"],
+)
+def test_geometry_moves_what_is_in_the_image(rows, centre):
+    """A matrix leads from places in the output to places in the input, without a shift of the filter's own."""
+    size = 0.3 / math.sqrt(abs(torch.linalg.det(matrix(rows)).item()))
+    found, expected = warped(blob(0.2, 0.15), matrix(rows)), blob(*centre, size)
+    assert (found - expected)[..., 6:-6, 6:-6].abs().max() < 2e-3
+
+
+def test_outside_is_the_mirror_image():
+    """Shifted beyond its border, an image goes on as its mirror image."""
+    image = torch.rand(1, 1, 32, 32, dtype=DOUBLE).cumsum(3).cumsum(2)
+    image /= image.max()
+    found = warped(image, matrix([[1, 0, 0.5], [0, 1, 0], [0, 0, 1]]))
+    assert (found[..., 24:] - image[..., 24:].flip(-1)).abs().max() < 0.02
+
+
+def test_strength_zero_changes_nothing():
+    """At p 0 images pass bit for bit; without random numbers too."""
+    images = torch.rand(4, 3, 16, 16) * 2 - 1
+    assert (augmented(images, torch.tensor(0.0), drawn(4).float()) - images).abs().max() < 1e-6
+    assert augmented(images, torch.tensor(1.0), torch.empty(4, 0)) is images
+
+
+def test_transforms_are_as_frequent_as_asked():
+    """Of many images, a share p gets each transform: inverted luma half as many, and rotation p over both places."""
+    p, num = 0.4, 20_000
+    geometry, colour, _ = transforms(torch.tensor(p, dtype=DOUBLE), drawn(num), 64)
+    linear = colour[:, :, :3]
+    inverted = (torch.linalg.det(linear) < 0).double().mean().item()
+    assert inverted == pytest.approx(p / 2, abs=0.01)
+    mirrored = (torch.linalg.det(geometry) < 0).double().mean().item()
+    assert mirrored == pytest.approx(p / 2, abs=0.01)
+    untouched = (linear - torch.eye(3, dtype=DOUBLE)).abs().amax(dim=(1, 2)) < 1e-12
+    assert untouched.double().mean().item() == pytest.approx((1 - p) ** 3 * (1 - p / 2), abs=0.01)
+    still = (geometry - torch.eye(3, dtype=DOUBLE)).abs().amax(dim=(1, 2)) < 1e-12
+    expected = (1 - p / 2) * (1 - p * 3 / 4) * (1 - p) ** 4 * (1 - p)
+    assert still.double().mean().item() == pytest.approx(expected, abs=0.015)
+
+
+def test_colour_keeps_or_inverts_grey():
+    """Hue and saturation leave grey pixels grey; a rotation of hue keeps their length."""
+    _, colour, _ = transforms(torch.tensor(1.0, dtype=DOUBLE), drawn(100), 64)
+    grey = torch.full((3,), 0.5, dtype=DOUBLE)
+    shown = colour[:, :, :3] @ grey + colour[:, :, 3]
+    assert (shown - shown.mean(dim=1, keepdim=True)).abs().max() < 1e-9
+    one = torch.ones(1, NUM_UNIFORM + NUM_NORMAL, dtype=DOUBLE)  # nothing is taken: 1 is below no p
+    one[:, 16:19] = torch.tensor([1.0, 0.8, 0.0])  # but hue
+    _, turned, _ = transforms(torch.tensor(0.5, dtype=DOUBLE), one, 64)
+    assert (turned[0, :, :3] @ turned[0, :, :3].T - torch.eye(3, dtype=DOUBLE)).abs().max() < 1e-9
+    assert (turned[0, :, :3] - torch.eye(3, dtype=DOUBLE)).abs().max() > 0.5
+
+
+def test_gradients_pass_through():
+    """The generator learns through the augmentation: its gradient is that of finite differences."""
+    images = torch.rand(2, 3, 8, 8, dtype=DOUBLE, requires_grad=True)
+    numbers, p = drawn(2, seed=4), torch.tensor(0.9, dtype=DOUBLE)
+    assert torch.autograd.gradcheck(lambda x: augmented(x, p, numbers), images, fast_mode=True)
+
+
+def test_strength_follows_the_discriminator():
+    """p rises while more real images are told than the target, falls below it, and stays within 0 and 1."""
+    strength = AdaptiveStrength(0.0, 0.6, 1.0, torch.device("cpu"))
+    for _ in range(4):
+        strength.update(torch.tensor(0.9), 25)
+    assert strength.p.item() == pytest.approx(0.1)
+    for _ in range(400):
+        strength.update(torch.tensor(0.9), 25)
+    assert strength.p.item() == 1
+    for _ in range(8):
+        strength.update(torch.tensor(0.3), 25)
+    assert strength.p.item() == pytest.approx(0.8)
+
+
+def test_strength_goes_on_from_its_state():
+    """Stopped between two moves and taken up, p moves as if it had not been stopped."""
+    whole, first = (AdaptiveStrength(0.5, 0.6, 1.0, torch.device("cpu")) for _ in range(2))
+    signs = torch.rand(20, generator=torch.Generator().manual_seed(0))
+    for sign in signs:
+        whole.update(sign, 8)
+    for sign in signs[:7]:
+        first.update(sign, 8)
+    second = AdaptiveStrength(0.0, 0.6, 1.0, torch.device("cpu"))
+    second.load(first.state())
+    for sign in signs[7:]:
+        second.update(sign, 8)
+    assert second.state() == whole.state()
