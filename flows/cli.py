@@ -312,6 +312,13 @@ def deploy() -> None:
     run_deploy(dict(os.environ))
 
 
+# Imported when asked for: they load torch.
+app.command(
+    "flows.evaluate:evaluate", name="evaluate", help="Measure a checkpoint: FID, path lengths and others."
+)
+app.command("flows.evaluate:audit", name="audit", help="Look for near-copies of training crops among fakes.")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a PipelineError or a wrong option prints one sentence and exits 1."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)

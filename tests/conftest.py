@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,3 +17,14 @@ def faces() -> Path:
     if not (FACES / "portraits.jsonl").is_file():
         pytest.skip(f"no real photographs at {FACES}")
     return FACES
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """tiny_run.py: read from its file, since a package in the environment is called `tests` too."""
+    spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -88,9 +88,11 @@ def network_tensors(folder: Path, state: Mapping[str, Any], name: str) -> dict[s
     return _under(_verified(folder, state, NETWORKS), name)
 
 
-def prune_checkpoints(checkpoints: list[Path], keep: int) -> None:
-    """Delete all but the last `keep` of `checkpoints` (oldest first)."""
+def prune_checkpoints(checkpoints: list[Path], keep: int, best: Path | None = None) -> None:
+    """Delete all but the last `keep` of `checkpoints` (oldest first), and the best."""
     for folder in checkpoints[:-keep]:
+        if folder == best:
+            continue
         # state.json goes first: what is left of an interrupted deletion is no checkpoint.
         (folder / STATE).unlink()
         shutil.rmtree(folder)

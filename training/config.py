@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from storage.config import Config, OneOf
+from training.measures import MEASURES, MetricName
 
 PresetName = Literal[
     "smoke", "face128", "paper256", "paper1024",
@@ -215,6 +216,18 @@ class TrainConfig(Config):
     )
     tick_kimg: float = Field(0.25, gt=0, description="Thousands of images between lines of statistics.")
     keep_checkpoints: int = Field(3, ge=1, le=10_000, description="How many newest checkpoints are kept.")
+    metrics: tuple[MetricName, ...] = Field(
+        (), description="Metrics measured during training, by the names of `likeness evaluate --list`."
+    )
+    metrics_kimg: float = Field(
+        100.0, gt=0, description="Thousands of images from one measurement to the next; each is a snapshot."
+    )
+    metrics_images: int = Field(
+        5_000, ge=2, description="Generated samples a measurement; published figures are of 50,000."
+    )
+    keep_best: MetricName | None = Field(
+        None, description="One of `metrics`: the checkpoint best by it is kept beside the newest."
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, latents, noise and data order.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where training runs; auto takes a GPU if there is one."
@@ -267,6 +280,10 @@ class TrainConfig(Config):
         for name, steps in (("batch_size", self.batch_size), ("learning_rate", self.learning_rate)):
             if not steps or min(map(int, steps)) > self.start_resolution:
                 raise ValueError(f"{name} has no entry for start_resolution {self.start_resolution} or below")
+        if self.keep_best is not None and self.keep_best not in self.metrics:
+            raise ValueError(f"keep_best {self.keep_best} is not among the metrics measured during training")
+        if self.generator == "traditional" and any(MEASURES[name].space == "w" for name in self.metrics):
+            raise ValueError("the traditional generator has no W: leave metrics of W out")
         if self.start_resolution < self.resolution and self.stable_kimg + self.fade_kimg == 0:
             raise ValueError("stable_kimg and fade_kimg are both 0: the network would never grow")
         if self.path_length_weight > 0 and self.generator == "traditional":

@@ -28,6 +28,7 @@ from training.augment import AdaptiveStrength, draw_augmentation
 from training.checkpoint import checkpoint_name, load_checkpoint, prune_checkpoints, save_checkpoint
 from training.config import TrainConfig
 from training.data import ImageArray, RealImages
+from training.evaluate import SnapshotMetrics, best_checkpoint
 from training.generate import grid_metadata, images_from_seeds, write_grid
 from training.loss import (
     CriticPhase,
@@ -76,6 +77,7 @@ def train(
     When `should_stop` says so, a checkpoint is written after the step in hand, and the result is marked stopped.
     """
     images.check(config.resolution)
+    measure = SnapshotMetrics(run, config, device)
     run.result_path.unlink(missing_ok=True)
     training = Training.begin(config, device)
     if checkpoints := run.checkpoints():
@@ -99,7 +101,11 @@ def train(
         finished = training.num_images >= config.total_kimg * 1000
         stopped = not finished and should_stop()
         tick = finished or _crosses(before, training.num_images, config.tick_kimg)
-        snapshot = finished or stopped or _crosses(before, training.num_images, config.snapshot_kimg)
+        measured = bool(config.metrics) and (
+            finished or _crosses(before, training.num_images, config.metrics_kimg)
+        )
+        snapshot = finished or stopped or measured
+        snapshot = snapshot or _crosses(before, training.num_images, config.snapshot_kimg)
         if tick or snapshot:
             training.check_health()  # a GPU is waited for here, and so its time is in the seconds of the step
         training.seconds += time.perf_counter() - begun
@@ -108,6 +114,8 @@ def train(
             _write_tick(run, training, stage, tracker)
         if snapshot:
             _write_snapshot(run, training, tracker)
+        if measured:
+            measure(run.newest_checkpoint(), training.num_images, tracker)
     return _write_result(run, training, stopped)
 
 
@@ -454,7 +462,8 @@ def _write_snapshot(run: Run, training: Training, tracker: Tracker) -> None:
     folder = run.checkpoints_dir / name
     lineage = {"run_id": run.id, "dataset": {k: dataset[k] for k in ("name", "version", "manifest_sha256")}}
     state = save_checkpoint(folder, training.networks, training.optimizers, {**lineage, **training.state()})
-    prune_checkpoints(run.checkpoints(), training.config.keep_checkpoints)
+    best = best_checkpoint(run, training.config.keep_best) if training.config.keep_best else None
+    prune_checkpoints(run.checkpoints(), training.config.keep_checkpoints, best)
     grid = run.grids_dir / f"{name}.png"
     _write_grid(grid, training, grid_metadata(folder, state))
     tracker.log_snapshot(folder, grid, training.num_images)

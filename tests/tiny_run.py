@@ -1,0 +1,95 @@
+"""A tiny trained run, in a store of its own, for tests of what is measured of runs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from storage.digest import bytes_digest, file_digest
+from storage.manifest import IMAGE_SCHEMA, index_name, publish, record_build
+from storage.runs import Run, create_run
+from storage.shards import Sample, index_json, write_shard
+from storage.store import Store
+from training.__main__ import images_of
+from training.config import TrainConfig
+from training.data import ImageArray
+from training.loop import train
+from training.tracking import Tracker
+
+TINY: dict[str, Any] = {
+    "resolution": 16, "start_resolution": 8, "channel_base": 64, "max_channels": 8, "z_dim": 8, "w_dim": 8,
+    "mapping_layers": 2, "stable_kimg": 0.008, "fade_kimg": 0.008, "total_kimg": 0.032,
+    "batch_size": {"4": 8}, "snapshot_kimg": 0.016, "tick_kimg": 0.016, "keep_checkpoints": 10, "device": "cpu",
+}  # fmt: skip
+
+
+def tiny_dataset(store: Store, images_HWC: Sequence[ImageArray], name: str = "faces") -> dict[str, Any]:
+    """Square images published as a version of a dataset, each as of a photograph; what a run records of it."""
+    samples, rows = [], []
+    for index, pixels in enumerate(images_HWC):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        sha256 = bytes_digest(file.getvalue())
+        samples.append(Sample(sha256[:16], "png", file.getvalue(), b"{}"))
+        photo_sha256 = bytes_digest(b"photograph" + file.getvalue())
+        facts = {
+            "key": sha256[:16], "image_sha256": sha256, "photo_sha256": photo_sha256, "face_index": 0,
+            "ref": f"{index}.jpg", "page": f"https://photos.example/{index}", "author": f"Author {index}",
+            "license": "CC-BY-4.0", "shard": "shards/00000.tar",
+        }  # fmt: skip
+        rows.append({**dict.fromkeys(IMAGE_SCHEMA.names), **facts})
+    path = store.path("packed.tar")
+    store.put("empty", b"")  # makes the folder
+    entries = write_shard(path, samples)
+    index_bytes = index_json(file_digest(path), entries)
+    key = f"chunks/{name}.tar"
+    store.put(key, path)
+    store.put(index_name(key), index_bytes)
+    for row, entry in zip(rows, entries[::2], strict=True):
+        row |= {"offset": entry.offset, "size": entry.size}
+    shard = {
+        "file": "shards/00000.tar", "object": key, "sha256": file_digest(path), "images": len(rows),
+        "size": path.stat().st_size, "index_sha256": bytes_digest(index_bytes),
+    }  # fmt: skip
+    settings = {"resolution": len(images_HWC[0])}
+    dataset = publish(
+        store, name, settings=settings, images=rows, rejections=[], shards=[shard], num_photos=len(rows)
+    )
+    record_build(dataset, {"config_sha256": "0", "facts": {"code_commit": None}}, datetime.now(UTC))
+    return dataset.summary()
+
+
+def noise_images(num: int, side: int = 16, seed: int = 0) -> list[ImageArray]:
+    """Random pictures (side, side, 3)."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(num)]
+
+
+def trained(
+    store: Store, dataset: Mapping[str, Any], tracker: Tracker | None = None, **overrides: Any
+) -> Run:
+    """A run trained to its end."""
+    config = TrainConfig.model_validate({**TINY, **overrides})
+    run = create_run(store, dataset, config.model_dump(mode="json"))
+    train(run, config, images_of(run, config), torch.device("cpu"), tracker or Tracker())
+    return run
+
+
+def portraits(faces: Path, num: int, side: int) -> list[ImageArray]:
+    """Real portraits, cut square from the middle and shrunk."""
+    pictures = []
+    for path in sorted(faces.glob("*/*.jpg"))[:num]:
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+        edge = min(rgb.size)
+        left, top = (rgb.width - edge) // 2, (rgb.height - edge) // 4
+        square = rgb.crop((left, top, left + edge, top + edge))
+        pictures.append(np.asarray(square.resize((side, side), Image.Resampling.LANCZOS)))
+    return pictures

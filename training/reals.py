@@ -1,0 +1,79 @@
+"""The real crops of a run's dataset version, each once, in the order of the shards, with their keys.
+
+Training reads the same shards as an endless shuffled stream, mirrored half the time (`training.data`); what is
+measured against the dataset reads them so.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from storage.errors import IntegrityError
+from storage.store import Store
+from training.data import (
+    IMAGE_SUFFIXES,
+    ImageArray,
+    area_resampled,
+    check_resolution,
+    decode,
+    opened_shards,
+)
+
+
+@dataclass(frozen=True)
+class RealCrops:
+    """The crops of one dataset version, area-resampled to `resolution`."""
+
+    shard_paths: tuple[Path, ...]
+    num_images: int
+    dataset_resolution: int
+    resolution: int
+    num_threads: int = 2
+
+    @classmethod
+    def of(cls, store: Store, dataset: Mapping[str, Any], resolution: int) -> RealCrops:
+        """The crops of a version as a run's record describes it (`Dataset.summary`), in its store."""
+        check_resolution(dataset["resolution"], resolution)
+        folder = store.root / dataset["directory"]
+        paths = tuple(folder / shard for shard in dataset["shards"])
+        return cls(paths, dataset["num_images"], dataset["resolution"], resolution)
+
+    def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[list[str], ImageArray]]:
+        """Keys and images (N, 3, R, R), at most `size` at a time, of the first `limit` crops."""
+        with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
+            samples = islice(self._samples(), limit)
+            while part := list(islice(samples, size)):
+                images = list(pool.map(self._decoded, part))
+                yield [sample["__key__"] for sample in part], np.stack(images)
+
+    def chosen(self, keys: set[str]) -> dict[str, ImageArray]:
+        """The images (3, R, R) of some keys, the others undecoded."""
+        found = (sample for sample in self._samples() if sample["__key__"] in keys)
+        return {sample["__key__"]: self._decoded(sample) for sample in found}
+
+    def _samples(self) -> Iterator[dict[str, Any]]:
+        expand = partial(tar_file_expander, select_files=lambda name: name.lower().endswith(IMAGE_SUFFIXES))
+        try:
+            yield from group_by_keys(expand(opened_shards(self.shard_paths)))
+        except tarfile.TarError as error:
+            raise IntegrityError(f"shard {error.args[-1]} cannot be read: {error.args[0]}") from error
+
+    def _decoded(self, sample: dict[str, Any]) -> ImageArray:
+        pixels_HWC = decode(sample)
+        side = self.dataset_resolution
+        if pixels_HWC.shape != (side, side, 3):
+            raise IntegrityError(
+                f"image {sample['__key__']} in {sample['__url__']} is {pixels_HWC.shape[1]}x{pixels_HWC.shape[0]}, "
+                f"the dataset's resolution is {side}"
+            )
+        return np.ascontiguousarray(area_resampled(pixels_HWC, self.resolution).transpose(2, 0, 1))
