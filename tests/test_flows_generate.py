@@ -203,6 +203,22 @@ def test_the_traditional_generator_is_refused(
     assert not out.exists()
 
 
+def test_a_generator_that_z_enters_is_refused(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Config C's images are no function of w: one line says so, and plain generation works."""
+    run = new_run(store, synthesis_input="latent")
+    where = ["--store", str(store)]
+    line = refused(capsys, "figure", "truncation", run.id, "--out", str(store / "t.png"), *where)
+    assert f"truncation needs images made from w alone: run {run.id}" in line
+    called(capsys, "generate", run.id, "--out", str(store / "g.png"), *where)
+
+
+def test_the_figure_of_noise_needs_noise(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A generator trained without noise has none to show."""
+    run = new_run(store, noise=False)
+    line = refused(capsys, "figure", "noise", run.id, "--out", str(store / "n.png"), "--store", str(store))
+    assert "trained without noise" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

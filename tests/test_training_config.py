@@ -1,6 +1,7 @@
 """Training configs: presets, their overlay, and what a web form sees of them."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from pydantic import ValidationError
@@ -51,6 +52,33 @@ def test_paper_presets_hold_the_papers_settings():
     assert other == config.model_dump(exclude={"preset", "resolution"})
 
 
+def test_table_1_goes_step_by_step():
+    """Each configuration of table 1 differs from the next in what the paper adds, and the last is paper1024."""
+    rows = [
+        TrainConfig.model_validate({"preset": f"table1_{row}"}).model_dump(exclude={"preset"})
+        for row in "abcdef"
+    ]
+    rows.append(TrainConfig(preset="paper1024").model_dump(exclude={"preset"}))
+    steps = [
+        {name: (one[name], other[name]) for name in one if one[name] != other[name]}
+        for one, other in pairwise(rows)
+    ]
+    assert steps == [
+        {
+            "resampling": ("nearest", "bilinear"),
+            "start_resolution": (4, 8),
+            "total_kimg": (12_000, 25_000),
+            "loss": ("wgan_gp", "logistic"),
+            "r1_gamma": (0, 10),
+        },
+        {"generator": ("traditional", "style"), "truncation_psi": (1, 0.7)},
+        {"synthesis_input": ("latent", "const")},
+        {"noise": (False, True)},
+        {"mixing_probability": (0, 0.9)},
+        {},
+    ]
+
+
 def test_unknown_preset_lists_the_valid_ones():
     """The error for an unknown preset names every preset there is."""
     with pytest.raises(ValidationError) as caught:
@@ -76,6 +104,7 @@ def test_schema_hides_defaults_a_preset_governs():
         ({"resolution": 8, "start_resolution": 16}, "start_resolution 16 is above resolution 8"),
         ({"batch_size": {"4": 6}}, "must be a multiple of 4"),
         ({"stable_kimg": 0, "fade_kimg": 0}, "would never grow"),
+        ({"path_length_weight": 2, "generator": "traditional"}, "the traditional generator has no w"),
         ({"gamma": 1}, "Extra inputs are not permitted"),
     ],
 )

@@ -180,16 +180,15 @@ def test_the_best_checkpoint(run):
     assert best_checkpoint(run, "kid") is None
 
 
-def test_the_traditional_generator_has_no_w(tiny, tmp_path):
-    """Its paths in Z are measured; its paths in W are refused in a sentence."""
+@pytest.mark.parametrize("settings", [{"generator": "traditional"}, {"synthesis_input": "latent"}])
+def test_where_images_are_not_of_w_alone_paths_are_in_z(tiny, tmp_path, settings):
+    """Paths in Z are measured; what is of W is refused in a sentence."""
     store = Store(tmp_path)
-    run = tiny.trained(
-        store, tiny.tiny_dataset(store, tiny.noise_images(5)), generator="traditional", total_kimg=0.008
-    )
+    run = tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(5)), total_kimg=0.008, **settings)
     asked = EvaluateConfig(metrics=("ppl_efficientnet_lite0_z_end",), num_images=4)
     assert evaluate(run, run.newest_checkpoint(), asked, CPU)["ppl_efficientnet_lite0_z_end"]["value"] > 0
     for name in ("ppl_efficientnet_lite0_w_full", "separability_w"):
-        with pytest.raises(ConfigError, match="the traditional generator has none"):
+        with pytest.raises(ConfigError, match="not made from w alone"):
             evaluate(run, run.newest_checkpoint(), EvaluateConfig(metrics=(name,)), CPU)
 
 
@@ -468,5 +467,5 @@ def test_metrics_that_cannot_be_had_are_refused_before_training(tiny, tmp_path, 
         tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(5)), metrics=["fid"])
     with pytest.raises(ValueError, match="keep_best fid is not among"):
         TrainConfig(keep_best="fid")
-    with pytest.raises(ValueError, match="has no W"):
+    with pytest.raises(ValueError, match="not made from w alone"):
         TrainConfig(generator="traditional", metrics=("ppl_w_full",))

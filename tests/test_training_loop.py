@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,8 @@ from training.__main__ import images_of, train_folder
 from training.checkpoint import read_state
 from training.config import TrainConfig
 from training.device import resolve_device
-from training.generate import read_grid_metadata
-from training.loop import TERMS, Training, average_into, step_rng, train
+from training.generate import images_from_seeds, load_generator, read_grid_metadata
+from training.loop import TERMS, Training, average_into, step_rng, terms_of, train
 from training.schedule import stage_at
 from training.tracking import Tracker
 
@@ -100,10 +101,19 @@ def state_without_times(run):
     return {key: value for key, value in state.items() if key not in {"seconds", "run_id"}}
 
 
+PATHS = {"path_length_weight": 2, "path_length_interval": 2}
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"generator": "traditional"}, {"augment": "ada", "ada_kimg": 0.1}],
-    ids=["style", "traditional", "augmented"],
+    [
+        {},
+        {"generator": "traditional"},
+        {"augment": "ada", "ada_kimg": 0.1},
+        {"loss": "wgan_gp", "r1_gamma": 0},
+        PATHS,
+    ],
+    ids=["style", "traditional", "augmented", "wgan_gp", "path_lengths"],
 )
 def test_resumed_run_equals_the_uninterrupted_one(new_run, settings):
     """A run stopped again and again, before and after it grows, ends in the same bytes as one never stopped."""
@@ -120,6 +130,26 @@ def test_resumed_run_equals_the_uninterrupted_one(new_run, settings):
     grids = [run.grids_dir / f"{run.newest_checkpoint().name}.png" for run in (whole, broken)]
     one, other = (np.asarray(Image.open(io.BytesIO(grid.read_bytes()))) for grid in grids)
     assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("row", "abcdef")
+def test_every_row_of_table_1_trains(new_run, row):
+    """Each configuration of table 1 trains for two steps at 16 pixels and gives its images back from a checkpoint."""
+    start = 4 if row == "a" else 8
+    batches = {str(side): 8 for side in (4, 8, 16, 32, 64)}
+    run = new_run(
+        preset=f"table1_{row}", start_resolution=start, batch_size=batches, total_kimg=0.016, tick_kimg=0.016
+    )
+    result = trained(run)
+    assert result["num_images"] == 16
+    (line,) = stats(run)
+    assert line["resolution"] == start
+    assert ("gradient_penalty" in line) == (row == "a") != ("r1" in line)
+    assert line["gradient_penalty" if row == "a" else "r1"] > 0
+    generator = load_generator(run.newest_checkpoint(), torch.device("cpu"))
+    images = images_from_seeds(generator, [3, 5], 1.0)
+    assert images.shape == (2, 3, 16, 16)
+    assert np.array_equal(images_from_seeds(generator, [5], 1.0), images[1:])
 
 
 def test_killed_run_goes_on_from_its_last_checkpoint(new_run):
@@ -273,6 +303,49 @@ def test_lazy_r1_comes_every_so_many_steps():
         training.step(stage, pixels)
         with_r1.append(training.tally.sums[TERMS.index("r1")].item() > before)
     assert with_r1 == [True, False, False, True, False, False, True]
+
+
+def test_lazy_path_lengths():
+    """With interval 3 the penalty comes every third step, and the mean moves then alone, and not in skipped steps."""
+    config = TrainConfig.model_validate({**TINY, **PATHS, "path_length_interval": 3})
+    training = Training.begin(config, torch.device("cpu"))
+    stage = stage_at(training.config, 0)
+    pixels = torch.randint(256, (stage.batch_size, 3, 8, 8), dtype=torch.uint8)
+    penalties, means = [0.0], [0.0]
+    for _ in range(7):
+        training.step(stage, pixels)
+        penalties.append(training.tally.sums[terms_of(config).index("path_penalty")].item())
+        means.append(training.path_length_mean.item())
+    assert [b > a for a, b in pairwise(penalties)] == [True, False, False, True, False, False, True]
+    assert [b > a for a, b in pairwise(means)] == [True, False, False, True, False, False, True]
+    training.generator.synthesis.const.data.fill_(float("nan"))
+    for _ in range(3):
+        training.step(stage, pixels)
+    assert training.path_length_mean.item() == means[-1] > 0
+
+
+def test_path_lengths_leave_the_rest_of_the_randomness_alone():
+    """A first step with path lengths of weight next to nothing is the step without them."""
+    weights = []
+    for fields in ({}, {"path_length_weight": 1e-30}):
+        training = Training.begin(TrainConfig.model_validate({**TINY, **fields}), torch.device("cpu"))
+        training.step(stage_at(training.config, 0), torch.zeros(8, 3, 8, 8, dtype=torch.uint8))
+        weights.append(training.generator.synthesis.layers[1].conv.weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_wgan_gp_has_no_r1(caplog):
+    """With WGAN-GP, R1's weight is ignored aloud, and the penalty comes at every step whatever R1's interval."""
+    config = TrainConfig.model_validate({**TINY, "loss": "wgan_gp", "r1_interval": 3})
+    training = Training.begin(config, torch.device("cpu"))
+    assert "r1_gamma 10 is ignored" in caplog.text
+    stage = stage_at(training.config, 0)
+    pixels = torch.randint(256, (stage.batch_size, 3, 8, 8), dtype=torch.uint8)
+    sums = [0.0]
+    for _ in range(3):
+        training.step(stage, pixels)
+        sums.append(training.tally.sums[terms_of(config).index("gradient_penalty")].item())
+    assert all(b > a for a, b in pairwise(sums))
 
 
 def test_bf16_on_a_cpu_is_ignored_aloud(caplog):

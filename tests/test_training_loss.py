@@ -6,13 +6,19 @@ import pytest
 import torch
 
 from training.loss import (
+    CriticPhase,
     DiscriminatorPhase,
     GeneratorPhase,
+    PathLengthPhase,
+    critic_loss,
     discriminator_loss,
+    draw_directions,
     draw_latents,
     faded_reals,
     generator_loss,
+    gradient_penalty,
     r1_penalty,
+    wasserstein_generator_loss,
 )
 from training.networks import Discriminator, Generator
 
@@ -38,14 +44,24 @@ def test_logistic_losses():
     torch.testing.assert_close(generator_loss(fake), -torch.log(torch.sigmoid(fake)).mean())
 
 
-def test_r1_is_the_gradient_by_finite_differences():
-    """The penalty is gamma / 2 times the mean squared gradient that finite differences give (float64)."""
+def test_wasserstein_losses():
+    """The losses are the logits' means, with the drift of the real ones (Progressive GAN, Appendix A.1)."""
+    real, fake = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+    assert wasserstein_generator_loss(fake).item() == -1.75
+    assert critic_loss(real, fake).item() == pytest.approx(1.75 + 0.5 + 0.001 * 2.5)
+
+
+def test_penalties_are_of_the_gradient_by_finite_differences():
+    """R1 is gamma / 2 times the mean squared gradient that finite differences give, WGAN-GP's 10 times the mean
+    squared distance of its norm from 1 (float64).
+    """
     discriminator = double_discriminator()
     reals = torch.randn(2, 3, 16, 16, dtype=torch.float64)
     gamma, step = 10.0, 1e-6
     watched = reals.clone().requires_grad_()
-    penalty = r1_penalty(discriminator(watched), watched, gamma).item()
-    square = 0.0
+    r1 = r1_penalty(discriminator(watched), watched, gamma).item()
+    toward_one = gradient_penalty(discriminator(watched), watched).item()
+    squares = [0.0, 0.0]
     with torch.no_grad():
         for index in range(reals.numel()):
             ends = []
@@ -53,17 +69,21 @@ def test_r1_is_the_gradient_by_finite_differences():
                 moved = reals.clone()
                 moved.view(-1)[index] += sign * step
                 ends.append(discriminator(moved).sum().item())
-            square += ((ends[0] - ends[1]) / (2 * step)) ** 2
-    assert penalty == pytest.approx(gamma / 2 * square / len(reals), rel=1e-5)
+            squares[index // reals[0].numel()] += ((ends[0] - ends[1]) / (2 * step)) ** 2
+    assert r1 == pytest.approx(gamma / 2 * sum(squares) / len(reals), rel=1e-5)
+    distances = [(math.sqrt(square) - 1) ** 2 for square in squares]
+    assert toward_one == pytest.approx(10 * sum(distances) / len(reals), rel=1e-5)
 
 
-def test_r1_gradient_matches_finite_differences():
-    """The penalty's gradient in each of the discriminator's tensors is that of finite differences (float64)."""
+@pytest.mark.parametrize("kind", ["r1", "wgan_gp"])
+def test_penalty_gradients_match_finite_differences(kind):
+    """Each penalty's gradient in each of the discriminator's tensors is that of finite differences (float64)."""
     discriminator = double_discriminator()
     reals = torch.randn(4, 3, 16, 16, dtype=torch.float64).requires_grad_()
 
     def penalty():
-        return r1_penalty(discriminator(reals), reals, 10.0)
+        logits = discriminator(reals)
+        return r1_penalty(logits, reals, 10.0) if kind == "r1" else gradient_penalty(logits, reals)
 
     names, parameters = zip(*discriminator.named_parameters(), strict=True)
     gradients = torch.autograd.grad(penalty(), parameters, allow_unused=True)
@@ -126,13 +146,68 @@ def test_discriminator_phase_leaves_the_generator_alone():
     assert discriminator.out.weight.grad is not None
 
 
+def test_critic_phase_leaves_the_generator_alone():
+    """The critic's loss has no path to the generator's parameters."""
+    generator, discriminator = pair()
+    loss, _ = CriticPhase(generator, discriminator)(*reals(), *latents(generator), torch.rand(4))
+    loss.backward()
+    assert all(parameter.grad is None for parameter in generator.parameters())
+    assert discriminator.out.weight.grad is not None
+
+
+class LinearGenerator(torch.nn.Module):
+    """Images that are linear in each layer's w: image = sum over layers of A_l w_l."""
+
+    num_layers_in_use, lod = 3, 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.mapping = torch.nn.Linear(5, 5, bias=False, dtype=torch.float64)
+        self.a_LPD = torch.nn.Parameter(torch.randn(3, 3 * 8 * 8, 5, dtype=torch.float64))
+
+    def broadcast(self, w_ND):
+        """The same w for every layer."""
+        return w_ND[:, None].expand(-1, 3, -1)
+
+    def synthesis(self, w_NLD, noise, lod, fade, z_NZ):
+        """(N, L, D) to (N, 3, 8, 8)."""
+        return torch.einsum("lpd,nld->np", self.a_LPD, w_NLD).unflatten(1, (3, 8, 8))
+
+
+def test_path_lengths_of_a_linear_generator():
+    """Where images are A w, J^T y is A^T y: length, moved mean, penalty and its gradient have closed forms."""
+    torch.manual_seed(0)
+    generator = LinearGenerator()
+    y_NP = torch.randn(4, 3 * 8 * 8, dtype=torch.float64) / 8
+    z_KNZ, mean = torch.randn(1, 4, 5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    phase = PathLengthPhase(generator, weight=2.0, interval=4)
+    loss, terms = phase(mean, y_NP.unflatten(1, (3, 8, 8)), torch.zeros(()), z_KNZ, torch.full((4,), 3))
+    with torch.no_grad():
+        back_NLD = torch.einsum("lpd,np->nld", generator.a_LPD, y_NP)
+        lengths_N = (back_NLD.square().sum(dim=(1, 2)) / 3).sqrt()
+        moved = 0.99 * mean + 0.01 * lengths_N.mean()
+        penalty = 2 * (lengths_N - moved).square().mean()
+        slope_N = 2 * 4 * 2 * (lengths_N - moved) / 4 / (3 * lengths_N)
+        expected = torch.einsum("n,nld,np->lpd", slope_N, back_NLD, y_NP)
+    torch.testing.assert_close(terms, torch.stack([penalty, moved]))
+    torch.testing.assert_close(loss, 4 * penalty)
+    torch.testing.assert_close(torch.autograd.grad(loss, generator.a_LPD)[0], expected)
+
+
+def test_directions_have_unit_length_at_any_resolution():
+    """What path lengths are measured along has 3 as its mean squared length, whatever the number of pixels."""
+    for resolution in (8, 64):
+        y = draw_directions(400, resolution, torch.Generator().manual_seed(0))
+        assert y.square().sum(dim=(1, 2, 3)).mean().item() == pytest.approx(3, rel=0.03)
+
+
 def test_mixing_probability_is_a_share_of_images():
     """At probability 0 no image is mixed, at 1 every one is, in between a share; layer 0 never."""
     generator, _ = pair()
     for probability, low, high in ((0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)):
         drawn = draw_latents(generator, 1000, probability, torch.Generator().manual_seed(5))
         assert len(drawn.z_KNZ) == (2 if probability else 1)
-        share = (drawn.crossover_N < len(drawn.noise)).float().mean().item()
+        share = (drawn.crossover_N < generator.num_layers_in_use).float().mean().item()
         assert low <= share <= high, share
         assert drawn.crossover_N.min() >= 1
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.networks import Discriminator, Generator, TraditionalGenerator
+from training.config import TrainConfig
+from training.networks import (
+    Discriminator,
+    Generator,
+    TraditionalGenerator,
+    build_discriminator,
+    build_generator,
+)
 
 SMALL = {"channel_base": 64, "max_channels": 8}
 
@@ -67,6 +74,41 @@ def test_other_parameters(resolution, discriminator, traditional):
     with torch.device("meta"):
         assert num_parameters(Discriminator(resolution)) == discriminator
         assert num_parameters(TraditionalGenerator(resolution)) == traditional
+
+
+@pytest.mark.parametrize(
+    ("row", "count"),
+    [
+        ("a", 23_079_115), ("b", 23_079_115),
+        ("c", 26_214_539 - 8_192 + 512 * 8_192), ("d", 26_219_627 - 5_088),
+        ("e", 26_219_627), ("f", 26_219_627),
+    ],
+)  # fmt: skip
+def test_parameters_of_table_1(row, count):
+    """At 1024 each configuration has its own count: C has an input layer for the constant, D no noise."""
+    config = TrainConfig.model_validate({"preset": f"table1_{row}"})
+    with torch.device("meta"):
+        assert num_parameters(build_generator(config)) == count
+        assert num_parameters(build_discriminator(config)) == 23_087_249
+
+
+def test_without_noise_none_is_drawn():
+    """A generator without noise has no strengths, draws no noise, and still mixes among all layers in use."""
+    generator = small_generator(noise=False)
+    z, noise = inputs(generator)
+    assert noise == []
+    assert not [name for name, _ in generator.named_parameters() if "noise" in name]
+    assert generator.num_layers_in_use == 6
+    assert generator(z, noise).shape == (3, 3, 16, 16)
+
+
+def test_latent_input_reaches_the_image_beside_the_styles():
+    """Where z enters at the input layer, images of one and the same w differ; its length does not matter."""
+    generator = small_generator(synthesis_input="latent", noise=False)
+    z, _ = inputs(generator)
+    images = generator(z, [], psi=0.0)
+    assert not torch.allclose(images[0], images[1])
+    torch.testing.assert_close(generator(z * 7, [], psi=0.0), images)
 
 
 def test_constant_starts_as_ones_and_biases_as_zeros():

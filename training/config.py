@@ -12,7 +12,10 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from storage.config import Config, OneOf
 from training.measures import MEASURES, MetricName
 
-PresetName = Literal["smoke", "face128", "paper256", "paper1024"]
+PresetName = Literal[
+    "smoke", "face128", "paper256", "paper1024",
+    "table1_a", "table1_b", "table1_c", "table1_d", "table1_e", "table1_f",
+]  # fmt: skip
 Positive = Annotated[int, Field(ge=1)]
 PositiveRate = Annotated[float, Field(gt=0, le=1)]
 
@@ -40,6 +43,22 @@ _PAPER: dict[str, Any] = {
     "precision": "bf16",
 }
 
+# Table 1, each row as what it lacks of the next one. A to C's details are from memory of the paper: of Appendix C, A's
+# 12 million images and losses, and of section 2, that C's input layer is fed with z. The rates are those for FFHQ.
+_TABLE1_F: dict[str, Any] = {**_PAPER, "resolution": 1024}
+_TABLE1_E: dict[str, Any] = {**_TABLE1_F, "mixing_probability": 0.0}
+_TABLE1_D: dict[str, Any] = {**_TABLE1_E, "noise": False}
+_TABLE1_C: dict[str, Any] = {**_TABLE1_D, "synthesis_input": "latent"}
+_TABLE1_B: dict[str, Any] = {**_TABLE1_C, "generator": "traditional", "truncation_psi": 1.0}
+_TABLE1_A: dict[str, Any] = {
+    **_TABLE1_B,
+    "resampling": "nearest",
+    "start_resolution": 4,
+    "total_kimg": 12_000.0,
+    "loss": "wgan_gp",
+    "r1_gamma": 0.0,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
     "face128": {
@@ -54,6 +73,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper256": {**_PAPER, "resolution": 256},
     "paper1024": {**_PAPER, "resolution": 1024},
+    "table1_a": _TABLE1_A,
+    "table1_b": _TABLE1_B,
+    "table1_c": _TABLE1_C,
+    "table1_d": _TABLE1_D,
+    "table1_e": _TABLE1_E,
+    "table1_f": _TABLE1_F,
 }
 
 
@@ -76,6 +101,15 @@ class TrainConfig(Config):
     generator: Literal["style", "traditional"] = Field(
         "style", description="The style-based generator, or the traditional one it is compared with."
     )
+    resampling: Literal["bilinear", "nearest"] = Field(
+        "bilinear",
+        description="How both networks scale features by 2: with a binomial filter, or as Progressive GAN without.",
+    )
+    synthesis_input: Literal["const", "latent"] = Field(
+        "const",
+        description="What the style-based generator draws on: a learned constant, or z through an input layer.",
+    )
+    noise: bool = Field(True, description="Add noise in every layer of the style-based generator.")
     resolution: Annotated[int, OneOf(8, 16, 32, 64, 128, 256, 512, 1024)] = Field(
         32, description="Side of the generated images, in pixels; the dataset is area-resampled to it."
     )
@@ -111,13 +145,31 @@ class TrainConfig(Config):
     )
     adam_beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's mean.")
     adam_beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square.")
-    r1_gamma: float = Field(10.0, ge=0, description="Weight of the R1 gradient penalty.")
+    loss: Literal["logistic", "wgan_gp"] = Field(
+        "logistic",
+        description="The non-saturating logistic loss with R1, or WGAN-GP with Progressive GAN's weights.",
+    )
+    r1_gamma: float = Field(
+        10.0, ge=0, description="Weight of the R1 gradient penalty, which belongs to the logistic loss."
+    )
     r1_interval: int = Field(
         1,
         ge=1,
         le=1000,
         description="Steps from one R1 penalty to the next, which weighs as many times as much: 1 as the paper's, "
         "more is StyleGAN2's lazy regularization.",
+    )
+    path_length_weight: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of StyleGAN2's path length regularization of the generator, which uses 2; 0 is none.",
+    )
+    path_length_interval: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Steps from one path length penalty to the next, which is taken of half a batch and weighs as many "
+        "times as much.",
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
@@ -188,6 +240,11 @@ class TrainConfig(Config):
         "round otherwise: on one kind of CPU, a run is the same to the bit whatever the number of cores.",
     )
 
+    @property
+    def draws_from_w(self) -> bool:
+        """Whether w and noise alone make an image: not where z enters the synthesis too, as in configs A to C."""
+        return self.generator == "style" and self.synthesis_input == "const"
+
     @model_validator(mode="before")
     @classmethod
     def _lay_over_preset(cls, data: Any) -> Any:
@@ -230,10 +287,19 @@ class TrainConfig(Config):
                 raise ValueError(f"{name} has no entry for start_resolution {self.start_resolution} or below")
         if self.keep_best is not None and self.keep_best not in self.metrics:
             raise ValueError(f"keep_best {self.keep_best} is not among the metrics measured during training")
-        if self.generator == "traditional" and any(MEASURES[name].space == "w" for name in self.metrics):
-            raise ValueError("the traditional generator has no W: leave metrics of W out")
+        if not self.draws_from_w and any(MEASURES[name].space == "w" for name in self.metrics):
+            raise ValueError("this generator's images are not made from w alone: leave metrics of W out")
+        if self.augment == "ada" and self.loss == "wgan_gp":
+            raise ValueError(
+                "augment ada follows the sign of logits, and a critic's (loss wgan_gp) has no meaning: "
+                "choose augment none or fixed"
+            )
         if self.start_resolution < self.resolution and self.stable_kimg + self.fade_kimg == 0:
             raise ValueError("stable_kimg and fade_kimg are both 0: the network would never grow")
+        if self.path_length_weight > 0 and self.generator == "traditional":
+            raise ValueError(
+                f"path_length_weight {self.path_length_weight:g}: the traditional generator has no w"
+            )
         return self
 
 

@@ -98,9 +98,9 @@ class EvaluateConfig(Config):
 def check_evaluation(config: EvaluateConfig, train_config: TrainConfig) -> None:
     """Raise, before any work, the error that these metrics of such a run would end in."""
     for measure in config.measures:
-        if measure.space == "w" and train_config.generator == "traditional":
+        if measure.space == "w" and not train_config.draws_from_w:
             raise ConfigError(
-                f"{measure.name} is of W, and the traditional generator has none: ask for it in Z"
+                f"{measure.name} is of W, and this run's images are not made from w alone: ask for it in Z"
             )
         check_extractor(measure.extractor, config.place)
 
@@ -382,6 +382,9 @@ def _halves(
 
     if not isinstance(generator, Generator):
         return lambda z: z, lambda z: shown(generator(z))
+    if generator.synthesis.input is not None:  # z enters beside w
+        psi, cutoff = config.truncation_psi, subject.cutoff
+        return lambda z: z, lambda z: shown(generator(z, noise, psi=psi, cutoff=cutoff))
 
     def synthesis(w_ND: Tensor) -> Tensor:
         w_NLD = generator.truncate(generator.broadcast(w_ND), config.truncation_psi, subject.cutoff)

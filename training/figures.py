@@ -154,7 +154,12 @@ def noise_figure(
     num_crops: int = 2,
     num_realisations: int = 100,
 ) -> NoiseFigure:
-    """Figures 4 and 5 of the image that `seed` gives; its realisations of noise follow from `seed` too."""
+    """Figures 4 and 5 of the image that `seed` gives; its realisations of noise follow from `seed` too.
+
+    ConfigError where the generator takes none.
+    """
+    if not generator.has_noise:
+        raise ConfigError("this generator was trained without noise: there is none to show")
     w_1LD = w_from_seeds(generator, [seed], psi, cutoff)
     own = fixed_noise(generator, seed)
     image = images_from_w(generator, w_1LD, own)

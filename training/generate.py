@@ -54,11 +54,16 @@ class Trained:
         return self.config.truncation_cutoff
 
     def style_generator(self, purpose: str) -> Generator:
-        """The generator, where it has styles; otherwise a ConfigError that says what they are needed for."""
+        """The generator, where w and noise alone make images; otherwise a ConfigError with what needs that."""
         if not isinstance(self.generator, Generator):
             raise ConfigError(
                 f"{purpose} needs a style-based generator: run {self.origin['run_id']} trained the traditional one, "
                 "which has neither w nor noise"
+            )
+        if not self.config.draws_from_w:
+            raise ConfigError(
+                f"{purpose} needs images made from w alone: run {self.origin['run_id']} trained a generator that z "
+                "enters too (synthesis_input latent)"
             )
         return self.generator
 

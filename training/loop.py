@@ -30,7 +30,16 @@ from training.config import TrainConfig
 from training.data import ImageArray, RealImages
 from training.evaluate import SnapshotMetrics, best_checkpoint
 from training.generate import grid_metadata, images_from_seeds, write_grid
-from training.loss import DiscriminatorPhase, GeneratorPhase, draw_latents
+from training.loss import (
+    CriticPhase,
+    DiscriminatorPhase,
+    GeneratorPhase,
+    PathLengthPhase,
+    draw_directions,
+    draw_latents,
+    draw_shares,
+    wasserstein_generator_loss,
+)
 from training.networks import (
     Discriminator,
     Generator,
@@ -45,6 +54,14 @@ from training.tracking import Tracker
 log = logging.getLogger(__name__)
 
 TERMS = GeneratorPhase.terms + DiscriminatorPhase.terms
+"""Of a run without what is off by default."""
+
+
+def terms_of(config: TrainConfig) -> tuple[str, ...]:
+    """The names of a run's terms, in the order they are summed in."""
+    of_paths = PathLengthPhase.terms if config.path_length_weight > 0 else ()
+    of_critic = CriticPhase.terms if config.loss == "wgan_gp" else DiscriminatorPhase.terms
+    return GeneratorPhase.terms + of_paths + of_critic
 
 
 def train(
@@ -109,12 +126,13 @@ def train(
 class Tally:
     """Sums since the last tick, kept on the training device so that no step waits for them."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, terms: tuple[str, ...] = TERMS) -> None:
+        self._terms = terms
         self.images = 0
         self.seconds_before = 0.0
         """The run's seconds when it began."""
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
-        self.sums = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(terms), dtype=torch.float64, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.most_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
@@ -131,11 +149,12 @@ class Tally:
     def means(self) -> dict[str, float]:
         """The mean of each term over the steps that were not skipped; none where all were."""
         steps = int(self.steps)
-        return dict(zip(TERMS, (self.sums / steps).tolist(), strict=True)) if steps else {}
+        return dict(zip(self._terms, (self.sums / steps).tolist(), strict=True)) if steps else {}
 
     def state(self) -> dict[str, Any]:
         """Its numbers as JSON, exactly."""
-        return {name: x.tolist() if isinstance(x, Tensor) else x for name, x in vars(self).items()}
+        numbers = {name: x for name, x in vars(self).items() if name != "_terms"}
+        return {name: x.tolist() if isinstance(x, Tensor) else x for name, x in numbers.items()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
@@ -155,9 +174,12 @@ class Training:
     discriminator: Discriminator
     optimizers: dict[str, torch.optim.Adam]
     gradients: dict[str, GradientFunction]
-    """Of each phase; the discriminator's without R1 as `discriminator_alone`, for lazy regularization."""
+    """Of each phase; the discriminator's without R1 as `discriminator_alone`, for lazy regularization;
+    `path_length` only where it has a weight."""
     augmentation: AdaptiveStrength
     tally: Tally
+    path_length_mean: Tensor
+    """The running mean of path length regularization; stays 0 without it."""
     num_images: int = 0
     resolution: int = 0
     """The resolution of the last step; 0 before the first."""
@@ -191,13 +213,24 @@ class Training:
             name: torch.optim.Adam(network.parameters(), betas=betas, eps=1e-8, fused=True)
             for name, network in (("generator", generator), ("discriminator", discriminator))
         }
-        phases: dict[str, GeneratorPhase | DiscriminatorPhase] = {
+        phases: dict[str, GeneratorPhase | DiscriminatorPhase | PathLengthPhase] = {
             "generator": GeneratorPhase(generator, discriminator),
             "discriminator": DiscriminatorPhase(
                 generator, discriminator, config.r1_gamma, config.r1_interval
             ),
             "discriminator_alone": DiscriminatorPhase(generator, discriminator, r1_gamma=0.0),
         }
+        if config.loss == "wgan_gp":
+            phases = {
+                "generator": GeneratorPhase(generator, discriminator, wasserstein_generator_loss),
+                "discriminator": CriticPhase(generator, discriminator),
+            }
+            if config.r1_gamma > 0:
+                log.warning("r1_gamma %g is ignored: wgan_gp has a penalty of its own", config.r1_gamma)
+        if config.path_length_weight > 0 and isinstance(generator, Generator):
+            phases["path_length"] = PathLengthPhase(
+                generator, config.path_length_weight, config.path_length_interval
+            )
         gradients = {
             name: GradientFunction(phase, phase.network, compiled=config.compile and on_gpu)
             for name, phase in phases.items()
@@ -212,7 +245,8 @@ class Training:
             optimizers,
             gradients,
             augmentation,
-            Tally(device),
+            Tally(device, terms_of(config)),
+            torch.zeros((), device=device),
         )
 
     @property
@@ -240,16 +274,22 @@ class Training:
 
         latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
         drawn_reals = draw_augmentation(num, rng) if augments else latents.augmentation_NR
-        has_r1 = self.num_images // num % config.r1_interval == 0
-        phase = "discriminator" if has_r1 else "discriminator_alone"
+        is_wasserstein = config.loss == "wgan_gp"
+        shares = (draw_shares(num, rng),) if is_wasserstein else ()
+        has_penalty = is_wasserstein or self.num_images // num % config.r1_interval == 0
+        phase = "discriminator" if has_penalty else "discriminator_alone"
         gradients, (terms_d,) = self.gradients[phase](
-            pixels_N3RR, drawn_reals, fade, p, *latents[:3], *latents.noise
+            pixels_N3RR, drawn_reals, fade, p, *latents[:3], *latents.noise, *shares
         )
         skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
         latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
         gradients, (terms_g, w_D) = self.gradients["generator"](fade, p, *latents[:3], *latents.noise)
+        if "path_length" in self.gradients:
+            terms_g = torch.cat([terms_g, self._regularize_paths(gradients, stage, fade, num, rng)])
         skipped_g = self._descend("generator", gradients, stage.learning_rate)
+        if "path_length" in self.gradients:
+            self.path_length_mean = torch.where(skipped_g, self.path_length_mean, terms_g[-1])
         if isinstance(self.generator, Generator):
             self.generator.update_w_avg(w_D, config.w_avg_beta)
         average_into(self.generator_ema, self.generator, ema_beta(num, config.ema_half_life_kimg))
@@ -258,6 +298,28 @@ class Training:
 
         self.num_images += num
         self.tally.add(num, torch.cat([terms_g, terms_d]), skipped_d | skipped_g)
+
+    def _regularize_paths(
+        self,
+        gradients: dict[nn.Parameter, Tensor],
+        stage: Stage,
+        fade: Tensor,
+        num: int,
+        rng: torch.Generator,
+    ) -> Tensor:
+        """Add path length regularization to the generator's gradients where its turn has come; its terms."""
+        config = self.config
+        if self.num_images // num % config.path_length_interval:
+            return torch.stack([torch.zeros_like(self.path_length_mean), self.path_length_mean])
+        half = max(num // 2, 1)  # to differentiate twice needs the memory (StyleGAN2, section 3)
+        latents = draw_latents(self.generator, half, config.mixing_probability, rng)
+        directions = draw_directions(half, stage.resolution, rng)
+        added, (terms,) = self.gradients["path_length"](
+            self.path_length_mean, directions, fade, *latents[:2], *latents.noise
+        )
+        for parameter, gradient in added.items():
+            gradients[parameter] = gradients[parameter] + gradient
+        return terms
 
     def check_health(self) -> None:
         """Wait for the steps under way; TrainingError where too many in a row were skipped."""
@@ -275,6 +337,7 @@ class Training:
             "seconds": self.seconds,
             "augmentation": self.augmentation.state(),
             "tally": self.tally.state(),
+            **({"path_length_mean": float(self.path_length_mean)} if "path_length" in self.gradients else {}),
             "config": self.config.model_dump(mode="json"),
             "config_sha256": self.config.digest(),
         }
@@ -287,6 +350,7 @@ class Training:
         self.seconds = state["seconds"]
         self.augmentation.load(state["augmentation"])
         self.tally.load(state["tally"])
+        self.path_length_mean.fill_(state.get("path_length_mean", 0.0))
 
     def show_present_lod(self) -> None:
         """Set the level of detail for pictures: that of the images shown by now."""
@@ -363,7 +427,7 @@ def _write_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) ->
     if not means:
         return
     seconds = training.seconds - tally.seconds_before
-    training.tally = Tally(training.device)
+    training.tally = Tally(training.device, terms_of(training.config))
     training.tally.seconds_before = training.seconds
     training.tally.skipped_in_a_row.copy_(tally.skipped_in_a_row)
     line: dict[str, Any] = {
@@ -383,8 +447,9 @@ def _write_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) ->
     with run.stats_path.open("a") as file:
         file.write(json.dumps(line) + "\n")
     log.info(
-        "%.2f of %g kimg  %dpx  G %.3f  D %.3f  R1 %.4f  %.1f s/kimg",
-        line["kimg"], line["total_kimg"], stage.resolution, line["loss_g"], line["loss_d"], line["r1"],
+        "%.2f of %g kimg  %dpx  G %.3f  D %.3f  penalty %.4f  %.1f s/kimg",
+        line["kimg"], line["total_kimg"], stage.resolution, line["loss_g"], line["loss_d"],
+        line["gradient_penalty" if training.config.loss == "wgan_gp" else "r1"],
         line["seconds_per_kimg"],
     )  # fmt: skip
     tracker.log_tick(line)

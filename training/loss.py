@@ -1,14 +1,16 @@
-"""The losses, one module a phase: discriminator (with R1) and generator.
+"""The losses, one module a phase: discriminator (with its gradient penalty), generator, and path lengths.
 
 The non-saturating logistic loss of Goodfellow et al. (2014) with R1 regularization (Mescheder et al. 2018), as
-the paper trains FFHQ (section 2 and Appendix C). A phase is a pure function of tensors, so that it can be run as it
-stands or compiled: what is random about it is drawn before, by `draw_latents`. It steps no optimizer and reads no
-file.
+the paper trains FFHQ (section 2 and Appendix C), or WGAN-GP (Gulrajani et al. 2017) as Progressive GAN has it, for
+config A of table 1 and CelebA-HQ. Path length regularization is StyleGAN2's. A phase is a pure function of tensors,
+so that it can be run as it stands or compiled: what is random about it is drawn before, by `draw_latents` and its
+like. It steps no optimizer and reads no file.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -42,6 +44,44 @@ def r1_penalty(real_logits: Tensor, reals: Tensor, gamma: float) -> Tensor:
     return gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
+GP_WEIGHT = 10.0
+"""lambda of Gulrajani et al., eq. 3."""
+DRIFT = 0.001
+"""epsilon of Progressive GAN's Appendix A.1: keeps the critic's logits from drifting away from zero."""
+
+
+def wasserstein_generator_loss(fake_logits: Tensor) -> Tensor:
+    """-E D(G(z))."""
+    return -fake_logits.mean()
+
+
+def critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """E D(G(z)) - E D(x) + epsilon E D(x)^2 (Gulrajani et al., eq. 3 without its penalty; Progressive GAN)."""
+    return fake_logits.mean() - real_logits.mean() + DRIFT * real_logits.square().mean()
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """lambda * E (|grad_x D(x)| - 1)^2 on images between real and fake ones (Gulrajani et al., eq. 3).
+
+    `images` must require gradients and have led to `logits`; the result can itself be differentiated.
+    """
+    with input_gradients_only():
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    norm_N = gradient.square().sum(dim=(1, 2, 3)).sqrt()
+    return GP_WEIGHT * (norm_N - 1).square().mean()
+
+
+def path_lengths(images_N3HW: Tensor, w_NLD: Tensor, direction_N3HW: Tensor) -> Tensor:
+    """|J_w^T y| of each image (StyleGAN2, eq. 4), as the root mean square over the layers' parts.
+
+    `images` must come from `w_NLD`; the result can itself be differentiated. `direction_N3HW` is y over the root of
+    the number of pixels, so that lengths are alike at all resolutions.
+    """
+    with input_gradients_only():
+        (slope_NLD,) = torch.autograd.grad((images_N3HW * direction_N3HW).sum(), w_NLD, create_graph=True)
+    return slope_NLD.square().sum(dim=2).mean(dim=1).sqrt()
+
+
 class Latents(NamedTuple):
     """What a batch of fakes is drawn from."""
 
@@ -70,15 +110,26 @@ def draw_latents(
     """
     device = rng.device
     noise = tuple(generator.draw_noise(num, rng))
+    num_layers = generator.num_layers_in_use if isinstance(generator, Generator) else 0
     num_codes = 2 if mixing_probability > 0 and isinstance(generator, Generator) else 1
     z_KNZ = torch.randn(num_codes, num, generator.z_dim, generator=rng, device=device)
-    crossover_N = torch.full((num,), len(noise), device=device)
+    crossover_N = torch.full((num,), num_layers, device=device)
     if num_codes == 2:
-        drawn_N = torch.randint(1, len(noise), (num,), generator=rng, device=device)
+        drawn_N = torch.randint(1, num_layers, (num,), generator=rng, device=device)
         is_mixed_N = torch.rand(num, generator=rng, device=device) < mixing_probability
         crossover_N = torch.where(is_mixed_N, drawn_N, crossover_N)
     augmentation_NR = draw_augmentation(num, rng) if augments else torch.empty(num, 0, device=device)
     return Latents(z_KNZ, crossover_N, augmentation_NR, noise)
+
+
+def draw_shares(num: int, rng: torch.Generator) -> Tensor:
+    """How much of each of the critic's interpolated images is real (N,)."""
+    return torch.rand(num, generator=rng, device=rng.device)
+
+
+def draw_directions(num: int, resolution: int, rng: torch.Generator) -> Tensor:
+    """Random images (N, 3, R, R) to measure path lengths along, over R."""
+    return torch.randn(num, 3, resolution, resolution, generator=rng, device=rng.device) / resolution
 
 
 def draw_fakes(
@@ -87,11 +138,17 @@ def draw_fakes(
     """Fakes and, from a style-based generator, their first w (N, D)."""
     if isinstance(generator, TraditionalGenerator):
         return generator(latents.z_KNZ[0], latents.noise, fade), None
-    w_KND = generator.mapping(latents.z_KNZ.flatten(0, 1)).unflatten(0, latents.z_KNZ.shape[:2])
+    w_NLD, w_ND = styles(generator, latents.z_KNZ, latents.crossover_N)
+    return generator.synthesis(w_NLD, latents.noise, generator.lod, fade, latents.z_KNZ[0]), w_ND
+
+
+def styles(generator: Generator, z_KNZ: Tensor, crossover_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Each layer's w (N, L, D), mixed, and the first w (N, D)."""
+    w_KND = generator.mapping(z_KNZ.flatten(0, 1)).unflatten(0, z_KNZ.shape[:2])
     w_NLD = generator.broadcast(w_KND[0])
     if len(w_KND) == 2:
-        w_NLD = generator.mix(w_NLD, generator.broadcast(w_KND[1]), latents.crossover_N)
-    return generator.synthesis(w_NLD, latents.noise, generator.lod, fade), w_KND[0]
+        w_NLD = generator.mix(w_NLD, generator.broadcast(w_KND[1]), crossover_N)
+    return w_NLD, w_KND[0]
 
 
 def faded_reals(pixels_N3RR: Tensor, lod: float, fade: Tensor | None = None) -> Tensor:
@@ -106,9 +163,15 @@ class GeneratorPhase(nn.Module):
 
     terms = ("loss_g",)
 
-    def __init__(self, generator: Generator | TraditionalGenerator, discriminator: Discriminator) -> None:
+    def __init__(
+        self,
+        generator: Generator | TraditionalGenerator,
+        discriminator: Discriminator,
+        loss_of: Callable[[Tensor], Tensor] = generator_loss,
+    ) -> None:
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
+        self.loss_of = loss_of
 
     @property
     def network(self) -> nn.Module:
@@ -129,7 +192,7 @@ class GeneratorPhase(nn.Module):
         """
         latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
         fakes, w_ND = draw_fakes(self.generator, latents, fade)
-        loss = generator_loss(self.discriminator(augmented(fakes, p, drawn_NR), fade))
+        loss = self.loss_of(self.discriminator(augmented(fakes, p, drawn_NR), fade))
         return loss, loss[None], fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
 
 
@@ -175,7 +238,7 @@ class DiscriminatorPhase(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """The loss and its `terms`; pixels are uint8, `p` is the strength of augmentation.
 
-        R1 is taken at the images the discriminator sees, augmented ones where there is augmentation. Where it comes
+        R1 is taken at the images the discriminator sees, augmented ones where there is augmentation. Where R1 comes
         every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
         """
         with torch.no_grad():
@@ -190,3 +253,84 @@ class DiscriminatorPhase(nn.Module):
         r1 = r1_penalty(real_logits, reals, self.r1_gamma) if self.r1_gamma > 0 else torch.zeros_like(loss)
         terms = torch.stack([loss, r1, real_logits.mean(), fake_logits.mean(), real_logits.sign().mean()])
         return loss + self.r1_interval * r1, terms
+
+
+class CriticPhase(DiscriminatorPhase):
+    """WGAN-GP's loss on real images and as many fresh fakes, and its penalty between them."""
+
+    terms = ("loss_d", "gradient_penalty", "real_logit", "fake_logit", "real_sign")
+
+    def __init__(self, generator: Generator | TraditionalGenerator, discriminator: Discriminator) -> None:
+        super().__init__(generator, discriminator, r1_gamma=0.0)
+
+    def forward(
+        self,
+        pixels_N3RR: Tensor,
+        drawn_reals_NR: Tensor,
+        fade: Tensor,
+        p: Tensor,
+        z_KNZ: Tensor,
+        crossover_N: Tensor,
+        drawn_NR: Tensor,
+        *noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and its `terms`; after the noise come the shares (N,) of real images in the interpolated ones.
+
+        Those lie between the images that the discriminator sees, augmented ones where there is augmentation.
+        """
+        *noise_of_layers, share_N = noise
+        with torch.no_grad():
+            latents = Latents(z_KNZ, crossover_N, drawn_NR, tuple(noise_of_layers))
+            fakes, _ = draw_fakes(self.generator, latents, fade)
+            fakes = augmented(fakes, p, drawn_NR)
+            reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
+            reals = augmented(reals, p, drawn_reals_NR)
+        between = torch.lerp(fakes, reals, share_N[:, None, None, None]).requires_grad_()
+        real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
+        loss = critic_loss(real_logits, fake_logits)
+        penalty = gradient_penalty(self.discriminator(between, fade), between)
+        sign = real_logits.sign().mean()
+        return loss + penalty, torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean(), sign])
+
+
+class PathLengthPhase(nn.Module):
+    """Path length regularization of the style-based generator (StyleGAN2, eq. 4).
+
+    The mean length `a` is a running one: it comes in as an input, and goes out moved towards this batch's.
+    """
+
+    terms = ("path_penalty", "path_length")
+    decay = 0.01
+
+    def __init__(self, generator: Generator, weight: float, interval: int = 1) -> None:
+        super().__init__()
+        self.generator = generator
+        self.weight, self.interval = weight, interval
+
+    @property
+    def network(self) -> nn.Module:
+        """The network it trains."""
+        return self.generator
+
+    @property
+    def form(self) -> bool:
+        """What the operations depend on beside the inputs' shapes: whether a level fades in."""
+        return self.generator.lod % 1 > 0
+
+    def forward(
+        self,
+        mean: Tensor,
+        direction_N3RR: Tensor,
+        fade: Tensor,
+        z_KNZ: Tensor,
+        crossover_N: Tensor,
+        *noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, which weighs `interval` times the penalty, and its `terms`: the penalty and the new mean."""
+        w_NLD, _ = styles(self.generator, z_KNZ, crossover_N)
+        w_NLD = w_NLD[:, : self.generator.num_layers_in_use]
+        fakes = self.generator.synthesis(w_NLD, noise, self.generator.lod, fade, z_KNZ[0])
+        lengths_N = path_lengths(fakes, w_NLD, direction_N3RR)
+        moved = torch.lerp(mean, lengths_N.detach().mean(), self.decay)
+        penalty = self.weight * (lengths_N - moved).square().mean()
+        return self.interval * penalty, torch.stack([penalty, moved])

@@ -1,5 +1,5 @@
 """The generator and discriminator of the style-based GAN (Karras, Laine, Aila 2019), and the traditional
-generator it is compared with.
+generator it is compared with; between the two, the configurations of the paper's table 1.
 
 The networks are pure functions of their inputs: latents and noise come in as arguments. Two things are set on them:
 `lod`, the level of detail of progressive growing, and `dtype`, the type that features are computed and stored in;
@@ -12,7 +12,7 @@ Levels count resolutions from 0 at 4x4; two layers a level.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -32,6 +32,9 @@ from training.ops import (
     upsample,
 )
 
+Resampling = Literal["bilinear", "nearest"]
+"""Nearest upscaling and averaging down with the binomial filter, or without it as Progressive GAN has them."""
+
 
 def level_of(resolution: int) -> int:
     """The level of a resolution: 0 for 4 pixels, 1 for 8, and so on."""
@@ -47,6 +50,15 @@ def level_and_fade(resolution: int, lod: float) -> tuple[int, float]:
 def blend(high: Tensor, low: Tensor, fade: Tensor | float) -> Tensor:
     """`high` where `fade` is 0, `low` where it is 1."""
     return high + (low - high) * fade
+
+
+def resampling_filter(resampling: Resampling) -> Callable[[Tensor], Tensor]:
+    """What features pass after upscaling and before downscaling, at the higher resolution."""
+    return blur if resampling == "bilinear" else _unfiltered
+
+
+def _unfiltered(x_NCHW: Tensor) -> Tensor:
+    return x_NCHW
 
 
 def channels_at(level: int, channel_base: int, max_channels: int) -> int:
@@ -77,43 +89,66 @@ class MappingNetwork(nn.Module):
 
 
 class StyledLayer(nn.Module):
-    """A convolution (none on the constant), then noise, bias, leaky ReLU and AdaIN."""
+    """A convolution (none on the input), then noise unless it is switched off, bias, leaky ReLU and AdaIN."""
 
-    def __init__(self, conv: EqualConv2d | None, channels: int, w_dim: int) -> None:
+    def __init__(
+        self, conv: EqualConv2d | None, channels: int, w_dim: int, resampling: Resampling, noise: bool
+    ) -> None:
         super().__init__()
         self.conv = conv
-        self.noise_strength = nn.Parameter(torch.zeros(channels))
+        self.filtered = resampling_filter(resampling)
+        self.noise_strength = nn.Parameter(torch.zeros(channels)) if noise else None
         self.bias = nn.Parameter(torch.zeros(channels))
         self.style = EqualLinear(w_dim, 2 * channels, gain=1.0)  # A in fig. 1b
 
-    def forward(self, x_NCHW: Tensor, w_ND: Tensor, noise_N1HW: Tensor) -> Tensor:
+    def forward(self, x_NCHW: Tensor, w_ND: Tensor, noise_N1HW: Tensor | None) -> Tensor:
         """One layer; the output has 2H where the convolution upsamples."""
         x = x_NCHW
         if self.conv is not None:
             x = self.conv(x)
             if self.conv.resample == "up":
-                x = blur(x)
-        y = x + noise_N1HW * self.noise_strength[:, None, None] + self.bias[:, None, None]  # B in fig. 1b
+                x = self.filtered(x)
+        y = x
+        if self.noise_strength is not None and noise_N1HW is not None:
+            y = y + noise_N1HW * self.noise_strength[:, None, None]  # B in fig. 1b
+        y = y + self.bias[:, None, None]
         scale, bias = self.style(w_ND).chunk(2, dim=1)
         return adaptive_instance_norm(lrelu(y), scale + 1, bias).to(x.dtype)  # eq. 1; styles start near 1
 
 
 class SynthesisNetwork(nn.Module):
-    """g: styles and noise to an image, from a learned constant (section 2)."""
+    """g: styles and noise to an image, from a learned constant (section 2).
 
-    def __init__(self, resolution: int, w_dim: int, channel_base: int, max_channels: int) -> None:
+    Before the constant (config C of table 1) it begins with the traditional generator's input layer, which is fed
+    with the normalised z; its bias is the first layer's.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        z_dim: int,
+        w_dim: int,
+        channel_base: int,
+        max_channels: int,
+        resampling: Resampling,
+        synthesis_input: Literal["const", "latent"],
+        noise: bool,
+    ) -> None:
         super().__init__()
         self.resolution = resolution
         self.dtype: torch.dtype | None = None
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
-        self.const = nn.Parameter(torch.ones(1, widths[0], 4, 4))
+        self.const = nn.Parameter(torch.ones(1, widths[0], 4, 4)) if synthesis_input == "const" else None
+        self.input = None
+        if synthesis_input == "latent":
+            self.input = EqualLinear(z_dim, widths[0] * 16, bias=False)
         self.layers = nn.ModuleList()
         for level, width in enumerate(widths):
             first = None
             if level > 0:
                 first = EqualConv2d(widths[level - 1], width, 3, bias=False, resample="up")
             second = EqualConv2d(width, width, 3, bias=False)
-            self.layers.extend(StyledLayer(conv, width, w_dim) for conv in (first, second))
+            self.layers.extend(StyledLayer(conv, width, w_dim, resampling, noise) for conv in (first, second))
         self.to_rgb = nn.ModuleList(EqualConv2d(width, 3, 1, gain=1.0) for width in widths)
 
     @property
@@ -122,29 +157,46 @@ class SynthesisNetwork(nn.Module):
         return len(self.layers)
 
     def forward(
-        self, w_NLD: Tensor, noise: Sequence[Tensor], lod: float = 0.0, fade: Tensor | None = None
+        self,
+        w_NLD: Tensor,
+        noise: Sequence[Tensor],
+        lod: float = 0.0,
+        fade: Tensor | None = None,
+        z_NZ: Tensor | None = None,
     ) -> Tensor:
         """Images (N, 3, R, R) in about [-1, 1], at the resolution R of `lod`.
 
-        `noise` holds one (N, 1, H, W) tensor a layer, as many as `lod` needs or more. `fade` stands for the fraction
-        of `lod` where that must not be a constant, as in a compiled step.
+        `noise` holds one (N, 1, H, W) tensor a layer, as many as `lod` needs or more; none where noise is off. `fade`
+        stands for the fraction of `lod` where that must not be a constant, as in a compiled step. `z_NZ` is needed
+        where the input is the latent, and not used elsewhere.
         """
         level, fraction = level_and_fade(self.resolution, lod)
-        x = self.const.to(self.dtype or self.const.dtype).expand(w_NLD.shape[0], -1, -1, -1)
+        full = w_NLD.dtype
+        if self.const is not None:
+            x = self.const.to(self.dtype or full).expand(w_NLD.shape[0], -1, -1, -1)
+        else:
+            assert self.input is not None
+            assert z_NZ is not None, "this network begins with z: it needs z_NZ beside w"
+            x = self.input(pixel_norm(z_NZ)).unflatten(1, (-1, 4, 4)).to(self.dtype or full)
         previous = x
         for index, layer in enumerate(self.layers[: 2 * level + 2]):
             if index % 2 == 0:
                 previous = x
-            x = layer(x, w_NLD[:, index], noise[index])
-        image = self.to_rgb[level](x).to(self.const.dtype)
+            x = layer(x, w_NLD[:, index], noise[index] if noise else None)
+        image = self.to_rgb[level](x).to(full)
         if fraction > 0:
-            low = upsample(self.to_rgb[level - 1](previous).to(self.const.dtype))
+            low = upsample(self.to_rgb[level - 1](previous).to(full))
             image = blend(image, low, fraction if fade is None else fade)
         return image  # type: ignore[no-any-return]
 
 
 class Generator(nn.Module):
-    """The style-based generator: mapping and synthesis, style mixing, truncation."""
+    """The style-based generator: mapping and synthesis, style mixing, truncation.
+
+    By default it is that of configs E and F of table 1; `noise` off makes it D's, and `synthesis_input` "latent" with
+    it C's (as remembered of the paper: z itself, not w, still enters at the input layer). Truncation and mixing act on
+    styles alone: such an input has the first code, untruncated.
+    """
 
     w_avg: Tensor
 
@@ -157,19 +209,31 @@ class Generator(nn.Module):
         mapping_layers: int = 8,
         channel_base: int = 8192,
         max_channels: int = 512,
+        resampling: Resampling = "bilinear",
+        synthesis_input: Literal["const", "latent"] = "const",
+        noise: bool = True,
     ) -> None:
         super().__init__()
         self.resolution = resolution
         self.z_dim = z_dim
         self.lod = 0.0
+        self.has_noise = noise
         self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
-        self.synthesis = SynthesisNetwork(resolution, w_dim, channel_base, max_channels)
+        self.synthesis = SynthesisNetwork(
+            resolution, z_dim, w_dim, channel_base, max_channels, resampling, synthesis_input, noise
+        )
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
+    @property
+    def num_layers_in_use(self) -> int:
+        """Layers that draw an image at the present level of detail."""
+        return 2 * level_and_fade(self.resolution, self.lod)[0] + 2
+
     def draw_noise(self, num: int, rng: torch.Generator) -> list[Tensor]:
-        """Fresh noise for `num` images at the present level of detail: one (num, 1, H, W) a layer."""
-        level, _ = level_and_fade(self.resolution, self.lod)
-        sides = [4 << (index // 2) for index in range(2 * level + 2)]
+        """Fresh noise for `num` images: one (num, 1, H, W) a layer in use, or none where noise is off."""
+        if not self.has_noise:
+            return []
+        sides = [4 << (index // 2) for index in range(self.num_layers_in_use)]
         return [torch.randn(num, 1, side, side, generator=rng, device=rng.device) for side in sides]
 
     def broadcast(self, w_ND: Tensor) -> Tensor:
@@ -195,7 +259,7 @@ class Generator(nn.Module):
     def forward(self, z_NZ: Tensor, noise: Sequence[Tensor], *, psi: float = 1.0, cutoff: int = 8) -> Tensor:
         """Images (N, 3, R, R) from latents and noise, truncated at `psi`."""
         w_NLD = self.truncate(self.broadcast(self.mapping(z_NZ)), psi, cutoff)
-        return self.synthesis(w_NLD, noise, self.lod)  # type: ignore[no-any-return]
+        return self.synthesis(w_NLD, noise, self.lod, z_NZ=z_NZ)  # type: ignore[no-any-return]
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -203,20 +267,27 @@ class Generator(nn.Module):
 
 
 class TraditionalGenerator(nn.Module):
-    """The generator of Progressive GAN with this paper's bilinear upsampling (configs A and B of table 1).
+    """The generator of Progressive GAN (config A of table 1), by default with this paper's bilinear upsampling (B).
 
     z enters at the input layer; each convolution is followed by leaky ReLU and pixel norm. It has no mapping,
     no noise and so neither style mixing nor truncation.
     """
 
     def __init__(
-        self, resolution: int, *, z_dim: int = 512, channel_base: int = 8192, max_channels: int = 512
+        self,
+        resolution: int,
+        *,
+        z_dim: int = 512,
+        channel_base: int = 8192,
+        max_channels: int = 512,
+        resampling: Resampling = "bilinear",
     ) -> None:
         super().__init__()
         self.resolution = resolution
         self.z_dim = z_dim
         self.lod = 0.0
         self.dtype: torch.dtype | None = None
+        self.filtered = resampling_filter(resampling)
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
         self.input = EqualLinear(z_dim, widths[0] * 16, bias=False)
         self.input_bias = nn.Parameter(torch.zeros(widths[0]))
@@ -242,7 +313,7 @@ class TraditionalGenerator(nn.Module):
         for index in range(level):
             previous = x
             # The bias follows the blur: before it, the zero padding would darken the border.
-            y = blur(self.layers[2 * index + 1](x)) + self.up_biases[index][:, None, None]
+            y = self.filtered(self.layers[2 * index + 1](x)) + self.up_biases[index][:, None, None]
             x = pixel_norm(lrelu(y.to(x.dtype)))
             x = pixel_norm(lrelu(self.layers[2 * index + 2](x)))
         image = self.to_rgb[level](x).to(full)
@@ -253,33 +324,43 @@ class TraditionalGenerator(nn.Module):
 
 
 # --------------------------------------------------------------------------------------------------------------
-# Discriminator (Progressive GAN, table 2; with blur before downsampling)
+# Discriminator (Progressive GAN, table 2; by default with blur before downsampling)
 
 
 class DiscriminatorBlock(nn.Module):
     """Two convolutions that halve the resolution."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, resampling: Resampling) -> None:
         super().__init__()
+        self.filtered = resampling_filter(resampling)
         self.conv = EqualConv2d(in_channels, in_channels, 3)
         self.down = EqualConv2d(in_channels, out_channels, 3, resample="down")
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, H/2, W/2)."""
-        return lrelu(self.down(blur(lrelu(self.conv(x_NCHW)))))
+        return lrelu(self.down(self.filtered(lrelu(self.conv(x_NCHW)))))
 
 
 class Discriminator(nn.Module):
     """Images to realness logits."""
 
-    def __init__(self, resolution: int, *, channel_base: int = 8192, max_channels: int = 512) -> None:
+    def __init__(
+        self,
+        resolution: int,
+        *,
+        channel_base: int = 8192,
+        max_channels: int = 512,
+        resampling: Resampling = "bilinear",
+    ) -> None:
         super().__init__()
         self.resolution = resolution
         self.lod = 0.0
         self.dtype: torch.dtype | None = None
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
         self.from_rgb = nn.ModuleList(EqualConv2d(3, width, 1) for width in widths)
-        self.blocks = nn.ModuleList(DiscriminatorBlock(wide, narrow) for narrow, wide in pairwise(widths))
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(wide, narrow, resampling) for narrow, wide in pairwise(widths)
+        )
         self.conv = EqualConv2d(widths[0] + 1, widths[0], 3)
         self.dense = EqualLinear(widths[0] * 16, widths[0])
         self.out = EqualLinear(widths[0], 1, gain=1.0)
@@ -305,21 +386,24 @@ class Discriminator(nn.Module):
 
 def build_generator(config: TrainConfig) -> Generator | TraditionalGenerator:
     """The generator `config` describes, with fresh weights from torch's global random state."""
-    widths: dict[str, Any] = {"channel_base": config.channel_base, "max_channels": config.max_channels}
-    kind: Literal["style", "traditional"] = config.generator
-    if kind == "traditional":
-        return TraditionalGenerator(config.resolution, z_dim=config.z_dim, **widths)
+    if config.generator == "traditional":
+        return TraditionalGenerator(config.resolution, z_dim=config.z_dim, **_shared(config))
     return Generator(
         config.resolution,
         z_dim=config.z_dim,
         w_dim=config.w_dim,
         mapping_layers=config.mapping_layers,
-        **widths,
+        synthesis_input=config.synthesis_input,
+        noise=config.noise,
+        **_shared(config),
     )
 
 
 def build_discriminator(config: TrainConfig) -> Discriminator:
     """The discriminator `config` describes, with fresh weights from torch's global random state."""
-    return Discriminator(
-        config.resolution, channel_base=config.channel_base, max_channels=config.max_channels
-    )
+    return Discriminator(config.resolution, **_shared(config))
+
+
+def _shared(config: TrainConfig) -> dict[str, Any]:
+    """What every network is told of its layers."""
+    return config.model_dump(include={"channel_base", "max_channels", "resampling"})
