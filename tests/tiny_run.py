@@ -72,12 +72,18 @@ def noise_images(num: int, side: int = 16, seed: int = 0) -> list[ImageArray]:
     return [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(num)]
 
 
+def untrained(store: Store, dataset: Mapping[str, Any], **overrides: Any) -> Run:
+    """A run that has not begun."""
+    config = TrainConfig.model_validate({**TINY, **overrides})
+    return create_run(store, dataset, config.model_dump(mode="json"))
+
+
 def trained(
     store: Store, dataset: Mapping[str, Any], tracker: Tracker | None = None, **overrides: Any
 ) -> Run:
     """A run trained to its end."""
-    config = TrainConfig.model_validate({**TINY, **overrides})
-    run = create_run(store, dataset, config.model_dump(mode="json"))
+    run = untrained(store, dataset, **overrides)
+    config = TrainConfig.model_validate(run.record["config"])
     train(run, config, images_of(run, config), torch.device("cpu"), tracker or Tracker())
     return run
 

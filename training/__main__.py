@@ -1,6 +1,7 @@
 """Train a run in a process of its own: start it, or go on from its newest checkpoint.
 
     python -m training store/runs/20261123-101500-faces-smoke-3f2a
+    torchrun --nproc-per-node 2 -m training store/runs/20261123-101500-faces-smoke-3f2a
 
 The folder's run.json says what to train on and how. SIGTERM and Ctrl-C write a checkpoint and end with status 0;
 the same command then goes on. What this process does is followed through the files it writes.
@@ -25,7 +26,8 @@ from training.config import TrainConfig
 from training.data import RealImages
 from training.device import resolve_device
 from training.loop import train
-from training.tracking import open_tracker
+from training.ranks import joined
+from training.tracking import Tracker, open_tracker
 
 log = logging.getLogger("training")
 
@@ -63,15 +65,18 @@ def train_folder(
     should_stop = _StopRequest(stop_with_parent)
     run = Run(folder.resolve())
     config = TrainConfig.model_validate(run.record["config"])
-    device = resolve_device(config.device)
+    wanted = resolve_device(config.device)
     torch.set_num_threads(config.num_cpu_threads)
     # Read when something is compiled; beside the runs, so that the next one begins in seconds.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(run.store.root / "cache" / "compiled"))
     images = images_of(run, config, num_threads)
     images.check(config.resolution)
-    with run.locked(), open_tracker(run, tracking_uri) as tracker:
-        result = train(run, config, images, device, tracker, should_stop)
-        tracker.log_result(result, run.newest_checkpoint())
+    with joined(wanted) as (ranks, device):
+        if not ranks.is_first:
+            return train(run, config, images, device, Tracker(), should_stop, ranks)
+        with run.locked(), open_tracker(run, tracking_uri) as tracker:
+            result = train(run, config, images, device, tracker, should_stop, ranks)
+            tracker.log_result(result, run.newest_checkpoint())
     log.info("stopped at %.2f kimg" if result["stopped"] else "finished at %.2f kimg", result["kimg"])
     return result
 

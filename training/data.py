@@ -50,19 +50,26 @@ class RealImages:
     x_flips: bool
     num_threads: int
 
-    def stream(self, start_image: int, resolution: int) -> Iterator[ImageArray]:
+    def stream(
+        self, start_image: int, resolution: int, *, batch_size: int = 1, rows: Sequence[int] = (0,)
+    ) -> Iterator[ImageArray]:
         """Images (3, R, R) from number `start_image` on, for ever; R is `resolution`.
+
+        Of each `batch_size` of them, only those at the places `rows`; the others stay undecoded.
 
         Each epoch shows each image once, in an order of its own. An epoch is entered by skipping its first
         samples undecoded.
         """
         self.check(resolution)
+        wanted = set(rows)
         is_small = self.num_images * 3 * resolution**2 <= KEPT_BYTES
         kept: dict[tuple[str, str], ImageArray] | None = {} if is_small else None
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
             pending: deque[Future[ImageArray]] = deque()
             try:
                 for number, sample in self._samples(start_image):
+                    if (number - start_image) % batch_size not in wanted:
+                        continue
                     pending.append(pool.submit(self._shown, number, sample, resolution, kept))
                     if len(pending) > self.num_threads * LOOK_AHEAD_PER_THREAD:
                         yield pending.popleft().result()

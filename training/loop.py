@@ -47,12 +47,14 @@ from training.networks import (
     build_discriminator,
     build_generator,
 )
+from training.ranks import Ranks
 from training.schedule import Stage, ema_beta, stage_at
 from training.step import GradientFunction
 from training.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
+ALONE = Ranks()
 TERMS = GeneratorPhase.terms + DiscriminatorPhase.terms
 """Of a run without what is off by default."""
 
@@ -71,19 +73,23 @@ def train(
     device: torch.device,
     tracker: Tracker,
     should_stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Train `run` to its end, from its newest checkpoint if it has one, and return what result.json says.
 
     When `should_stop` says so, a checkpoint is written after the step in hand, and the result is marked stopped.
+    Of several ranks, each calls this; the first one writes.
     """
     images.check(config.resolution)
+    ranks.check(config)
     measure = SnapshotMetrics(run, config, device)
-    run.result_path.unlink(missing_ok=True)
-    training = Training.begin(config, device)
+    training = Training.begin(config, device, ranks)
     if checkpoints := run.checkpoints():
         training.load(checkpoints[-1])
         log.info("going on from %s", checkpoints[-1])
-    _forget_later_stats(run.stats_path, training.num_images)
+    if ranks.is_first:
+        run.result_path.unlink(missing_ok=True)
+        _forget_later_stats(run.stats_path, training.num_images)
 
     reals: Iterator[ImageArray] | None = None
     stopped = False
@@ -95,11 +101,12 @@ def train(
             training.enter(stage.resolution)
             reals = None
         if reals is None:
-            reals = images.stream(before, stage.resolution)
+            own = ranks.rows(stage.batch_size)
+            reals = images.stream(before, stage.resolution, batch_size=stage.batch_size, rows=own)
 
-        training.step(stage, next_batch(reals, stage, device))
+        training.step(stage, next_batch(reals, stage.batch_size // ranks.world, device))
         finished = training.num_images >= config.total_kimg * 1000
-        stopped = not finished and should_stop()
+        stopped = ranks.any(should_stop()) and not finished
         tick = finished or _crosses(before, training.num_images, config.tick_kimg)
         measured = bool(config.metrics) and (
             finished or _crosses(before, training.num_images, config.metrics_kimg)
@@ -111,12 +118,13 @@ def train(
         training.seconds += time.perf_counter() - begun
 
         if tick:
-            _write_tick(run, training, stage, tracker)
-        if snapshot:
+            _end_tick(run, training, stage, tracker)
+        if snapshot and ranks.is_first:
             _write_snapshot(run, training, tracker)
-        if measured:
+        if measured and ranks.is_first:
             measure(run.newest_checkpoint(), training.num_images, tracker)
-    return _write_result(run, training, stopped)
+    ranks.any(False)  # until the first has written
+    return _result(run, training, stopped)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -180,6 +188,7 @@ class Training:
     tally: Tally
     path_length_mean: Tensor
     """The running mean of path length regularization; stays 0 without it."""
+    ranks: Ranks
     num_images: int = 0
     resolution: int = 0
     """The resolution of the last step; 0 before the first."""
@@ -187,7 +196,7 @@ class Training:
     """Time spent in steps, over every session of the run."""
 
     @classmethod
-    def begin(cls, config: TrainConfig, device: torch.device) -> Training:
+    def begin(cls, config: TrainConfig, device: torch.device, ranks: Ranks = ALONE) -> Training:
         """A run's state before its first image."""
         on_gpu = device.type == "cuda"
         with torch.random.fork_rng(devices=[]):
@@ -247,6 +256,7 @@ class Training:
             augmentation,
             Tally(device, terms_of(config)),
             torch.zeros((), device=device),
+            ranks,
         )
 
     @property
@@ -265,8 +275,12 @@ class Training:
         self.resolution = resolution
 
     def step(self, stage: Stage, pixels_N3RR: Tensor) -> None:
-        """One step of both networks on real images, uint8 and on the device. Nothing in it waits for a GPU."""
-        config, num = self.config, len(pixels_N3RR)
+        """One step of both networks on real images, uint8 and on the device. Nothing in it waits for a GPU.
+
+        The images are this rank's of the batch; random numbers are drawn for the whole batch, on every rank alike.
+        """
+        config, num = self.config, len(pixels_N3RR) * self.ranks.world
+        own = self.ranks.rows(num)
         rng = step_rng(config.seed, self.num_images, self.device)
         self._set_lod(stage.lod)
         fade = torch.full((), stage.lod % 1, device=self.device)
@@ -275,16 +289,22 @@ class Training:
         latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
         drawn_reals = draw_augmentation(num, rng) if augments else latents.augmentation_NR
         is_wasserstein = config.loss == "wgan_gp"
-        shares = (draw_shares(num, rng),) if is_wasserstein else ()
+        shares = (draw_shares(num, rng)[own],) if is_wasserstein else ()
+        if self.ranks.world > 1:
+            latents, drawn_reals = latents.of(own), drawn_reals[own]
         has_penalty = is_wasserstein or self.num_images // num % config.r1_interval == 0
         phase = "discriminator" if has_penalty else "discriminator_alone"
         gradients, (terms_d,) = self.gradients[phase](
             pixels_N3RR, drawn_reals, fade, p, *latents[:3], *latents.noise, *shares
         )
+        self.ranks.mean_([*gradients.values(), terms_d])
         skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
         latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
+        if self.ranks.world > 1:
+            latents = latents.of(own)
         gradients, (terms_g, w_D) = self.gradients["generator"](fade, p, *latents[:3], *latents.noise)
+        self.ranks.mean_([*gradients.values(), terms_g, w_D])
         if "path_length" in self.gradients:
             terms_g = torch.cat([terms_g, self._regularize_paths(gradients, stage, fade, num, rng)])
         skipped_g = self._descend("generator", gradients, stage.learning_rate)
@@ -384,9 +404,9 @@ def step_rng(seed: int, num_images: int, device: torch.device) -> torch.Generato
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def next_batch(reals: Iterator[ImageArray], stage: Stage, device: torch.device) -> Tensor:
-    """The next real images (N, 3, R, R), uint8."""
-    batch = torch.from_numpy(np.stack(list(islice(reals, stage.batch_size))))
+def next_batch(reals: Iterator[ImageArray], num: int, device: torch.device) -> Tensor:
+    """The next `num` real images (N, 3, R, R), uint8."""
+    batch = torch.from_numpy(np.stack(list(islice(reals, num))))
     if device.type == "cpu":
         return batch
     on_device = batch.pin_memory().to(device, non_blocking=True)
@@ -420,7 +440,7 @@ def _forget_later_stats(path: Path, num_images: int) -> None:
     path.write_text("".join(kept))
 
 
-def _write_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) -> None:
+def _end_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) -> None:
     """Add a line to stats.jsonl and start a new tally; where every step was skipped, go on with the old one."""
     tally = training.tally
     means = tally.means()
@@ -430,6 +450,8 @@ def _write_tick(run: Run, training: Training, stage: Stage, tracker: Tracker) ->
     training.tally = Tally(training.device, terms_of(training.config))
     training.tally.seconds_before = training.seconds
     training.tally.skipped_in_a_row.copy_(tally.skipped_in_a_row)
+    if not training.ranks.is_first:
+        return
     line: dict[str, Any] = {
         "num_images": training.num_images,
         "kimg": training.num_images / 1000,
@@ -482,8 +504,8 @@ def _write_grid(path: Path, training: Training, metadata: dict[str, Any]) -> Non
     write_grid(images, path, shown, columns=columns)
 
 
-def _write_result(run: Run, training: Training, stopped: bool) -> dict[str, Any]:
-    """Write result.json: how far the run came and what it left."""
+def _result(run: Run, training: Training, stopped: bool) -> dict[str, Any]:
+    """How far the run came and what it left; also as result.json."""
     kimg = training.num_images / 1000
     newest = run.newest_checkpoint().name
     gpu = torch.cuda.get_device_name(training.device) if training.device.type == "cuda" else None
@@ -497,6 +519,8 @@ def _write_result(run: Run, training: Training, stopped: bool) -> dict[str, Any]
         "seconds": training.seconds,
         "seconds_per_kimg": training.seconds / kimg,
         "device": gpu or training.device.type,
+        "num_processes": training.ranks.world,
     }
-    run.result_path.write_text(json.dumps(result, indent=2) + "\n")
+    if training.ranks.is_first:
+        run.result_path.write_text(json.dumps(result, indent=2) + "\n")
     return result

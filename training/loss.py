@@ -10,7 +10,7 @@ like. It steps no optimizer and reads no file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -93,6 +93,16 @@ class Latents(NamedTuple):
     """Random numbers of the images' augmentation; no columns where there is none."""
     noise: tuple[Tensor, ...]
     """(N, 1, H, W) a layer."""
+
+    def of(self, rows: Sequence[int]) -> Latents:
+        """Those of some images."""
+        chosen = list(rows)
+        return Latents(
+            self.z_KNZ[:, chosen],
+            self.crossover_N[chosen],
+            self.augmentation_NR[chosen],
+            tuple(layer[chosen] for layer in self.noise),
+        )
 
 
 def draw_latents(

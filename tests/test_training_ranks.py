@@ -1,0 +1,131 @@
+"""One run on several processes: the images are shared out, and the training is that of one process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from storage.errors import ConfigError
+from storage.runs import Run
+from storage.store import Store
+from training.config import TrainConfig
+from training.loop import TERMS
+from training.ops import append_batch_deviation
+from training.ranks import Ranks
+
+
+class Share(Ranks):
+    """A rank that is asked for its rows alone, and so joins no others."""
+
+    def __init__(self, rank, world):
+        self.rank, self.world = rank, world
+
+
+def torchrun(run: Run, num: int, *, seconds: float = 120.0, stop_after_lines: int | None = None) -> int:
+    """Train a run on so many processes, perhaps stopped after some statistics; the exit status."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num),
+        "-m", "training", str(run.folder), "--tracking-uri", "none", "--workers", "1",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (run.folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        begun = time.monotonic()
+        while process.poll() is None and time.monotonic() - begun < seconds:
+            lines = run.stats_path.read_text().splitlines() if run.stats_path.exists() else []
+            if stop_after_lines is not None and len(lines) >= stop_after_lines:
+                process.send_signal(signal.SIGTERM)
+                stop_after_lines = None
+            time.sleep(0.02)
+        return process.wait(timeout=60)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    """The networks of its newest checkpoint."""
+    return load_file(run.newest_checkpoint() / "networks.safetensors")
+
+
+def test_rows_are_shared_out_in_whole_groups():
+    """Every image of a batch is one rank's, and each rank's groups are groups of the whole batch."""
+    for num, world in ((8, 2), (16, 2), (24, 3), (64, 4)):
+        shares = [Share(rank, world).rows(num) for rank in range(world)]
+        assert sorted(row for share in shares for row in share) == list(range(num))
+        images = torch.randn(num, 2, 4, 4, dtype=torch.float64)
+        whole = append_batch_deviation(images)[:, -1]
+        for share in shares:
+            assert share == sorted(share)
+            torch.testing.assert_close(append_batch_deviation(images[share])[:, -1], whole[share])
+
+
+def test_batches_that_cannot_be_shared_are_refused():
+    """A batch that is no multiple of 4 a process, and path lengths, are errors that say what would do."""
+    config = TrainConfig(batch_size={"4": 16, "16": 12})
+    with pytest.raises(ConfigError, match="batch_size at 16 is 12: on 2 GPUs it must be a multiple of 8"):
+        Share(0, 2).check(config)
+    with pytest.raises(ConfigError, match="path length regularization is for one GPU"):
+        Share(0, 2).check(TrainConfig(path_length_weight=2.0))
+
+
+def test_two_processes_train_as_one(tiny, tmp_path):
+    """The same batches on two processes give the same statistics and weights, to rounding, and one set of files.
+
+    The bias of the constant is left out: instance norm takes it away again while the noise has no strength, so Adam
+    follows the rounding of a gradient that is zero. From there rounding grows, hence two steps of weights.
+    """
+    store = Store(tmp_path)
+    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
+    settings = {
+        "augment": "ada",
+        "ada_kimg": 0.1,
+        "total_kimg": 0.016,
+        "tick_kimg": 0.008,
+        "snapshot_kimg": 0.008,
+    }
+    alone = tiny.trained(store, dataset, **settings)
+    shared = tiny.untrained(store, dataset, **settings)
+    assert torchrun(shared, 2) == 0, (shared.folder / "log.txt").read_text()
+    assert [folder.name for folder in shared.checkpoints()] == [folder.name for folder in alone.checkpoints()]
+    found, expected = weights(shared), weights(alone)
+    for name in expected.keys() - {f"{g}.synthesis.layers.0.bias" for g in ("generator", "generator_ema")}:
+        difference = (found[name] - expected[name]).abs().max().item()
+        assert difference < 2e-4, f"{name}: {difference:.2g}"
+    one, two = (map(json.loads, run.stats_path.read_text().splitlines()) for run in (alone, shared))
+    for line, other in zip(one, two, strict=True):
+        for name in TERMS:
+            assert other[name] == pytest.approx(line[name], rel=1e-4, abs=1e-5), name
+
+
+def test_two_processes_stop_together_and_go_on(tiny, tmp_path):
+    """SIGTERM saves one checkpoint and ends both with status 0; the same command then ends the run."""
+    store = Store(tmp_path)
+    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
+    run = tiny.untrained(store, dataset, total_kimg=2.0, tick_kimg=0.05, snapshot_kimg=50.0)
+    torchrun(run, 2, stop_after_lines=2)
+    stopped_at = int(run.newest_checkpoint().name)
+    assert 0 < stopped_at < 2000, (run.folder / "log.txt").read_text()
+    assert torchrun(run, 2) == 0
+    assert int(run.newest_checkpoint().name) == 2000
+    numbers = [line.split(",")[0] for line in run.stats_path.read_text().splitlines()]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_ranks_read_each_image_once_an_epoch(tiny, tmp_path):
+    """Together the ranks' streams are the stream of one process, image by image."""
+    store = Store(tmp_path)
+    run = tiny.untrained(store, tiny.tiny_dataset(store, tiny.noise_images(13)))
+    images = tiny.images_of(run, TrainConfig.model_validate(run.record["config"]))
+    whole = images.stream(5, 16)
+    batches = [[next(whole) for _ in range(8)] for _ in range(6)]
+    for rank in range(2):
+        own = Share(rank, 2).rows(8)
+        stream = images.stream(5, 16, batch_size=8, rows=own)
+        for batch in batches:
+            for row in own:
+                assert np.array_equal(next(stream), batch[row])

@@ -1,0 +1,106 @@
+"""One training run on several GPUs: which images of a batch are whose, and means over all of them.
+
+Each process of a run (a rank) holds all networks, shows its share of every batch and takes the mean of gradients with
+the others before each step, so that all stay equal. The phases are compiled whole and leave nothing for the hooks of
+DistributedDataParallel to hang on; its reduction is what `mean_` does.
+
+    torchrun --nproc-per-node 2 -m training store/runs/RUN
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from storage.errors import ConfigError
+from training.config import TrainConfig
+
+GROUP = 4
+"""Images the discriminator compares: a group's images stay together (`append_batch_deviation`)."""
+
+
+class Ranks:
+    """This process among those of a run; alone unless torchrun started it."""
+
+    def __init__(self, rank: int = 0, world: int = 1) -> None:
+        self.rank, self.world = rank, world
+        self._flags: Any = (
+            dist.new_group(backend="gloo") if world > 1 else None
+        )  # asked without waiting for a GPU
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise ConfigError unless every batch splits into equal shares of whole groups."""
+        if self.world == 1:
+            return
+        for resolution, images in config.batch_size.items():
+            if images % (GROUP * self.world):
+                raise ConfigError(
+                    f"batch_size at {resolution} is {images}: on {self.world} GPUs it must be a multiple of "
+                    f"{GROUP * self.world}"
+                )
+        if config.path_length_weight > 0:
+            raise ConfigError(
+                "path_length_weight is above 0: path length regularization is for one GPU, since its running "
+                "mean is of the whole batch"
+            )
+
+    def rows(self, num: int) -> list[int]:
+        """Which images of a batch of `num` are this rank's, ascending.
+
+        Group i holds the images i, i + num / 4 and so on; a rank has whole groups, so the discriminator compares the
+        same images whatever the number of ranks.
+        """
+        if self.world == 1:
+            return list(range(num))
+        groups = num // GROUP
+        share = groups // self.world
+        own = range(self.rank * share, (self.rank + 1) * share)
+        return [part * groups + group for part in range(GROUP) for group in own]
+
+    def mean_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one type by their means over all ranks."""
+        if self.world == 1:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.world
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(
+            list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+        )
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so; every rank must ask."""
+        if self.world == 1:
+            return flag
+        votes = torch.tensor(int(flag))
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._flags)
+        return bool(votes)
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
+    """The ranks that torchrun started, and this one's device: the GPU of its local rank."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks(), device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), world), device
+    finally:
+        dist.destroy_process_group()
