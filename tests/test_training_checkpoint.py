@@ -8,7 +8,6 @@ from torch import nn
 
 from storage.errors import IntegrityError, NotFoundError
 from training.checkpoint import (
-    NETWORKS,
     OPTIMIZERS,
     STATE,
     checkpoint_name,
@@ -16,6 +15,7 @@ from training.checkpoint import (
     prune_checkpoints,
     read_state,
     save_checkpoint,
+    weights_file,
 )
 
 
@@ -70,9 +70,9 @@ def test_loaded_optimizer_steps_alike(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", [NETWORKS, OPTIMIZERS])
+@pytest.mark.parametrize("name", [weights_file("a"), weights_file("b"), OPTIMIZERS])
 def test_a_changed_byte_is_detected(tmp_path, name):
-    """A single changed byte in either tensor file is an IntegrityError that names the file."""
+    """A single changed byte in any tensor file is an IntegrityError that names the file."""
     networks, optimizers = pair()
     folder = tmp_path / "1"
     save_checkpoint(folder, networks, optimizers, {})
@@ -89,7 +89,7 @@ def test_broken_folders_are_named(tmp_path):
     with pytest.raises(NotFoundError, match="is no checkpoint"):
         read_state(tmp_path)
     save_checkpoint(tmp_path / "1", networks, optimizers, {})
-    (tmp_path / "1" / NETWORKS).unlink()
+    (tmp_path / "1" / weights_file("a")).unlink()
     with pytest.raises(IntegrityError, match="is missing"):
         load_checkpoint(tmp_path / "1", networks, optimizers)
     (tmp_path / "1" / STATE).write_text("{")

@@ -121,7 +121,7 @@ def test_records_say_what_numbers_depend_on(run, records):
         assert record["num_fakes"] == 12
         assert record["checkpoint"] == run.newest_checkpoint().name
         assert (record["truncation_psi"], record["seed"], record["resolution"]) == (1.0, 0, 16)
-        assert record.keys() >= {"seconds", "networks_sha256", "dataset_manifest_sha256", "lod", "device"}
+        assert record.keys() >= {"seconds", "generator_sha256", "dataset_manifest_sha256", "lod", "device"}
     assert records["fd_efficientnet_lite0"]["num_reals"] == 13
     assert records["ppl_efficientnet_lite0_w_end"]["value"] > 0
     assert recorded_metrics(run, run.newest_checkpoint()).items() >= records.items()

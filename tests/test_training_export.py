@@ -18,7 +18,7 @@ from training.export import export_onnx, export_safetensors
 from training.generate import Trained, images_from_seeds, inputs_from_seeds, load_exported
 from training.networks import build_generator
 
-ORIGIN = {"run_id": "run", "checkpoint": "000001500", "networks_sha256": "ab" * 32, "dataset": "faces@v1"}
+ORIGIN = {"run_id": "run", "checkpoint": "000001500", "generator_sha256": "ab" * 32, "dataset": "faces@v1"}
 
 
 def trained(lod: float = 0.0, **settings: Any) -> Trained:

@@ -21,7 +21,7 @@ from storage.errors import ConfigError, DeviceError, IntegrityError, TrainingErr
 from storage.runs import create_run
 from storage.store import Store
 from training.__main__ import images_of, train_folder
-from training.checkpoint import read_state
+from training.checkpoint import network_tensors, read_state
 from training.config import TrainConfig
 from training.device import resolve_device
 from training.generate import images_from_seeds, load_generator, read_grid_metadata
@@ -213,7 +213,7 @@ def test_grid_names_its_origin(new_run):
     state = read_state(run.newest_checkpoint())
     assert metadata["run_id"] == run.id
     assert metadata["checkpoint"] == result["checkpoint"]
-    assert metadata["networks_sha256"] == state["sha256"]["networks.safetensors"]
+    assert metadata["generator_sha256"] == state["sha256"]["generator_ema.safetensors"]
     assert metadata["dataset"] == "faces@v1"
     assert metadata["seeds"] == list(range(32))
 
@@ -222,20 +222,16 @@ def test_training_changes_the_networks_and_averages_them(new_run):
     """Training moves both networks in use, and the averaged generator lies apart from the last one."""
     run = new_run()
     trained(run)
-    from safetensors.torch import load_file
-
-    first, last = (
-        load_file(path / "networks.safetensors") for path in (run.checkpoints()[0], run.checkpoints()[-1])
-    )
-    moved = [name for name in first if not torch.equal(first[name], last[name])]
-    assert all(
-        any(name.startswith(f"{n}.") for name in moved)
-        for n in ("generator", "discriminator", "generator_ema")
-    )
+    last = {}
+    for network in ("generator", "discriminator", "generator_ema"):
+        checkpoints = run.checkpoints()
+        before = network_tensors(checkpoints[0], read_state(checkpoints[0]), network)
+        last[network] = network_tensors(checkpoints[-1], read_state(checkpoints[-1]), network)
+        assert any(not torch.equal(tensor, last[network][name]) for name, tensor in before.items()), network
     name = "synthesis.layers.1.conv.weight"
-    assert not torch.equal(last[f"generator.{name}"], last[f"generator_ema.{name}"])
-    assert torch.equal(last["generator.w_avg"], last["generator_ema.w_avg"])
-    assert last["generator.w_avg"].abs().sum() > 0
+    assert not torch.equal(last["generator"][name], last["generator_ema"][name])
+    assert torch.equal(last["generator"]["w_avg"], last["generator_ema"]["w_avg"])
+    assert last["generator"]["w_avg"].abs().sum() > 0
 
 
 def test_old_checkpoints_are_pruned(new_run):
@@ -359,9 +355,9 @@ def test_a_changed_checkpoint_is_not_resumed(new_run):
     """Going on from a checkpoint whose bytes have changed is an IntegrityError."""
     run = new_run()
     trained(run, after(3))
-    path = run.newest_checkpoint() / "networks.safetensors"
+    path = run.newest_checkpoint() / "discriminator.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    with pytest.raises(IntegrityError, match=r"networks\.safetensors has changed"):
+    with pytest.raises(IntegrityError, match=r"discriminator\.safetensors has changed"):
         trained(run)
 
 

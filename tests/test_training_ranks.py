@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from storage.errors import ConfigError
 from storage.runs import Run
 from storage.store import Store
+from training.checkpoint import weights_file
 from training.config import TrainConfig
 from training.loop import TERMS
 from training.ops import append_batch_deviation
@@ -48,8 +49,13 @@ def torchrun(run: Run, num: int, *, seconds: float = 120.0, stop_after_lines: in
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    """The networks of its newest checkpoint."""
-    return load_file(run.newest_checkpoint() / "networks.safetensors")
+    """The weights in its newest checkpoint, by network and name."""
+    folder = run.newest_checkpoint()
+    return {
+        f"{network}.{name}": tensor
+        for network in ("generator", "discriminator", "generator_ema")
+        for name, tensor in load_file(folder / weights_file(network)).items()
+    }
 
 
 def test_rows_are_shared_out_in_whole_groups():

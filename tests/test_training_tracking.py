@@ -32,7 +32,7 @@ def run(tmp_path):
     run = create_run(Store(tmp_path / "store"), dataset, TrainConfig(seed=4).model_dump(mode="json"))
     checkpoint = run.checkpoints_dir / "000000100"
     checkpoint.mkdir(parents=True)
-    for name in ("networks.safetensors", "optimizers.safetensors", "state.json"):
+    for name in ("generator_ema.safetensors", "optimizers.safetensors", "state.json"):
         (checkpoint / name).write_text("{}")
     run.grids_dir.mkdir()
     (run.grids_dir / "000000100.png").write_bytes(b"png")
@@ -78,7 +78,7 @@ def test_a_run_in_mlflow(run):
     history = client.get_metric_history(found.info.run_id, "loss_g")
     assert [(metric.step, metric.value) for metric in history] == [(60, 0.5), (100, 0.25)]
     assert artifacts(client, found.info.run_id) == [
-        "checkpoints/000000100/networks.safetensors",
+        "checkpoints/000000100/generator_ema.safetensors",
         "checkpoints/000000100/optimizers.safetensors",
         "checkpoints/000000100/state.json",
         "config.json",

@@ -1,10 +1,11 @@
-"""Checkpoints: a folder of two safetensors files and a JSON, written whole or not at all; never a pickle.
+"""Checkpoints: a folder of safetensors files and a JSON, written whole or not at all; never a pickle.
 
-    networks.safetensors     generator.*, discriminator.*, generator_ema.*
+    generator.safetensors, discriminator.safetensors, generator_ema.safetensors
     optimizers.safetensors   Adam's moments and step counts, by network and parameter name
-    state.json               where training stood, its config, and the sha256 of both files
+    state.json               where training stood, its config, and the sha256 of each file
 
-What training does with them is in `training.loop`; how a generator alone is read is in `training.generate`.
+To draw, generator_ema.safetensors and state.json are enough. What training does with them is in `training.loop`; how
+a generator alone is read is in `training.generate`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ from torch import Tensor, nn
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError
 
-NETWORKS = "networks.safetensors"
 OPTIMIZERS = "optimizers.safetensors"
 STATE = "state.json"
+
+
+def weights_file(network: str) -> str:
+    """The file that holds a network's weights, in a checkpoint's folder."""
+    return f"{network}.safetensors"
 
 
 def checkpoint_name(num_images: int) -> str:
@@ -48,9 +53,11 @@ def save_checkpoint(
     for stale in folder.parent.glob(".*.partial"):  # of a process that was killed
         shutil.rmtree(stale)
     partial.mkdir(parents=True)
-    save_file(_network_tensors(networks), partial / NETWORKS)
+    for name, network in networks.items():
+        save_file(_network_tensors(network), partial / weights_file(name))
     save_file(_optimizer_tensors(networks, optimizers), partial / OPTIMIZERS)
-    record = {**state, "sha256": {name: file_digest(partial / name) for name in (NETWORKS, OPTIMIZERS)}}
+    files = sorted(path.name for path in partial.iterdir())
+    record = {**state, "sha256": {name: file_digest(partial / name) for name in files}}
     (partial / STATE).write_text(json.dumps(record, indent=2) + "\n")
     if folder.exists():
         shutil.rmtree(folder)
@@ -83,9 +90,15 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+def generator_sha256(state: Mapping[str, Any]) -> str:
+    """The hash of the weights that images are drawn with, the averaged generator's, from state.json."""
+    sha256: str = state["sha256"][weights_file("generator_ema")]
+    return sha256
+
+
 def network_tensors(folder: Path, state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """The tensors of one network, their file verified against `state`."""
-    return _under(_verified(folder, state, NETWORKS), name)
+    return _verified(folder, state, weights_file(name))
 
 
 def prune_checkpoints(checkpoints: list[Path], keep: int, best: Path | None = None) -> None:
@@ -100,6 +113,8 @@ def prune_checkpoints(checkpoints: list[Path], keep: int, best: Path | None = No
 
 def _verified(folder: Path, state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """All tensors of a file whose sha256 is the recorded one."""
+    if name not in state["sha256"]:
+        raise IntegrityError(f"{folder} records no {name}: it has {', '.join(state['sha256'])}")
     path = folder / name
     if not path.is_file():
         raise IntegrityError(f"{path} is missing from its checkpoint")
@@ -116,13 +131,9 @@ def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
 
 
-def _network_tensors(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameters and buffers by prefixed name, laid out plainly."""
-    return {
-        f"{name}.{key}": tensor.detach().cpu().contiguous()
-        for name, network in networks.items()
-        for key, tensor in network.state_dict().items()
-    }
+def _network_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, laid out plainly."""
+    return {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
 
 
 def _optimizer_tensors(

@@ -32,7 +32,7 @@ from storage.errors import ConfigError, NotFoundError
 from storage.runs import Run
 from storage.store import read_json
 from training import metrics as formulas
-from training.checkpoint import NETWORKS, read_state
+from training.checkpoint import generator_sha256, read_state
 from training.config import TrainConfig
 from training.data import ImageArray
 from training.features import (
@@ -125,7 +125,7 @@ def evaluate(run: Run, checkpoint: Path, config: EvaluateConfig, device: torch.d
                 found |= _separabilities(subject, of_it)
     facts = {
         "checkpoint": checkpoint.name,
-        "networks_sha256": state["sha256"][NETWORKS],
+        "generator_sha256": generator_sha256(state),
         "dataset_manifest_sha256": run.record["dataset"]["manifest_sha256"],
         "resolution": train_config.resolution,
         "lod": subject.generator.lod,

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.runs import GRID_TEXT
-from training.checkpoint import NETWORKS, network_tensors, read_state
+from training.checkpoint import generator_sha256, network_tensors, read_state
 from training.config import TrainConfig
 from training.data import ImageArray
 from training.networks import Generator, TraditionalGenerator, build_generator
@@ -192,7 +192,7 @@ def grid_metadata(checkpoint: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "run_id": state["run_id"],
         "checkpoint": checkpoint.name,
-        "networks_sha256": state["sha256"][NETWORKS],
+        "generator_sha256": generator_sha256(state),
         "dataset": f"{dataset['name']}@{dataset['version']}",
         "dataset_manifest_sha256": dataset["manifest_sha256"],
     }
