@@ -123,7 +123,8 @@ class Replay:
                     function(*self._inputs)
             torch.cuda.current_stream().wait_stream(side)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            # Other threads may use the GPU meanwhile, as NCCL's watchdog does.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._outputs = function(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:

@@ -1,0 +1,81 @@
+"""Images a second of one training run on several GPUs, against one of them: the step alone, as training runs it.
+
+    python benchmarks/several_gpus.py
+    torchrun --nproc-per-node 2 benchmarks/several_gpus.py
+
+The step is that of `benchmarks/training_step.py`, R1 in each, bfloat16 and compiled; a batch is the whole of what all
+GPUs show. Run both commands on one machine: on two GPUs, a batch of twice the size is the same work a GPU, and the same
+batch is the same training, sooner. Keep TORCHINDUCTOR_CACHE_DIR between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from training.config import TrainConfig
+from training.device import resolve_device
+from training.loop import Training
+from training.ranks import Ranks, joined
+from training.schedule import stage_at
+
+
+def images_per_second(
+    resolution: int, batch: int, seconds: float, ranks: Ranks, device: torch.device
+) -> float:
+    """The median of three measurements of about so many seconds each."""
+    config = TrainConfig.model_validate(
+        {"preset": "paper1024", "resolution": resolution, "start_resolution": resolution,
+         "batch_size": {resolution: batch}}
+    )  # fmt: skip
+    training = Training.begin(config, device, ranks)
+    stage = stage_at(config, 0)
+    shape = (batch // ranks.world, 3, resolution, resolution)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, device=device)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+
+    def taken(num_steps: int) -> float:
+        torch.cuda.synchronize()
+        ranks.any(False)  # all begin together
+        begun = time.perf_counter()
+        for _ in range(num_steps):
+            training.step(stage, pixels)
+            ranks.any(False)  # as the loop asks whether any is to stop
+        torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    taken(3)
+    num_steps = max(
+        3, round(seconds / (0.055 * resolution / 256 * batch / 32 / ranks.world))
+    )  # alike on every rank
+    step = sorted(taken(num_steps) / num_steps for _ in range(3))[1]
+    training.check_health()
+    return batch / step
+
+
+def main() -> None:
+    """Print a row for each batch."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--batches", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--seconds", type=float, default=3.0, help="a measurement, about, of three")
+    given = parser.parse_args()
+    with joined(resolve_device("cuda")) as (ranks, device):
+        if ranks.is_first:
+            print(
+                f"torch {torch.__version__}, {ranks.world} x {torch.cuda.get_device_name(device)}", flush=True
+            )
+        for batch in given.batches:
+            found = images_per_second(given.resolution, batch, given.seconds, ranks, device)
+            if ranks.is_first:
+                print(
+                    f"{given.resolution} px, batch {batch} on {ranks.world}: {found:.0f} images/s, "
+                    f"{1000 / found:.3f} s/kimg",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
