@@ -298,16 +298,21 @@ def test_inception_features(tiny, random_weights):
 
 
 def test_lpips_reads_weights_from_the_folder(random_weights):
-    """torch-fidelity's LPIPS takes both files from the folder named, and the hub's own folder is left as it was."""
+    """torch-fidelity's LPIPS takes both files from the folder named, and the hub's own folder is left as it was.
+
+    It can be differentiated, for projection, and its weights are not.
+    """
     before = torch.hub.get_dir()
     hashes = place_of(random_weights, LPIPS_FILE, VGG16_FILE)["weights_sha256"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        distance = Vgg16Lpips(WeightsPlace(random_weights, hashes), CPU)
+    distance = Vgg16Lpips(WeightsPlace(random_weights, hashes), CPU)
     assert torch.hub.get_dir() == before
     a, b = torch.rand(2, 3, 32, 32) * 255, torch.rand(2, 3, 32, 32) * 255
     assert distance(a, a).tolist() == [0, 0]
-    assert (distance(a, b) > 0).all()
+    found = distance(a.requires_grad_(), b)
+    assert (found > 0).all()
+    [gradient] = torch.autograd.grad(found.sum(), [a])
+    assert gradient.abs().amax((1, 2, 3)).min() > 0
+    assert not distance(a.detach(), b).requires_grad
 
 
 @pytest.mark.parametrize("of_images", [True, False])
