@@ -7,7 +7,7 @@
     attributes           the user's ONNX classifiers, one a file: separability_*
 
 Published weights are looked for in a folder that the user names, or in torch hub's cache, and their sha256 is
-checked before they are read. Not here: formulas (`training.metrics`), and which images (`training.evaluate`).
+checked before they are read. Not here: formulas (`training.metrics`), and which images (`training.subject`).
 """
 
 from __future__ import annotations
