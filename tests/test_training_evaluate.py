@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from storage.digest import file_digest
-from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.errors import ConfigError, IntegrityError
 from storage.store import Store
 from training import evaluate as evaluation
 from training.checkpoint import read_state
@@ -19,7 +19,6 @@ from training.evaluate import (
     EvaluateConfig,
     best_checkpoint,
     evaluate,
-    find_checkpoint,
     metrics_path,
     recorded_metrics,
     write_merged,
@@ -223,14 +222,6 @@ def test_unknown_names_list_the_known():
     """A metric that is none is refused with the names of all."""
     with pytest.raises(ValueError, match="'is50k' is none of the metrics fid, fd_efficientnet_lite0, kid"):
         EvaluateConfig(metrics=("is50k",))
-
-
-def test_find_checkpoint(run):
-    """By name or the newest; otherwise the names there are."""
-    assert find_checkpoint(run, None) == run.newest_checkpoint()
-    assert find_checkpoint(run, run.checkpoints()[0].name) == run.checkpoints()[0]
-    with pytest.raises(NotFoundError, match=f"it has {run.checkpoints()[0].name}, "):
-        find_checkpoint(run, "7")
 
 
 def test_published_names_are_torch_fidelitys_numbers(tiny, run, tmp_path, random_weights):

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from storage.config import Config
-from storage.errors import ConfigError, NotFoundError
+from storage.errors import ConfigError
 from storage.runs import Run
 from storage.store import read_json
 from training.checkpoint import generator_sha256, read_state
@@ -202,19 +202,3 @@ class SnapshotMetrics:
             "%s  %s", checkpoint.name, "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         )
         tracker.log_tick({"num_images": num_images, **values})
-
-
-# --------------------------------------------------------------------------------------------------------------
-# By reference
-
-
-def find_checkpoint(run: Run, name: str | None) -> Path:
-    """A run's checkpoint by its name, or its newest; NotFoundError lists what there is."""
-    if name is None:
-        return run.newest_checkpoint()
-    checkpoints = {checkpoint.name: checkpoint for checkpoint in run.checkpoints()}
-    if name not in checkpoints:
-        raise NotFoundError(
-            f"run {run.id} has no checkpoint {name!r}: it has {', '.join(checkpoints) or 'none yet'}"
-        )
-    return checkpoints[name]
