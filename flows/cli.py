@@ -24,8 +24,9 @@ import pydantic
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from flows.config import BuildConfig, BuildOptions, RunOptions, TrainOptions
+from flows.config import BuildConfig, BuildOptions, RunOptions, StoreOptions, TrainOptions
 from flows.generate import export, figure, generate, project, video
+from flows.options import FLAT, DryRun, Json
 from flows.output import print_value as _print
 from flows.output import say as _say
 from preprocessing.faces import FacesConfig
@@ -43,15 +44,11 @@ app = App(
     version_flags=["--version"],
 )
 
-Flat = Parameter(name="*")
-DryRun = Annotated[bool, Parameter(negative="", help="Print the resolved config and stop.")]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else.")]
-
 
 @app.command
 def build(
-    config: Annotated[BuildConfig, Flat] = BuildConfig(),
-    options: Annotated[BuildOptions, Flat] = BuildOptions(),
+    config: Annotated[BuildConfig, FLAT] = BuildConfig(),
+    options: Annotated[BuildOptions, FLAT] = BuildOptions(),
     *,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -78,7 +75,7 @@ def align(
     photos: Annotated[list[Path], Parameter(help="Photographs, as files.", negative="")],
     *,
     out: Annotated[Path, Parameter(help="Folder for the crops, made where it is not there.")],
-    config: Annotated[FacesConfig, Flat] = FacesConfig(),
+    config: Annotated[FacesConfig, FLAT] = FacesConfig(),
     json_: Json = False,
 ) -> None:
     """Write the aligned faces of photographs as files: no store, no dataset, no curation."""
@@ -112,8 +109,8 @@ def curate(
             "sha256 in the store."
         ),
     ] = None,
-    config: Annotated[BuildConfig, Flat] = BuildConfig(),
-    options: Annotated[BuildOptions, Flat] = BuildOptions(),
+    config: Annotated[BuildConfig, FLAT] = BuildConfig(),
+    options: Annotated[BuildOptions, FLAT] = BuildOptions(),
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -157,8 +154,8 @@ def curate(
 def train(
     dataset: Annotated[str | None, Parameter(help="NAME or NAME@VERSION; not needed with --resume.")] = None,
     *,
-    config: Annotated[TrainConfig, Flat] = TrainConfig(),
-    options: Annotated[TrainOptions, Flat] = TrainOptions(),
+    config: Annotated[TrainConfig, FLAT] = TrainConfig(),
+    options: Annotated[TrainOptions, FLAT] = TrainOptions(),
     resume: Annotated[str | None, Parameter(help="Go on with this run, by its id or folder.")] = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -210,16 +207,14 @@ def trace(
         ),
     ],
     *,
-    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
-        "./store"
-    ),
+    options: Annotated[StoreOptions, FLAT] = StoreOptions(),
     limit: Annotated[int, Parameter(help="How many images of a dataset to print.")] = 5,
     json_: Json = False,
 ) -> None:
     """Say what something was made of, down to original photographs, by files alone."""
     from storage.lineage import trace as trace_reference
 
-    chain = trace_reference(Store(store), reference)
+    chain = trace_reference(Store(options.store), reference)
     if json_:
         return _print(chain.as_json(), json_)
     for line in chain.lines(limit):
@@ -230,9 +225,7 @@ def trace(
 def verify(
     dataset: Annotated[str, Parameter(help="NAME or NAME@VERSION.")],
     *,
-    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
-        "./store"
-    ),
+    options: Annotated[StoreOptions, FLAT] = StoreOptions(),
     json_: Json = False,
 ) -> None:
     """Check every hash of a dataset version: manifest, tables, shards, images, original photographs."""
@@ -240,7 +233,7 @@ def verify(
     from storage.lineage import verify as verify_dataset
     from storage.manifest import open_dataset
 
-    opened = open_dataset(Store(store), dataset)
+    opened = open_dataset(Store(options.store), dataset)
     checked = verify_dataset(opened)
     if json_:
         _print({"dataset": opened.reference, **checked.as_json()}, json_)
@@ -253,14 +246,12 @@ def verify(
 @app.command
 def demo(
     *,
-    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
-        "./store"
-    ),
+    options: Annotated[StoreOptions, FLAT] = StoreOptions(),
 ) -> None:
     """Run the whole pipeline once as Prefect flows, on the offline sample, and say where things are."""
     from flows.demo import run_demo
 
-    for line in run_demo(RunOptions(store=store)):
+    for line in run_demo(RunOptions(store=options.store)):
         _say(line)
 
 
@@ -269,14 +260,12 @@ def services(
     *,
     port: Annotated[int, Parameter(help="Port of the Prefect server.")] = 4200,
     mlflow_port: Annotated[int, Parameter(help="Port of the MLflow page.")] = 5000,
-    store: Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")] = Path(
-        "./store"
-    ),
+    options: Annotated[StoreOptions, FLAT] = StoreOptions(),
 ) -> None:
     """Start the Prefect server, the deployments, a worker for each pool, and MLflow, until Ctrl-C."""
     from flows.services import run_services
 
-    run_services(port, mlflow_port, Store(store), _say)
+    run_services(port, mlflow_port, Store(options.store), _say)
 
 
 @app.command

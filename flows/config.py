@@ -70,10 +70,15 @@ class BuildConfig(Config):
         return self.model_copy(update=update).model_dump(mode="json")
 
 
-class RunOptions(Config):
-    """Where work runs and what is kept there; nothing here or below changes a result."""
+class StoreOptions(Config):
+    """Where everything is kept; nothing here or below changes a result."""
 
     store: Path = Field(Path("./store"), description="Folder that holds photographs, datasets and runs.")
+
+
+class RunOptions(StoreOptions):
+    """Where work runs."""
+
     workers: int | None = Field(
         None,
         ge=1,

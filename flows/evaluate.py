@@ -8,33 +8,26 @@ Not here: any measuring (`training.evaluate`, `training.audit`).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 from cyclopts import Parameter
 
+from flows.options import RUN, DrawOptions, Json, Options
+from flows.output import answer
 from storage.errors import ConfigError, PipelineError
-from storage.runs import Run, find_run
+from storage.runs import Run, find_checkpoint, find_run
 from storage.store import Store
 from training.audit import AuditConfig
 from training.audit import audit as run_audit
 from training.device import resolve_device
-from training.evaluate import EvaluateConfig, find_checkpoint
+from training.evaluate import EvaluateConfig
 from training.evaluate import evaluate as run_evaluate
 from training.features import WeightsPlace, check_extractor
 from training.measures import MEASURES
 
-StoreOption = Annotated[Path, Parameter(help="Folder that holds photographs, datasets and runs.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], Parameter(help="auto takes a GPU if there is one.")]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else.")]
-RunReference = Annotated[
-    str | None, Parameter(help="A run, by its id or folder, or one of its checkpoints' folders.")
-]
-Checkpoint = Annotated[
-    str | None, Parameter(help="A checkpoint's name, such as 000010000; unset: the newest.")
-]
+RunReference = Annotated[str | None, RUN]
 Weights = Annotated[
     Path | None, Parameter(help="Folder of weights by their published names; unset: torch hub's cache.")
 ]
@@ -48,7 +41,6 @@ def evaluate(
         int | None, Parameter(help="Generated samples; unset: as many as published figures are of.")
     ] = None,
     reals: Annotated[int | None, Parameter(help="Real crops, the first so many; unset: all.")] = None,
-    checkpoint: Checkpoint = None,
     truncation_psi: Annotated[
         float, Parameter(help="Truncation; 1 is none, as for published figures.")
     ] = 1.0,
@@ -59,11 +51,10 @@ def evaluate(
     attributes: Annotated[
         Path | None, Parameter(help="Folder of ONNX attribute classifiers, for separability.")
     ] = None,
-    store: StoreOption = Path("./store"),
-    device: Device = "auto",
     list_: Annotated[
         bool, Parameter(name="--list", negative="", help="Show all metrics, and which can be had here.")
     ] = False,
+    options: Options = DrawOptions(),
     json_: Json = False,
 ) -> None:
     """Measure a checkpoint of a run; the numbers, and all they depend on, are kept in the run's folder."""
@@ -73,7 +64,7 @@ def evaluate(
         raise ConfigError(
             "a run and metrics are needed: likeness evaluate RUN --metrics A,B, or likeness evaluate --list"
         )
-    found, folder = _checkpoint(Store(store), run, checkpoint)
+    found, folder = _measured(run, options)
     config = _config(
         EvaluateConfig,
         metrics=tuple(name.strip() for name in metrics.split(",")),
@@ -86,17 +77,14 @@ def evaluate(
         weights=weights,
         attributes=attributes,
     )
-    records = run_evaluate(found, folder, config, resolve_device(device))
-    if json_:
-        print(json.dumps({"run": found.id, "checkpoint": folder.name, "metrics": records}))
-        return None
-    print(f"checkpoint {folder.name} of {found.id}")
+    records = run_evaluate(found, folder, config, resolve_device(options.device))
+    lines = [f"checkpoint {folder.name} of {found.id}"]
     for name, record in records.items():
         of = f"{record['num_fakes']} generated" + (
             f", {record['num_reals']} real" if "num_reals" in record else ""
         )
-        print(f"  {name}: {record['value']:.6g}  ({of}, {record['seconds']:.1f} s)")
-    return None
+        lines.append(f"  {name}: {record['value']:.6g}  ({of}, {record['seconds']:.1f} s)")
+    answer(json_, {"run": found.id, "checkpoint": folder.name, "metrics": records}, *lines)
 
 
 def audit(
@@ -110,7 +98,6 @@ def audit(
             "the other training crops."
         ),
     ] = None,
-    checkpoint: Checkpoint = None,
     percentile: Annotated[
         float, Parameter(help="Percent of held-out photographs that pass for near-copies.")
     ] = 1.0,
@@ -122,14 +109,13 @@ def audit(
     seed: Annotated[int, Parameter(help="The first picture's seed; the others follow it.")] = 0,
     batch_size: Annotated[int, Parameter(help="Images at a time; changes no number.")] = 32,
     weights: Weights = None,
-    store: StoreOption = Path("./store"),
-    device: Device = "auto",
+    options: Options = DrawOptions(),
     json_: Json = False,
 ) -> None:
     """Look for near-copies of training crops among generated pictures, and name the photographs behind them."""
     if run is None:
         raise ConfigError("a run is needed: likeness audit RUN")
-    found, folder = _checkpoint(Store(store), run, checkpoint)
+    found, folder = _measured(run, options)
     config = _config(
         AuditConfig,
         num_images=images,
@@ -142,18 +128,20 @@ def audit(
         batch_size=batch_size,
         weights=weights,
     )
-    result = run_audit(found, folder, config, resolve_device(device))
-    if json_:
-        print(json.dumps(result))
-        return
-    print(f"checkpoint {folder.name} of {found.id}: {images} pictures, {result['num_training_crops']} crops")
-    print(f"  calibrated by {result['held_out']['method']} ({result['held_out']['num_images']})")
-    for space, facts in result["spaces"].items():
-        print(
-            f"  {facts['near_copies']:.2%} nearer than {facts['threshold']:.4g} by {space} "
-            f"(held-out {facts['held_out_near_copies']:.2%})"
-        )
-    print(f"  {result['near_copies_in_both']:.2%} by both; closest pairs {result['sheet']}")
+    result = run_audit(found, folder, config, resolve_device(options.device))
+    spaces = [
+        f"  {facts['near_copies']:.2%} nearer than {facts['threshold']:.4g} by {space} "
+        f"(held-out {facts['held_out_near_copies']:.2%})"
+        for space, facts in result["spaces"].items()
+    ]
+    answer(
+        json_,
+        result,
+        f"checkpoint {folder.name} of {found.id}: {images} pictures, {result['num_training_crops']} crops",
+        f"  calibrated by {result['held_out']['method']} ({result['held_out']['num_images']})",
+        *spaces,
+        f"  {result['near_copies_in_both']:.2%} by both; closest pairs {result['sheet']}",
+    )
 
 
 def _config(kind: Any, **fields: Any) -> Any:
@@ -168,14 +156,11 @@ def _config(kind: Any, **fields: Any) -> Any:
         raise ConfigError(f"--{option}: {problem['msg'].removeprefix('Value error, ')}") from None
 
 
-def _checkpoint(store: Store, reference: str, name: str | None) -> tuple[Run, Path]:
+def _measured(reference: str, options: DrawOptions) -> tuple[Run, Path]:
     """The run and the checkpoint that a reference names."""
-    folder = Path(reference)
-    if (folder / "state.json").is_file():
-        folder = folder.resolve()
-        return find_run(store, str(folder.parent.parent)), folder
-    run = find_run(store, reference)
-    return run, find_checkpoint(run, name)
+    store = Store(options.store)
+    checkpoint = find_checkpoint(store, reference, options.checkpoint).resolve()
+    return find_run(store, str(checkpoint.parent.parent)), checkpoint
 
 
 def _list(place: WeightsPlace, as_json: bool) -> None:
@@ -195,11 +180,9 @@ def _list(place: WeightsPlace, as_json: bool) -> None:
                 "problem": problem,
             }
         )
-    if as_json:
-        print(json.dumps({"metrics": rows}))
-        return
-    for row in rows:
-        state = "usable" if row["problem"] is None else "not here"
-        print(f"{row['metric']:<34}{row['extractor']:<20}{state:<10}{row['about']}")
-    for problem in dict.fromkeys(row["problem"] for row in rows if row["problem"]):
-        print(f"not here: {problem}")
+    problems = dict.fromkeys(row["problem"] for row in rows if row["problem"])
+    lines = [
+        f"{row['metric']:<34}{row['extractor']:<20}{'not here' if row['problem'] else 'usable':<10}{row['about']}"
+        for row in rows
+    ]
+    answer(as_json, {"metrics": rows}, *lines, *(f"not here: {problem}" for problem in problems))

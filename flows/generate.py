@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from pydantic import Field
 from rich.console import Console
 
-from flows.output import print_value, say
-from storage.config import Config
-from storage.errors import ConfigError, NotFoundError
-from storage.runs import find_run
+from flows.options import FLAT, RUN, CheckpointOptions, DrawOptions, Json, Options
+from flows.output import answer
+from storage.errors import ConfigError
+from storage.runs import find_checkpoint
 from storage.store import Store
 
 if TYPE_CHECKING:  # torch is imported where it is needed
@@ -29,28 +28,8 @@ if TYPE_CHECKING:  # torch is imported where it is needed
     from training.generate import Trained
 
 
-class CheckpointOptions(Config):
-    """Which weights are used."""
-
-    store: Path = Field(Path("./store"), description="Folder that holds photographs, datasets and runs.")
-    checkpoint: str | None = Field(
-        None, description="A checkpoint of the run, such as 000002500; unset: the newest."
-    )
-
-
-class DrawOptions(CheckpointOptions):
-    """Which weights draw, and where."""
-
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one.")
-
-
-Flat = Parameter(name="*")
-RunName = Annotated[
-    str, Parameter(help="A run, by its id or folder, or one of its checkpoints' folders.", negative="")
-]
+RunName = Annotated[str, RUN]
 Out = Annotated[Path, Parameter(help="The file to write.")]
-Options = Annotated[DrawOptions, Flat]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else.")]
 Seeds = Annotated[str, Parameter(help="Seeds, such as 0-15 or 1,5,7.")]
 Psi = Annotated[float, Parameter(help="Truncation: 0 is the mean face, 1 is none.")]
 NoiseSeed = Annotated[int, Parameter(help="The seed whose noise all images share.")]
@@ -79,17 +58,13 @@ def generate(
 
     numbers, psis = parse_seeds(seeds), parse_psis(truncation_psi)
     trained = _trained(run, options)
-    of = f"from checkpoint {trained.origin['checkpoint']} of {trained.origin['run_id']}"
     with _writing(out):
         if separate:
-            paths = generate_files(trained, numbers, out, psis)
-            if json_:
-                return print_value({"out": str(out), "files": [str(path) for path in paths]}, json_)
-            return say(f"{len(paths)} images in {out}, {of}")
-        metadata = generate_grid(trained, numbers, out, psis)
-    if json_:
-        return print_value({"out": str(out), **metadata}, json_)
-    say(f"{len(numbers) * len(psis)} images in {out}, {of}")
+            made = {"files": [str(path) for path in generate_files(trained, numbers, out, psis)]}
+        else:
+            made = generate_grid(trained, numbers, out, psis)
+    line = f"{len(numbers) * len(psis)} images in {out}, from {_source(trained)}"
+    answer(json_, {"out": str(out), **made}, line)
 
 
 @figure.command
@@ -227,9 +202,8 @@ def video(
     pictures = frames(generator, w_FLD, fixed_noise(generator, noise))
     with _writing(out), _bar("video", len(w_FLD), "frame", json_) as advance:
         write_video(_counted(pictures, advance), out, fps, metadata)
-    if json_:
-        return print_value({"out": str(out), **metadata}, json_)
-    say(f"{len(w_FLD)} frames in {out}, through {len(numbers)} seeds of {trained.origin['run_id']}")
+    line = f"{len(w_FLD)} frames in {out}, through {len(numbers)} seeds of {trained.origin['run_id']}"
+    answer(json_, {"out": str(out), **metadata}, line)
 
 
 def project(
@@ -275,14 +249,17 @@ def project(
     metadata = {**trained.origin, **about}
     with _writing(out):
         tensors = save_projection(result, out, metadata)
-    if json_:
-        return print_value({"out": str(out), "w": str(tensors), **metadata}, json_)
     curve = " ".join(f"{value:.4g}" for value in result.curve(6))
-    say(f"{out}: PSNR {result.psnr_db:.1f} dB after {steps} steps in {space.upper()}")
-    say(f"  distance ({result.distance}) {curve}")
-    say(f"  w in {tensors}")
+    lines = [
+        f"{out}: PSNR {result.psnr_db:.1f} dB after {steps} steps in {space.upper()}",
+        f"  distance ({result.distance}) {curve}",
+        f"  w in {tensors}",
+    ]
     if not facts["aligned"]:
-        say(f"  {photo} is square and was taken as an aligned crop: --align always looks for the face in it")
+        lines.append(
+            f"  {photo} is square and was taken as an aligned crop: --align always looks for the face in it"
+        )
+    answer(json_, {"out": str(out), "w": str(tensors), **metadata}, *lines)
 
 
 def export(
@@ -297,7 +274,7 @@ def export(
         Parameter(help="In ONNX: the noise of --noise-seed, or inputs of their own."),
     ] = "const",
     noise_seed: Annotated[int, Parameter(help="The seed whose noise all images have.")] = 0,
-    options: Annotated[CheckpointOptions, Flat] = CheckpointOptions(),
+    options: Annotated[CheckpointOptions, FLAT] = CheckpointOptions(),
     json_: Json = False,
 ) -> None:
     """Write the averaged generator as one file; ONNX is run, and compared with torch, before it is kept."""
@@ -311,36 +288,28 @@ def export(
             metadata = export_safetensors(trained, out)
         else:
             metadata = export_onnx(trained, out, noise=noise, noise_seed=number)
-    if json_:
-        return print_value({"out": str(out), **metadata}, json_)
-    say(f"{out}: the generator of checkpoint {trained.origin['checkpoint']} of {trained.origin['run_id']}")
+    lines = [f"{out}: the generator of {_source(trained)}"]
     if format_ == "onnx":
-        say(f"  onnxruntime's images differ from torch's by {metadata['max_difference']:.2g} at most")
+        lines.append(
+            f"  onnxruntime's images differ from torch's by {metadata['max_difference']:.2g} at most"
+        )
+    answer(json_, {"out": str(out), **metadata}, *lines)
 
 
 # --------------------------------------------------------------------------------------------------------------
 
 
-def checkpoint_of(store: Store, run: str, name: str | None) -> Path:
-    """The checkpoint that a run, and perhaps a checkpoint's name, mean; NotFoundError lists what there is."""
-    if (Path(run) / "state.json").is_file() and name is None:
-        return Path(run)
-    found = find_run(store, run)
-    if name is None:
-        return found.newest_checkpoint()
-    checkpoints = {path.name: path for path in found.checkpoints()}
-    if name not in checkpoints:
-        there = ", ".join(checkpoints) or "none"
-        raise NotFoundError(f"run {found.id} has no checkpoint {name!r} (kept are {there})")
-    return checkpoints[name]
-
-
 def _trained(run: str, options: DrawOptions) -> Trained:
-    checkpoint = checkpoint_of(Store(options.store), run, options.checkpoint)
+    checkpoint = find_checkpoint(Store(options.store), run, options.checkpoint)
     from training.device import resolve_device
     from training.generate import open_trained
 
     return open_trained(checkpoint, resolve_device(options.device))
+
+
+def _source(trained: Trained) -> str:
+    """The checkpoint, for people."""
+    return f"checkpoint {trained.origin['checkpoint']} of {trained.origin['run_id']}"
 
 
 def _finish(trained: Trained, picture: ImageArray, out: Path, about: dict[str, Any], json_: bool) -> None:
@@ -350,9 +319,7 @@ def _finish(trained: Trained, picture: ImageArray, out: Path, about: dict[str, A
     metadata = {**trained.origin, "kind": "figure", **about}
     with _writing(out):
         write_png(picture, out, metadata)
-    if json_:
-        return print_value({"out": str(out), **metadata}, json_)
-    say(f"{out}, from checkpoint {trained.origin['checkpoint']} of {trained.origin['run_id']}")
+    answer(json_, {"out": str(out), **metadata}, f"{out}, from {_source(trained)}")
 
 
 @contextmanager

@@ -98,6 +98,16 @@ class Run:
             raise NotFoundError(f"run {self.id} has no checkpoint yet")
         return checkpoints[-1]
 
+    def checkpoint(self, name: str | None) -> Path:
+        """The checkpoint of a name, or the newest; NotFoundError lists what there is."""
+        if name is None:
+            return self.newest_checkpoint()
+        kept = {path.name: path for path in self.checkpoints()}
+        if name not in kept:
+            there = ", ".join(kept) or "none"
+            raise NotFoundError(f"run {self.id} has no checkpoint {name!r} (kept are {there})")
+        return kept[name]
+
 
 def create_run(store: Store, dataset: Mapping[str, Any], config: Mapping[str, Any]) -> Run:
     """Make a run's folder and write its record; nothing is trained yet."""
@@ -132,3 +142,13 @@ def find_run(store: Store, reference: str) -> Run:
     known = [run.id for run in list_runs(store)][-5:]
     there = f"the newest runs there are {', '.join(known)}" if known else "it holds no run yet"
     raise NotFoundError(f"no training run {reference!r} in {store.root}: {there}")
+
+
+def find_checkpoint(store: Store, reference: str, name: str | None = None) -> Path:
+    """The checkpoint that a run and perhaps a name mean, or that `reference` is itself, wherever its folder lies."""
+    folder = Path(reference)
+    if not (folder / "state.json").is_file():
+        return find_run(store, reference).checkpoint(name)
+    if name is not None:
+        raise ConfigError(f"{reference} is a checkpoint itself: name its run, or not {name!r} beside it")
+    return folder

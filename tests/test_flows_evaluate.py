@@ -80,7 +80,10 @@ def test_list_says_what_can_be_had(capsys, monkeypatch, tmp_path):
         (["evaluate", "RUN", "--metrics", "is50k"], "'is50k' is none of the metrics fid, "),
         (["evaluate", "RUN", "--metrics", "fid"], "inception needs weights-inception"),
         (["evaluate", "RUN", "--metrics", "fid", "--images", "1"], "--images: Input should be greater than"),
-        (["evaluate", "RUN", "--metrics", "fid", "--checkpoint", "7"], "has no checkpoint '7': it has 0000"),
+        (
+            ["evaluate", "RUN", "--metrics", "fid", "--checkpoint", "7"],
+            "has no checkpoint '7' (kept are 0000",
+        ),
         (["evaluate", "nobody", "--metrics", "fid"], "no training run 'nobody'"),
         (["audit"], "a run is needed"),
         (["audit", "RUN", "--held-out", "nobody"], "no dataset 'nobody'"),

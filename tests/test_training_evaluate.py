@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from storage.digest import file_digest
-from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.errors import ConfigError, IntegrityError
 from storage.store import Store
 from training import evaluate as evaluation
 from training.checkpoint import read_state
@@ -19,7 +19,6 @@ from training.evaluate import (
     EvaluateConfig,
     best_checkpoint,
     evaluate,
-    find_checkpoint,
     metrics_path,
     recorded_metrics,
     write_merged,
@@ -225,14 +224,6 @@ def test_unknown_names_list_the_known():
         EvaluateConfig(metrics=("is50k",))
 
 
-def test_find_checkpoint(run):
-    """By name or the newest; otherwise the names there are."""
-    assert find_checkpoint(run, None) == run.newest_checkpoint()
-    assert find_checkpoint(run, run.checkpoints()[0].name) == run.checkpoints()[0]
-    with pytest.raises(NotFoundError, match=f"it has {run.checkpoints()[0].name}, "):
-        find_checkpoint(run, "7")
-
-
 def test_published_names_are_torch_fidelitys_numbers(tiny, run, tmp_path, random_weights):
     """kid, precision and recall are what torch-fidelity's own evaluation of the same pictures gives."""
     from torch_fidelity import calculate_metrics
@@ -298,16 +289,21 @@ def test_inception_features(tiny, random_weights):
 
 
 def test_lpips_reads_weights_from_the_folder(random_weights):
-    """torch-fidelity's LPIPS takes both files from the folder named, and the hub's own folder is left as it was."""
+    """torch-fidelity's LPIPS takes both files from the folder named, and the hub's own folder is left as it was.
+
+    It can be differentiated, for projection, and its weights are not.
+    """
     before = torch.hub.get_dir()
     hashes = place_of(random_weights, LPIPS_FILE, VGG16_FILE)["weights_sha256"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        distance = Vgg16Lpips(WeightsPlace(random_weights, hashes), CPU)
+    distance = Vgg16Lpips(WeightsPlace(random_weights, hashes), CPU)
     assert torch.hub.get_dir() == before
     a, b = torch.rand(2, 3, 32, 32) * 255, torch.rand(2, 3, 32, 32) * 255
     assert distance(a, a).tolist() == [0, 0]
-    assert (distance(a, b) > 0).all()
+    found = distance(a.requires_grad_(), b)
+    assert (found > 0).all()
+    [gradient] = torch.autograd.grad(found.sum(), [a])
+    assert gradient.abs().amax((1, 2, 3)).min() > 0
+    assert not distance(a.detach(), b).requires_grad
 
 
 @pytest.mark.parametrize("of_images", [True, False])

@@ -16,8 +16,8 @@ from training.generate import (
     read_grid_metadata,
     write_grid,
 )
-from training.loop import Training
 from training.networks import TraditionalGenerator
+from training.state import Training
 
 CONFIG = TrainConfig(
     resolution=16, channel_base=64, max_channels=8, z_dim=8, w_dim=8, stable_kimg=1, fade_kimg=1, total_kimg=4

@@ -25,8 +25,9 @@ from training.checkpoint import network_tensors, read_state
 from training.config import TrainConfig
 from training.device import resolve_device
 from training.generate import images_from_seeds, load_generator, read_grid_metadata
-from training.loop import TERMS, Training, average_into, step_rng, terms_of, train
+from training.loop import train
 from training.schedule import stage_at
+from training.state import TERMS, Training, average_into, step_rng, terms_of
 from training.tracking import Tracker
 
 NUM = 13

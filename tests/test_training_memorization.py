@@ -10,7 +10,7 @@ from PIL import Image
 from storage.errors import ConfigError
 from storage.lineage import trace
 from storage.store import Store
-from training import evaluate
+from training import subject
 from training.audit import AuditConfig, audit
 from training.memorization import (
     calibrated_threshold,
@@ -158,7 +158,7 @@ def test_a_copying_generator_is_caught_with_its_sources(run, crops, monkeypatch)
     """Of a generator that hands out training crops, mirrored or not, all are near-copies in both spaces, and each
     pair names the crop and its photograph's page, licence and author.
     """
-    monkeypatch.setattr(evaluate, "images_from_seeds", copying(crops))
+    monkeypatch.setattr(subject, "images_from_seeds", copying(crops))
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=12, num_pairs=5, seed=3), CPU)
     assert result["near_copies_in_both"] == 1
     rows = {row["ref"]: row for row in trace(run.store, run.id).images}

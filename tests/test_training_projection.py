@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from storage.errors import ConfigError
-from training import projection
+from storage.errors import ConfigError, IntegrityError
+from training import features, projection
 from training.data import ImageArray
 from training.figures import fixed_noise
 from training.generate import images_from_seeds, images_from_w, read_exported, read_grid_metadata
@@ -89,13 +89,26 @@ def test_features_lead_to_the_picture(generator: Generator, target: ImageArray) 
 
 def test_what_a_distance_needs_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """LPIPS without its weights is refused, and never fetched; auto takes what there is."""
-    monkeypatch.setattr(projection.torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(ConfigError, match=r"distance lpips needs .*: choose auto or pixels"):
         resolve_distance("lpips")
-    monkeypatch.setattr(projection.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="distance features needs efficientnet-lite-pytorch"):
+    monkeypatch.setattr(features.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="distance features needs the package efficientnet_lite_pytorch"):
         resolve_distance("features")
     assert resolve_distance("auto") == "pixels"
+
+
+def test_other_weights_are_refused(
+    generator: Generator, target: ImageArray, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Files under the names of LPIPS's weights are not read unless they are them, and auto does not pass them over."""
+    pytest.importorskip("torch_fidelity")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    for file in (features.LPIPS_FILE, features.VGG16_FILE):
+        (tmp_path / "checkpoints" / file.name).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(IntegrityError, match="damaged or another file"):
+        project(generator, target, ProjectConfig(steps=1))
 
 
 def test_the_rate_rises_and_falls() -> None:

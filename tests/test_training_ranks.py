@@ -17,9 +17,9 @@ from storage.runs import Run
 from storage.store import Store
 from training.checkpoint import weights_file
 from training.config import TrainConfig
-from training.loop import TERMS
 from training.ops import append_batch_deviation
 from training.ranks import Ranks
+from training.state import TERMS
 
 
 class Share(Ranks):

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from training.augment import NUM_NORMAL, NUM_UNIFORM
 from training.config import TrainConfig
-from training.loop import Training
 from training.loss import (
     CriticPhase,
     DiscriminatorPhase,
@@ -38,6 +37,7 @@ from training.networks import (
     level_of,
 )
 from training.schedule import stage_at
+from training.state import Training
 from training.step import GradientFunction
 
 log = logging.getLogger(__name__)

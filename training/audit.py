@@ -28,7 +28,8 @@ from storage.tables import Row
 from training.checkpoint import read_state
 from training.config import TrainConfig
 from training.data import ImageArray
-from training.evaluate import EvaluateConfig, Subject, full_precision, write_merged
+from training.device import full_precision
+from training.evaluate import write_merged
 from training.features import Extractor, WeightsPlace, check_extractor, open_extractor
 from training.generate import grid_metadata, write_grid
 from training.memorization import (
@@ -43,6 +44,7 @@ from training.memorization import (
     unit_vectors,
 )
 from training.reals import RealCrops
+from training.subject import Subject
 
 SPACES = ("embedding", "pixels")
 SOURCE_COLUMNS = ("photo_sha256", "ref", "page", "author", "license", "license_url", "title")
@@ -98,20 +100,21 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
     x_flips = TrainConfig.model_validate(state["config"]).x_flips
     sources = _sources(run)
     with torch.random.fork_rng(devices=[]), full_precision(device):
-        drawing = EvaluateConfig(
-            metrics=("fd_efficientnet_lite0",),
-            truncation_psi=config.truncation_psi,
+        subject = Subject.of(
+            run,
+            checkpoint,
+            device,
+            psi=config.truncation_psi,
             seed=config.seed,
             batch_size=config.batch_size,
         )
-        subject = Subject.of(run, checkpoint, drawing, device)
         extractor = open_extractor(config.extractor, place, device)
         crops = subject.reals
         train = _vectors(_batches(crops, config.batch_size), extractor)
         mirrored = _vectors(_batches(crops, config.batch_size, mirrored=True), extractor) if x_flips else None
         held_out, about_held_out, own = _held_out(run, config, train, sources, extractor, crops.resolution)
-        seeds = range(config.seed, config.seed + config.num_images)
-        fakes = _vectors(_fakes(subject, seeds), extractor)
+        seeds = subject.seeds(config.num_images)
+        fakes = _vectors(_fakes(subject, config.num_images), extractor)
 
     found: dict[str, Nearest] = {}
     spaces: dict[str, dict[str, Any]] = {}
@@ -174,8 +177,8 @@ def _batches(
         yield keys, pixels.flip(-1) if mirrored else pixels
 
 
-def _fakes(subject: Subject, seeds: range) -> Iterator[tuple[list[str], Tensor]]:
-    for images in subject.fakes(len(seeds)):
+def _fakes(subject: Subject, num: int) -> Iterator[tuple[list[str], Tensor]]:
+    for images in subject.fakes(num):
         yield [""] * len(images), images
 
 
@@ -271,7 +274,7 @@ def _write_sheet(path: Path, subject: Subject, pairs: list[dict[str, Any]], meta
     crops = subject.reals.chosen({pair[space]["key"] for pair in pairs for space in SPACES})
     cells: list[ImageArray] = []
     for pair in pairs:
-        cells.append(subject.image(pair["seed"]))
+        cells.append(subject.images(range(pair["seed"], pair["seed"] + 1))[0])
         for space in SPACES:
             crop = crops[pair[space]["key"]]
             cells.append(crop[..., ::-1] if pair[space]["mirrored"] else crop)

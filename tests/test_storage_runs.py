@@ -1,0 +1,47 @@
+"""storage.runs: runs and checkpoints are found by id, name or path; what is not there is told with what is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.errors import ConfigError, NotFoundError
+from storage.runs import Run, create_run, find_checkpoint
+from storage.store import Store
+
+NAMES = ["000000016", "000000032"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run with two checkpoints, and a third that was not written whole."""
+    run = create_run(Store(tmp_path), {"name": "faces"}, {"preset": "smoke"})
+    for name in (*NAMES, "000000048"):
+        (run.checkpoints_dir / name).mkdir(parents=True)
+    for name in NAMES:
+        (run.checkpoints_dir / name / "state.json").write_text("{}")
+    return run
+
+
+def test_checkpoints_are_found(run: Run, tmp_path: Path) -> None:
+    """By run and name, by run alone the newest, or by their own folder."""
+    first, newest = (run.checkpoints_dir / name for name in NAMES)
+    for reference in (run.id, str(run.folder)):
+        assert find_checkpoint(run.store, reference) == newest
+        assert find_checkpoint(run.store, reference, NAMES[0]) == first
+    assert find_checkpoint(run.store, str(first)) == first
+    assert find_checkpoint(Store(tmp_path / "elsewhere"), str(first)) == first
+
+
+def test_what_is_not_there_is_told(run: Run) -> None:
+    """A name that no checkpoint has is answered with those there are, and a run that is none with the runs."""
+    with pytest.raises(NotFoundError, match=r"has no checkpoint '7' \(kept are 000000016, 000000032\)"):
+        find_checkpoint(run.store, run.id, "7")
+    with pytest.raises(NotFoundError, match=f"no training run 'nobody' .*{run.id}"):
+        find_checkpoint(run.store, "nobody")
+    with pytest.raises(ConfigError, match="is a checkpoint itself"):
+        find_checkpoint(run.store, str(run.newest_checkpoint()), NAMES[0])
+    empty = create_run(run.store, {"name": "faces"}, {"preset": "face128"})
+    with pytest.raises(NotFoundError, match="has no checkpoint yet"):
+        find_checkpoint(run.store, empty.id)
