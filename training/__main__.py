@@ -26,6 +26,7 @@ from training.config import TrainConfig
 from training.data import RealImages
 from training.device import resolve_device
 from training.loop import train
+from training.precompile import compiling_ahead, keep_compiled
 from training.ranks import joined
 from training.tracking import Tracker, open_tracker
 
@@ -67,11 +68,10 @@ def train_folder(
     config = TrainConfig.model_validate(run.record["config"])
     wanted = resolve_device(config.device)
     torch.set_num_threads(config.num_cpu_threads)
-    # Read when something is compiled; beside the runs, so that the next one begins in seconds.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(run.store.root / "cache" / "compiled"))
+    keep_compiled(run)
     images = images_of(run, config, num_threads)
     images.check(config.resolution)
-    with joined(wanted) as (ranks, device):
+    with joined(wanted) as (ranks, device), compiling_ahead(run, config, ranks, device):
         if not ranks.is_first:
             return train(run, config, images, device, Tracker(), should_stop, ranks)
         with run.locked(), open_tracker(run, tracking_uri) as tracker:

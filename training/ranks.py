@@ -26,13 +26,14 @@ GROUP = 4
 
 
 class Ranks:
-    """This process among those of a run; alone unless torchrun started it."""
+    """This process among those of a run; alone unless torchrun started it.
 
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
+    `flags` is a process group that can be asked without waiting for a GPU; needed to ask or to take means.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, flags: Any = None) -> None:
         self.rank, self.world = rank, world
-        self._flags: Any = (
-            dist.new_group(backend="gloo") if world > 1 else None
-        )  # asked without waiting for a GPU
+        self._flags = flags
 
     @property
     def is_first(self) -> bool:
@@ -101,6 +102,6 @@ def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), world), device
+        yield Ranks(dist.get_rank(), world, dist.new_group(backend="gloo")), device
     finally:
         dist.destroy_process_group()

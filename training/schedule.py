@@ -48,6 +48,24 @@ def stage_at(config: TrainConfig, num_images: int) -> Stage:
     )
 
 
+def stages_from(config: TrainConfig, num_images: int) -> list[Stage]:
+    """A stage of each kind that is still to come after `num_images` real images: a resolution, held or fading in."""
+    step = 1000 * (config.stable_kimg + config.fade_kimg)
+    last = round(math.log2(config.resolution) - math.log2(config.start_resolution))
+    starts = [num_images]
+    for phase in range(last):
+        if config.fade_kimg:
+            starts.append(
+                round(phase * step + 1000 * config.stable_kimg) + 1
+            )  # at the boundary nothing fades yet
+        starts.append(math.ceil((phase + 1) * step))
+    kinds: dict[tuple[int, bool], Stage] = {}
+    for start in sorted(start for start in starts if start >= num_images):
+        stage = stage_at(config, start)
+        kinds.setdefault((stage.resolution, stage.lod % 1 > 0), stage)
+    return list(kinds.values())
+
+
 def value_at(steps: Mapping[str, T], resolution: int) -> T:
     """The value of the largest key, a resolution in pixels, not above `resolution`."""
     return steps[str(max(int(key) for key in steps if int(key) <= resolution))]

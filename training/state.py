@@ -169,33 +169,19 @@ class Training:
         The images are this rank's of the batch; random numbers are drawn for the whole batch, on every rank alike.
         """
         config, num = self.config, len(pixels_N3RR) * self.ranks.world
-        own = self.ranks.rows(num)
         rng = step_rng(config.seed, self.num_images, self.device)
         self._set_lod(stage.lod)
-        fade = torch.full((), stage.lod % 1, device=self.device)
-        p, augments = self.augmentation.p, config.augment != "none"
 
-        latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
-        drawn_reals = draw_augmentation(num, rng) if augments else latents.augmentation_NR
-        is_wasserstein = config.loss == "wgan_gp"
-        shares = (draw_shares(num, rng)[own],) if is_wasserstein else ()
-        if self.ranks.world > 1:
-            latents, drawn_reals = latents.of(own), drawn_reals[own]
-        has_penalty = is_wasserstein or self.num_images // num % config.r1_interval == 0
+        has_penalty = config.loss == "wgan_gp" or self.num_images // num % config.r1_interval == 0
         phase = "discriminator" if has_penalty else "discriminator_alone"
-        gradients, (terms_d,) = self.gradients[phase](
-            pixels_N3RR, drawn_reals, fade, p, *latents[:3], *latents.noise, *shares
-        )
+        gradients, (terms_d,) = self.gradients[phase](*self._discriminator_inputs(stage, pixels_N3RR, rng))
         self.ranks.mean_([*gradients.values(), terms_d])
         skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
-        latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
-        if self.ranks.world > 1:
-            latents = latents.of(own)
-        gradients, (terms_g, w_D) = self.gradients["generator"](fade, p, *latents[:3], *latents.noise)
+        gradients, (terms_g, w_D) = self.gradients["generator"](*self._generator_inputs(stage, num, rng))
         self.ranks.mean_([*gradients.values(), terms_g, w_D])
         if "path_length" in self.gradients:
-            terms_g = torch.cat([terms_g, self._regularize_paths(gradients, stage, fade, num, rng)])
+            terms_g = torch.cat([terms_g, self._regularize_paths(gradients, stage, num, rng)])
         skipped_g = self._descend("generator", gradients, stage.learning_rate)
         if "path_length" in self.gradients:
             self.path_length_mean = torch.where(skipped_g, self.path_length_mean, terms_g[-1])
@@ -208,24 +194,63 @@ class Training:
         self.num_images += num
         self.tally.add(num, torch.cat([terms_g, terms_d]), skipped_d | skipped_g)
 
+    def compile(self, stage: Stage, phase: str) -> None:
+        """Have the cache hold a phase as the steps of such a stage need it; nothing is trained."""
+        num, rng = stage.batch_size, step_rng(self.config.seed, 0, self.device)
+        self._set_lod(stage.lod)
+        inputs: tuple[Tensor, ...]
+        if phase == "generator":
+            inputs = self._generator_inputs(stage, num, rng)
+        elif phase == "path_length":
+            inputs = self._path_inputs(stage, num, rng)
+        else:
+            shape = (num // self.ranks.world, 3, stage.resolution, stage.resolution)
+            pixels = torch.zeros(shape, dtype=torch.uint8, device=self.device)
+            on_gpu = self.device.type == "cuda"
+            layout = torch.channels_last if on_gpu else torch.contiguous_format
+            inputs = self._discriminator_inputs(stage, pixels.contiguous(memory_format=layout), rng)
+        self.gradients[phase].compile(inputs)
+
+    def _discriminator_inputs(
+        self, stage: Stage, pixels_N3RR: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """What the discriminator's phases take, with or without a penalty."""
+        config, num = self.config, len(pixels_N3RR) * self.ranks.world
+        augments = config.augment != "none"
+        latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
+        drawn_reals = draw_augmentation(num, rng) if augments else latents.augmentation_NR
+        own = self.ranks.rows(num)
+        shares = (draw_shares(num, rng)[own],) if config.loss == "wgan_gp" else ()
+        if self.ranks.world > 1:
+            latents, drawn_reals = latents.of(own), drawn_reals[own]
+        fade, p = self._fade(stage), self.augmentation.p
+        return pixels_N3RR, drawn_reals, fade, p, *latents[:3], *latents.noise, *shares
+
+    def _generator_inputs(self, stage: Stage, num: int, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """What the generator's phase takes."""
+        augments = self.config.augment != "none"
+        latents = draw_latents(self.generator, num, self.config.mixing_probability, rng, augments=augments)
+        if self.ranks.world > 1:
+            latents = latents.of(self.ranks.rows(num))
+        return self._fade(stage), self.augmentation.p, *latents[:3], *latents.noise
+
+    def _path_inputs(self, stage: Stage, num: int, rng: torch.Generator) -> tuple[Tensor, ...]:
+        """What path length regularization takes, of half a batch: to differentiate twice needs the memory."""
+        half = max(num // 2, 1)  # StyleGAN2, section 3
+        latents = draw_latents(self.generator, half, self.config.mixing_probability, rng)
+        directions = draw_directions(half, stage.resolution, rng)
+        return self.path_length_mean, directions, self._fade(stage), *latents[:2], *latents.noise
+
+    def _fade(self, stage: Stage) -> Tensor:
+        return torch.full((), stage.lod % 1, device=self.device)
+
     def _regularize_paths(
-        self,
-        gradients: dict[nn.Parameter, Tensor],
-        stage: Stage,
-        fade: Tensor,
-        num: int,
-        rng: torch.Generator,
+        self, gradients: dict[nn.Parameter, Tensor], stage: Stage, num: int, rng: torch.Generator
     ) -> Tensor:
         """Add path length regularization to the generator's gradients where its turn has come; its terms."""
-        config = self.config
-        if self.num_images // num % config.path_length_interval:
+        if self.num_images // num % self.config.path_length_interval:
             return torch.stack([torch.zeros_like(self.path_length_mean), self.path_length_mean])
-        half = max(num // 2, 1)  # to differentiate twice needs the memory (StyleGAN2, section 3)
-        latents = draw_latents(self.generator, half, config.mixing_probability, rng)
-        directions = draw_directions(half, stage.resolution, rng)
-        added, (terms,) = self.gradients["path_length"](
-            self.path_length_mean, directions, fade, *latents[:2], *latents.noise
-        )
+        added, (terms,) = self.gradients["path_length"](*self._path_inputs(stage, num, rng))
         for parameter, gradient in added.items():
             gradients[parameter] = gradients[parameter] + gradient
         return terms

@@ -2,6 +2,7 @@
 
 R1 differentiates twice, which `torch.compile` does not follow. So the whole phase, both differentiations in it, is
 recorded as one graph of plain operations (`make_fx`), and that is compiled: no autograd is left at run time.
+What was compiled is kept in TORCHINDUCTOR_CACHE_DIR for the next process that needs the same.
 Here is no optimizer and no loss; what the phases compute is in `training.loss`.
 
     gradients = GradientFunction(DiscriminatorPhase(generator, discriminator, 10.0), discriminator, compiled=True)
@@ -10,10 +11,15 @@ Here is no optimizer and no loss; what the phases compute is in `training.loss`.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import logging
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,21 +92,46 @@ class GradientFunction:
         graph.recompile()
         return graph
 
-    def _prepared(self, inputs: Sequence[Tensor]) -> TensorFunction:
-        """The compiled function of inputs like these."""
-        from torch._inductor import compile as compile_graph
-
+    def compile(self, inputs: Sequence[Tensor]) -> TensorFunction:
+        """The compiled function of inputs like these, from the cache where it is there."""
         begun = time.perf_counter()
-        parameters = list(self._tensors.values())
-        graph = self.record(inputs)
-        with torch.no_grad():
-            given: list[Any] = [*(parameter.detach() for parameter in parameters), *inputs]
-            compiled = compile_graph(graph, given, options=OPTIONS)
-        function: TensorFunction = partial(compiled, *parameters)
-        if inputs[0].device.type == "cuda":
-            function = Replay(function, inputs)
+        with _one_at_a_time(type(self._phase).__name__, bool(self._phase.form), inputs):
+            compiled = self._compiled_graph(inputs)
         log.info("compiled %s in %.0f s", type(self._phase).__name__, time.perf_counter() - begun)
-        return function
+        return partial(compiled, *self._tensors.values())
+
+    def _compiled_graph(self, inputs: Sequence[Tensor]) -> Any:
+        from torch._guards import TracingContext, tracing
+        from torch._inductor import compile as compile_graph
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+        graph = self.record(inputs)
+        # Without an environment of symbols, though no shape here is one, the compiler keeps nothing in its cache.
+        context = TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))
+        with torch.no_grad(), tracing(context):
+            given: list[Any] = [*(parameter.detach() for parameter in self._tensors.values()), *inputs]
+            return compile_graph(graph, given, options=OPTIONS)
+
+    def _prepared(self, inputs: Sequence[Tensor]) -> TensorFunction:
+        """The compiled function of inputs like these, on a GPU as one graph of its work."""
+        function = self.compile(inputs)
+        return Replay(function, inputs) if inputs[0].device.type == "cuda" else function
+
+
+@contextmanager
+def _one_at_a_time(name: str, form: bool, inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Wait for any other process that is compiling the same: what it compiled is in the cache then."""
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if folder is None:
+        yield
+        return
+    kind = repr([name, form, *((str(x.device), str(x.dtype), tuple(x.shape)) for x in inputs)])
+    lock = Path(folder) / "locks" / hashlib.sha256(kind.encode()).hexdigest()
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _laid_out(gradient: Tensor, parameter: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""Compiled gradients: the plain ones, kept for the next process, compiled once where two ask at a time."""
+
+import multiprocessing
+import shutil
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from training.step import GradientFunction, _one_at_a_time
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is here")
+
+
+class Parabola(nn.Module):
+    """A phase with one network of one weight."""
+
+    form = False
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(3, 1)
+
+    def forward(self, x_N3):
+        """The loss, and its value."""
+        loss = self.network(x_N3).square().mean()
+        return loss, loss[None]
+
+
+def compiled_gradients(x):
+    """The bias's gradient by a compiled function, and what the compiler says of its cache."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    torch.manual_seed(0)
+    phase = Parabola()
+    gradients, (loss,) = GradientFunction(phase, phase.network, compiled=True)(x)
+    plain, (expected,) = GradientFunction(phase, phase.network, compiled=False)(x)
+    for parameter, gradient in plain.items():
+        torch.testing.assert_close(gradients[parameter], gradient)
+    torch.testing.assert_close(loss, expected)
+    return dict(counters["inductor"])
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
+def test_what_was_compiled_is_kept(tmp_path, monkeypatch):
+    """A second function of the same phase and inputs comes from the cache, other inputs do not."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert compiled_gradients(torch.randn(4, 3))["fxgraph_cache_miss"] == 1
+    again = compiled_gradients(torch.randn(4, 3))
+    assert again["fxgraph_cache_hit"] == 1, again
+    assert "fxgraph_cache_miss" not in again, again
+    assert compiled_gradients(torch.randn(5, 3))["fxgraph_cache_miss"] == 1
+
+
+def hold(queue, folder, rows):
+    """Compile, as far as others can see, for half a second."""
+    import os
+
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    with _one_at_a_time("Parabola", False, [torch.zeros(rows, 3)]):
+        queue.put("holding")
+        time.sleep(0.5)
+        queue.put("done")
+
+
+def test_two_that_compile_the_same_take_turns(tmp_path, monkeypatch):
+    """While another process compiles the same phase of the same inputs, this one waits; other inputs do not."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    spawning = multiprocessing.get_context("spawn")
+    queue = spawning.Queue()
+    process = spawning.Process(target=hold, args=(queue, tmp_path, 4))
+    process.start()
+    assert queue.get(timeout=60) == "holding"
+    with _one_at_a_time("Parabola", False, [torch.zeros(5, 3)]):
+        assert queue.empty(), "waited for other inputs"
+    with _one_at_a_time("Parabola", False, [torch.zeros(4, 3)]):
+        assert queue.get(timeout=5) == "done"
+    process.join(60)

@@ -1,0 +1,128 @@
+"""Compile what a run will come to before it gets there, several phases at once, into the cache that training reads.
+
+    python -m training.precompile store/runs/20261123-101500-faces-face128-3f2a --jobs 4
+
+`python -m training` starts this beside itself on a GPU: so a run begins after its longest phase instead of after all
+of them, and growing waits for no compiler. Each process has a GPU's context and the networks in its memory, and runs
+nothing there. Not here: how a phase is compiled (`training.step`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from storage.runs import Run
+from training.config import TrainConfig
+from training.device import resolve_device
+from training.ranks import Ranks
+from training.schedule import Stage, stages_from
+from training.state import Training
+
+CORES_A_JOB = 4
+MAX_JOBS = 4
+"""A job takes about 1 GB on the GPU and 4 GB of the host's memory."""
+
+
+def tasks_of(config: TrainConfig, num_images: int) -> list[tuple[Stage, str]]:
+    """Each stage to come with each of its phases; the discriminator's last, as training begins with that itself."""
+    phases = ["generator", "discriminator"]
+    if config.loss == "logistic" and config.r1_interval > 1:
+        phases.insert(1, "discriminator_alone")
+    if config.path_length_weight > 0:
+        phases.insert(1, "path_length")
+    return [(stage, phase) for stage in stages_from(config, num_images) for phase in phases]
+
+
+@cache
+def _training(folder: Path, device: torch.device, rank: int, world: int) -> Training:
+    config = TrainConfig.model_validate(Run(folder).record["config"])
+    torch.cuda.set_device(device)
+    return Training.begin(config, device, Ranks(rank, world))
+
+
+def _compile(folder: Path, device: torch.device, rank: int, world: int, stage: Stage, phase: str) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    _training(folder, device, rank, world).compile(stage, phase)
+
+
+def precompile(folder: Path, device: torch.device, rank: int, world: int, jobs: int) -> None:
+    """Compile all that the run in `folder` will need after its newest checkpoint, `jobs` at once."""
+    run = Run(folder)
+    config = TrainConfig.model_validate(run.record["config"])
+    checkpoints = run.checkpoints()
+    tasks = tasks_of(config, int(checkpoints[-1].name) if checkpoints else 0)
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=spawning) as pool:
+        futures = [pool.submit(_compile, folder, device, rank, world, *task) for task in tasks]
+        for future in futures:
+            future.result()
+
+
+def keep_compiled(run: Run) -> None:
+    """Have this process keep what it compiles beside the runs, so that the next one begins in seconds."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(run.store.root / "cache" / "compiled"))
+
+
+@contextmanager
+def compiling_ahead(run: Run, config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Within it, a process of low priority compiles ahead of training; it ends with it at the latest.
+
+    What it says is in the run's precompile.log. Where it fails, training compiles by itself.
+    """
+    jobs = min(MAX_JOBS, (os.cpu_count() or 1) // CORES_A_JOB // ranks.world)
+    if device.type != "cuda" or not config.compile or jobs < 1:
+        yield
+        return
+    command = [sys.executable, "-m", "training.precompile", str(run.folder), "--device", str(device)]
+    command += ["--rank", str(ranks.rank), "--world", str(ranks.world), "--jobs", str(jobs)]
+    environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": str(CORES_A_JOB)}
+    with (run.folder / "precompile.log").open("ab") as log:
+        process = subprocess.Popen(
+            ["nice", *command], stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            yield
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def main() -> int:
+    """Compile and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.precompile", description="Compile a run's phases."
+    )
+    parser.add_argument("run_folder", type=Path, help="folder that holds run.json")
+    parser.add_argument("--device", default="cuda", help="the GPU that the run will train on")
+    parser.add_argument("--rank", type=int, default=0, help="which of the run's processes will be on it")
+    parser.add_argument("--world", type=int, default=1, help="how many processes the run will have")
+    parser.add_argument("--jobs", type=int, default=MAX_JOBS, help="phases compiled at once")
+    given = parser.parse_args()
+    folder = given.run_folder.resolve()
+    keep_compiled(Run(folder))
+    resolve_device("cuda")
+    precompile(folder, torch.device(given.device), given.rank, given.world, given.jobs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
