@@ -290,16 +290,19 @@ def reference_gradients(
     )
     reals = pixels.double() / 127.5 - 1
     fade = lod % 1
-    reals = (reals * (1 - fade) + nearest(F.avg_pool2d(reals, 2)) * fade).requires_grad_()
+    reals = reals * (1 - fade) + nearest(F.avg_pool2d(reals, 2)) * fade
 
-    def logits(images: Tensor) -> Tensor:
-        return reference_discriminator(discriminator, nearest(images, 2 ** math.floor(lod)), lod)
+    def full(images: Tensor) -> Tensor:
+        return nearest(images, 2 ** math.floor(lod))
 
-    real = logits(reals)
-    (slope,) = torch.autograd.grad(real.sum(), reals, create_graph=True)
-    loss_d = torch.log1p(torch.exp(-real)).mean() + torch.log1p(torch.exp(logits(fakes.detach()))).mean()
+    shown = full(reals).requires_grad_()
+    real = reference_discriminator(discriminator, shown, lod)
+    fake = reference_discriminator(discriminator, full(fakes), lod)
+    fixed = reference_discriminator(discriminator, full(fakes.detach()), lod)
+    (slope,) = torch.autograd.grad(real.sum(), shown, create_graph=True)
+    loss_d = torch.log1p(torch.exp(-real)).mean() + torch.log1p(torch.exp(fixed)).mean()
     loss_d = loss_d + 5 * slope.pow(2).sum((1, 2, 3)).mean()
-    loss_g = torch.log1p(torch.exp(-logits(fakes))).mean()
+    loss_g = torch.log1p(torch.exp(-fake)).mean()
     found = {}
     for network, loss in (("discriminator", loss_d), ("generator", loss_g)):
         names, parameters = zip(*locals()[network].named_parameters(), strict=True)
@@ -503,17 +506,17 @@ def test_wgan_gp_equals_the_reference(row: str) -> None:
     share = draw_shares(8, torch.Generator().manual_seed(4)).double()
     fakes = reference_fakes(row, generator, inputs)
 
-    def logits(images: Tensor) -> Tensor:
-        return reference_discriminator(discriminator, nearest(images, 2), lod, filtered)
+    def logits(full_images: Tensor) -> Tensor:
+        return reference_discriminator(discriminator, full_images, lod, filtered)
 
     reals = pixels.double() / 127.5 - 1
     fade = float(inputs[0])
     reals = reals * (1 - fade) + nearest(F.avg_pool2d(reals, 2)) * fade
     mixed = share[:, None, None, None] * reals + (1 - share[:, None, None, None]) * fakes.detach()
-    mixed.requires_grad_()
+    mixed = nearest(mixed).requires_grad_()
     (slope,) = torch.autograd.grad(logits(mixed).sum(), mixed, create_graph=True)
     penalty = 10 * (slope.flatten(1).norm(dim=1) - 1).pow(2).mean()
-    real, fake = logits(reals), logits(fakes.detach())
+    real, fake = logits(nearest(reals)), logits(nearest(fakes.detach()))
     loss = fake.mean() - real.mean() + 0.001 * real.pow(2).mean()
 
     critic = CriticPhase(generator, discriminator)
@@ -526,7 +529,7 @@ def test_wgan_gp_equals_the_reference(row: str) -> None:
     torch.testing.assert_close(whole, loss + penalty)
     assert_same_gradients(critic, 2, given, gradients_of(loss + penalty, discriminator))
     phase = GeneratorPhase(generator, discriminator, wasserstein_generator_loss)
-    assert_same_gradients(phase, 0, inputs, gradients_of(-logits(fakes).mean(), generator))
+    assert_same_gradients(phase, 0, inputs, gradients_of(-logits(nearest(fakes)).mean(), generator))
 
 
 @pytest.mark.parametrize("row", "cf")

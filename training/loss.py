@@ -32,16 +32,16 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def r1_penalty(real_logits: Tensor, reals: Tensor, gamma: float) -> Tensor:
+def r1_penalty(real_logits: Tensor, reals: Tensor, gamma: float, lod: float = 0.0) -> Tensor:
     """gamma / 2 * E |grad_x D(x)|^2 on real images (Mescheder et al., eq. 9).
 
-    `reals` must require gradients and have led to `real_logits`; the result can itself be differentiated. The gradient
-    is taken of images at the resolution trained on. A discriminator fed with images enlarged to full resolution, as
-    the original is said to be, has a penalty 4^floor(lod) times smaller at the same gamma.
+    `reals` must require gradients and have led to `real_logits`; the result can itself be differentiated. x is the
+    image enlarged to full resolution, as Progressive GAN feeds its discriminator at every `lod`: of the images
+    trained on, each pixel of which is 4^floor(lod) pixels of x, that is the square of their gradient over as many.
     """
     with input_gradients_only():
         (gradient,) = torch.autograd.grad(real_logits.sum(), reals, create_graph=True)
-    return gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean()
+    return gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean() / 4 ** math.floor(lod)
 
 
 GP_WEIGHT = 10.0
@@ -60,14 +60,15 @@ def critic_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return fake_logits.mean() - real_logits.mean() + DRIFT * real_logits.square().mean()
 
 
-def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+def gradient_penalty(logits: Tensor, images: Tensor, lod: float = 0.0) -> Tensor:
     """lambda * E (|grad_x D(x)| - 1)^2 on images between real and fake ones (Gulrajani et al., eq. 3).
 
-    `images` must require gradients and have led to `logits`; the result can itself be differentiated.
+    `images` must require gradients and have led to `logits`; the result can itself be differentiated. x is the image
+    enlarged to full resolution, as in `r1_penalty`.
     """
     with input_gradients_only():
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    norm_N = gradient.square().sum(dim=(1, 2, 3)).sqrt()
+    norm_N = gradient.square().sum(dim=(1, 2, 3)).sqrt() / 2 ** math.floor(lod)
     return GP_WEIGHT * (norm_N - 1).square().mean()
 
 
@@ -260,7 +261,9 @@ class DiscriminatorPhase(nn.Module):
         reals.requires_grad_(self.r1_gamma > 0)
         real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
         loss = discriminator_loss(real_logits, fake_logits)
-        r1 = r1_penalty(real_logits, reals, self.r1_gamma) if self.r1_gamma > 0 else torch.zeros_like(loss)
+        r1 = torch.zeros_like(loss)
+        if self.r1_gamma > 0:
+            r1 = r1_penalty(real_logits, reals, self.r1_gamma, self.discriminator.lod)
         terms = torch.stack([loss, r1, real_logits.mean(), fake_logits.mean(), real_logits.sign().mean()])
         return loss + self.r1_interval * r1, terms
 
@@ -298,7 +301,7 @@ class CriticPhase(DiscriminatorPhase):
         between = torch.lerp(fakes, reals, share_N[:, None, None, None]).requires_grad_()
         real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
         loss = critic_loss(real_logits, fake_logits)
-        penalty = gradient_penalty(self.discriminator(between, fade), between)
+        penalty = gradient_penalty(self.discriminator(between, fade), between, self.discriminator.lod)
         sign = real_logits.sign().mean()
         return loss + penalty, torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean(), sign])
 
