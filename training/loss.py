@@ -41,7 +41,7 @@ def r1_penalty(real_logits: Tensor, reals: Tensor, gamma: float, lod: float = 0.
     """
     with input_gradients_only():
         (gradient,) = torch.autograd.grad(real_logits.sum(), reals, create_graph=True)
-    return gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean() / 4 ** math.floor(lod)
+    return gamma / 2 * gradient.square().sum(dim=(1, 2, 3)).mean() / 4.0 ** math.floor(lod)
 
 
 GP_WEIGHT = 10.0
@@ -68,7 +68,7 @@ def gradient_penalty(logits: Tensor, images: Tensor, lod: float = 0.0) -> Tensor
     """
     with input_gradients_only():
         (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    norm_N = gradient.square().sum(dim=(1, 2, 3)).sqrt() / 2 ** math.floor(lod)
+    norm_N = gradient.square().sum(dim=(1, 2, 3)).sqrt() / 2.0 ** math.floor(lod)
     return GP_WEIGHT * (norm_N - 1).square().mean()
 
 
