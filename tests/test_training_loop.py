@@ -454,3 +454,15 @@ def test_a_gpu_trains_and_goes_on(new_run):
     assert train(run, config, images_of(run, config), device, Tracker(), after(5))["stopped"]
     assert not train(run, config, images_of(run, config), device, Tracker())["stopped"]
     assert all(math.isfinite(value) for line in stats(run) for value in line.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_a_gpu_is_compiled_for_ahead_of_training(new_run):
+    """On a GPU a process beside training compiles what comes next, and nothing goes wrong in it."""
+    run = new_run(device="cuda")
+    assert not train_folder(run.folder, "none")["stopped"]
+    said = (run.folder / "precompile.log").read_text()
+    assert "compiled" in said, said
+    assert "Traceback" not in said, said

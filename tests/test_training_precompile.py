@@ -1,10 +1,14 @@
 """Compiling ahead: the very phases, forms and inputs that training will ask for."""
 
+import shutil
+
 import pytest
 import torch
 
+from storage.runs import create_run
+from storage.store import Store
 from training.config import TrainConfig
-from training.precompile import tasks_of
+from training.precompile import keep_compiled, precompile, tasks_of
 from training.ranks import Ranks
 from training.schedule import stage_at
 from training.state import Training
@@ -73,3 +77,25 @@ def test_each_rank_compiles_for_its_share():
         training.gradients["generator"].compile = lambda inputs: sizes.append(inputs[2].shape[1])
         training.compile(stage, "generator")
     assert sizes == [4, 4]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is here")
+@pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
+def test_training_finds_what_was_compiled_ahead(tmp_path, monkeypatch):
+    """What processes of their own compiled of a run, the process that trains it takes from the cache."""
+    from torch._dynamo.utils import counters
+
+    config = TrainConfig.model_validate(
+        {**TINY, "resolution": 8, "start_resolution": 8, "num_cpu_threads": 1}
+    )
+    run = create_run(Store(tmp_path / "store"), {"name": "faces"}, config.model_dump(mode="json"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    keep_compiled(run)
+    precompile(run.folder, torch.device("cpu"), rank=0, world=1, jobs=2)
+    torch.set_num_threads(config.num_cpu_threads)
+    training = Training.begin(config, torch.device("cpu"))
+    for stage, phase in tasks_of(config, 0):
+        counters.clear()
+        training.compile(stage, phase)
+        assert counters["inductor"]["fxgraph_cache_hit"] == 1, f"{phase}: {dict(counters['inductor'])}"

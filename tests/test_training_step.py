@@ -55,12 +55,18 @@ def test_what_was_compiled_is_kept(tmp_path, monkeypatch):
     assert compiled_gradients(torch.randn(5, 3))["fxgraph_cache_miss"] == 1
 
 
+def lock(rows):
+    """That of the phase and inputs of so many rows."""
+    phase, x = Parabola(), torch.zeros(rows, 3)
+    return _one_at_a_time(GradientFunction(phase, phase.network, compiled=True).record([x]), [x])
+
+
 def hold(queue, folder, rows):
     """Compile, as far as others can see, for half a second."""
     import os
 
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
-    with _one_at_a_time("Parabola", False, [torch.zeros(rows, 3)]):
+    with lock(rows):
         queue.put("holding")
         time.sleep(0.5)
         queue.put("done")
@@ -74,8 +80,8 @@ def test_two_that_compile_the_same_take_turns(tmp_path, monkeypatch):
     process = spawning.Process(target=hold, args=(queue, tmp_path, 4))
     process.start()
     assert queue.get(timeout=60) == "holding"
-    with _one_at_a_time("Parabola", False, [torch.zeros(5, 3)]):
+    with lock(5):
         assert queue.empty(), "waited for other inputs"
-    with _one_at_a_time("Parabola", False, [torch.zeros(4, 3)]):
+    with lock(4):
         assert queue.get(timeout=5) == "done"
     process.join(60)

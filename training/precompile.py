@@ -49,7 +49,9 @@ def tasks_of(config: TrainConfig, num_images: int) -> list[tuple[Stage, str]]:
 @cache
 def _training(folder: Path, device: torch.device, rank: int, world: int) -> Training:
     config = TrainConfig.model_validate(Run(folder).record["config"])
-    torch.cuda.set_device(device)
+    torch.set_num_threads(config.num_cpu_threads)  # as training does: the cache asks for it
+    if device.index is not None:
+        torch.cuda.set_device(device)
     return Training.begin(config, device, Ranks(rank, world))
 
 

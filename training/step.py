@@ -95,18 +95,18 @@ class GradientFunction:
     def compile(self, inputs: Sequence[Tensor]) -> TensorFunction:
         """The compiled function of inputs like these, from the cache where it is there."""
         begun = time.perf_counter()
-        with _one_at_a_time(type(self._phase).__name__, bool(self._phase.form), inputs):
-            compiled = self._compiled_graph(inputs)
+        graph = self.record(inputs)
+        with _one_at_a_time(graph, inputs):
+            compiled = self._compiled_graph(graph, inputs)
         log.info("compiled %s in %.0f s", type(self._phase).__name__, time.perf_counter() - begun)
         return partial(compiled, *self._tensors.values())
 
-    def _compiled_graph(self, inputs: Sequence[Tensor]) -> Any:
+    def _compiled_graph(self, graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Any:
         from torch._guards import TracingContext, tracing
         from torch._inductor import compile as compile_graph
         from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-        graph = self.record(inputs)
         # Without an environment of symbols, though no shape here is one, the compiler keeps nothing in its cache.
         context = TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))
         with torch.no_grad(), tracing(context):
@@ -120,13 +120,13 @@ class GradientFunction:
 
 
 @contextmanager
-def _one_at_a_time(name: str, form: bool, inputs: Sequence[Tensor]) -> Iterator[None]:
+def _one_at_a_time(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Iterator[None]:
     """Wait for any other process that is compiling the same: what it compiled is in the cache then."""
     folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if folder is None:
         yield
         return
-    kind = repr([name, form, *((str(x.device), str(x.dtype), tuple(x.shape)) for x in inputs)])
+    kind = repr([graph.code, *((str(x.device), str(x.dtype), tuple(x.shape)) for x in inputs)])
     lock = Path(folder) / "locks" / hashlib.sha256(kind.encode()).hexdigest()
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
