@@ -2,14 +2,15 @@
 
 import io
 import tarfile
-from itertools import islice
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from training.data import RealImages, area_resampled, is_flipped
+from training.loop import next_batch
 
 SIDE = 8
 NUM = 23
@@ -61,8 +62,8 @@ def real_images(paths, *, seed=0, x_flips=True, num_threads=2, num_images=NUM, s
 
 
 def taken(images, start, num, resolution=SIDE):
-    """`num` images from `start` on, as one array."""
-    return np.stack(list(islice(images.stream(start, resolution), num)))
+    """`num` images from `start` on as training gets them, as one array."""
+    return next_batch(images.stream(start, resolution), num, torch.device("cpu")).numpy()
 
 
 def identities(images):

@@ -134,4 +134,6 @@ def test_ranks_read_each_image_once_an_epoch(tiny, tmp_path):
         stream = images.stream(5, 16, batch_size=8, rows=own)
         for batch in batches:
             for row in own:
-                assert np.array_equal(next(stream), batch[row])
+                own_image = next(stream)
+                assert np.array_equal(own_image.pixels, batch[row].pixels)
+                assert own_image.is_mirrored == batch[row].is_mirrored

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import webdataset as wds
@@ -39,6 +39,14 @@ LOOK_AHEAD_PER_THREAD = 8
 """Images decoded before they are asked for, a thread."""
 
 
+class Shown(NamedTuple):
+    """An image as the stream has it; to mirror it and to put colours first is left to the training device."""
+
+    pixels: ImageArray
+    """(R, R, 3)."""
+    is_mirrored: bool
+
+
 @dataclass(frozen=True)
 class RealImages:
     """The images of one dataset version, as training reads them."""
@@ -52,8 +60,8 @@ class RealImages:
 
     def stream(
         self, start_image: int, resolution: int, *, batch_size: int = 1, rows: Sequence[int] = (0,)
-    ) -> Iterator[ImageArray]:
-        """Images (3, R, R) from number `start_image` on, for ever; R is `resolution`.
+    ) -> Iterator[Shown]:
+        """Images from number `start_image` on, for ever, their side `resolution`.
 
         Of each `batch_size` of them, only those at the places `rows`; the others stay undecoded.
 
@@ -65,7 +73,7 @@ class RealImages:
         is_small = self.num_images * 3 * resolution**2 <= KEPT_BYTES
         kept: dict[tuple[str, str], ImageArray] | None = {} if is_small else None
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
-            pending: deque[Future[ImageArray]] = deque()
+            pending: deque[Future[Shown]] = deque()
             try:
                 for number, sample in self._samples(start_image):
                     if (number - start_image) % batch_size not in wanted:
@@ -118,27 +126,19 @@ class RealImages:
         sample: dict[str, Any],
         resolution: int,
         kept: dict[tuple[str, str], ImageArray] | None,
-    ) -> ImageArray:
-        """Image `number` of the stream as (3, R, R), perhaps mirrored; decoded once where images are kept."""
+    ) -> Shown:
+        """Image `number` of the stream; decoded once where images are kept."""
         key = sample["__url__"], sample["__key__"]
         image = kept.get(key) if kept is not None else None
         if image is None:
             image = self._decoded(sample, resolution)
             if kept is not None:
                 kept[key] = image
-        is_mirrored = self.x_flips and is_flipped(self.seed, number)
-        return image[:, :, ::-1] if is_mirrored else image
+        return Shown(image, self.x_flips and is_flipped(self.seed, number))
 
     def _decoded(self, sample: dict[str, Any], resolution: int) -> ImageArray:
-        """One sample as (3, R, R), resampled."""
-        pixels_HWC = decode(sample)
-        side = self.dataset_resolution
-        if pixels_HWC.shape != (side, side, 3):
-            raise IntegrityError(
-                f"image {sample['__key__']} in {sample['__url__']} is {pixels_HWC.shape[1]}x{pixels_HWC.shape[0]}, "
-                f"the dataset's resolution is {side}"
-            )
-        return np.ascontiguousarray(area_resampled(pixels_HWC, resolution).transpose(2, 0, 1))
+        """One sample as (R, R, 3), resampled."""
+        return area_resampled(decode(sample, self.dataset_resolution), resolution)
 
 
 def check_resolution(dataset_resolution: int, resolution: int) -> None:
@@ -166,17 +166,21 @@ def opened_shards(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
             yield {"url": str(path), "stream": stream}
 
 
-def decode(sample: dict[str, Any]) -> ImageArray:
-    """The image of a webdataset sample as RGB (H, W, 3)."""
+def decode(sample: dict[str, Any], side: int) -> ImageArray:
+    """The image of a webdataset sample as RGB (side, side, 3); IntegrityError where it is of another size."""
     where = f"image {sample['__key__']} in {sample['__url__']}"
     data = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
     if data is None:
         raise IntegrityError(f"{where} has no entry of type {', '.join(IMAGE_SUFFIXES)}")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise IntegrityError(f"{where} cannot be decoded: {error}") from error
+    if pixels.shape != (side, side, 3):
+        height, width, _ = pixels.shape
+        raise IntegrityError(f"{where} is {width}x{height}, the dataset's resolution is {side}")
+    return pixels
 
 
 def area_resampled(pixels_HWC: ImageArray, resolution: int) -> ImageArray:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from storage.runs import Run
 from training.config import TrainConfig
-from training.data import ImageArray, RealImages
+from training.data import RealImages, Shown
 from training.evaluate import SnapshotMetrics
 from training.ranks import Ranks
 from training.records import forget_later_stats, write_result, write_snapshot, write_tick
@@ -56,7 +56,7 @@ def train(
         run.result_path.unlink(missing_ok=True)
         forget_later_stats(run.stats_path, training.num_images)
 
-    reals: Iterator[ImageArray] | None = None
+    reals: Iterator[Shown] | None = None
     stopped = False
     while training.num_images < config.total_kimg * 1000 and not stopped:
         begun = time.perf_counter()
@@ -92,13 +92,15 @@ def train(
     return write_result(run, training, stopped)
 
 
-def next_batch(reals: Iterator[ImageArray], num: int, device: torch.device) -> Tensor:
-    """The next `num` real images (N, 3, R, R), uint8."""
-    batch = torch.from_numpy(np.stack(list(islice(reals, num))))
-    if device.type == "cpu":
-        return batch
-    on_device = batch.pin_memory().to(device, non_blocking=True)
-    return on_device.contiguous(memory_format=torch.channels_last)  # the layout of its convolutions
+def next_batch(reals: Iterator[Shown], num: int, device: torch.device) -> Tensor:
+    """The next `num` real images (N, 3, R, R), uint8, mirrored as the stream says."""
+    shown = list(islice(reals, num))
+    batch = torch.from_numpy(np.stack([image.pixels for image in shown]))
+    is_mirrored = torch.tensor([image.is_mirrored for image in shown])
+    if device.type == "cuda":
+        batch, is_mirrored = (x.pin_memory().to(device, non_blocking=True) for x in (batch, is_mirrored))
+    batch = torch.where(is_mirrored[:, None, None, None], batch.flip(2), batch).permute(0, 3, 1, 2)
+    return batch if device.type == "cuda" else batch.contiguous()  # channels last is a GPU's layout
 
 
 def _crosses(before: int, after: int, interval_kimg: float) -> bool:

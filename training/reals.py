@@ -69,11 +69,5 @@ class RealCrops:
             raise IntegrityError(f"shard {error.args[-1]} cannot be read: {error.args[0]}") from error
 
     def _decoded(self, sample: dict[str, Any]) -> ImageArray:
-        pixels_HWC = decode(sample)
-        side = self.dataset_resolution
-        if pixels_HWC.shape != (side, side, 3):
-            raise IntegrityError(
-                f"image {sample['__key__']} in {sample['__url__']} is {pixels_HWC.shape[1]}x{pixels_HWC.shape[0]}, "
-                f"the dataset's resolution is {side}"
-            )
-        return np.ascontiguousarray(area_resampled(pixels_HWC, self.resolution).transpose(2, 0, 1))
+        pixels_HWC = area_resampled(decode(sample, self.dataset_resolution), self.resolution)
+        return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))

@@ -17,6 +17,7 @@ from storage.runs import Run
 from training.checkpoint import checkpoint_name, prune_checkpoints, save_checkpoint
 from training.evaluate import best_checkpoint
 from training.generate import grid_metadata, images_from_seeds, write_grid
+from training.networks import Generator
 from training.schedule import Stage
 from training.state import Tally, Training
 from training.tracking import Tracker
@@ -80,12 +81,13 @@ def _write_grid(path: Path, training: Training, metadata: dict[str, Any]) -> Non
     """Draw the averaged generator's images of fixed seeds."""
     training.show_present_lod()
     config = training.config
+    psi = (
+        config.truncation_psi if isinstance(training.generator_ema, Generator) else 1.0
+    )  # the traditional has no w
     columns = 8 if config.resolution <= 256 else 4
     seeds = range(columns * columns // 2)
-    images = images_from_seeds(
-        training.generator_ema, seeds, config.truncation_psi, truncation_cutoff=config.truncation_cutoff
-    )
-    shown = {**metadata, "seeds": list(seeds), "truncation_psi": config.truncation_psi}
+    images = images_from_seeds(training.generator_ema, seeds, psi, truncation_cutoff=config.truncation_cutoff)
+    shown = {**metadata, "seeds": list(seeds), "truncation_psi": psi}
     write_grid(images, path, shown, columns=columns)
 
 
