@@ -101,8 +101,10 @@ class StyledLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.style = EqualLinear(w_dim, 2 * channels, gain=1.0)  # A in fig. 1b
 
-    def forward(self, x_NCHW: Tensor, w_ND: Tensor, noise_N1HW: Tensor | None) -> Tensor:
-        """One layer; the output has 2H where the convolution upsamples."""
+    def forward(
+        self, x_NCHW: Tensor, w_ND: Tensor, noise_N1HW: Tensor | None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """One layer, its output in `dtype` if not in the input's; it has 2H where the convolution upsamples."""
         x = x_NCHW
         if self.conv is not None:
             x = self.conv(x)
@@ -113,7 +115,9 @@ class StyledLayer(nn.Module):
             y = y + noise_N1HW * self.noise_strength[:, None, None]  # B in fig. 1b
         y = y + self.bias[:, None, None]
         scale, bias = self.style(w_ND).chunk(2, dim=1)
-        return adaptive_instance_norm(lrelu(y), scale + 1, bias).to(x.dtype)  # eq. 1; styles start near 1
+        return adaptive_instance_norm(lrelu(y), scale + 1, bias).to(
+            dtype or x.dtype
+        )  # eq. 1; styles start near 1
 
 
 class SynthesisNetwork(nn.Module):
@@ -173,16 +177,17 @@ class SynthesisNetwork(nn.Module):
         level, fraction = level_and_fade(self.resolution, lod)
         full = w_NLD.dtype
         if self.const is not None:
-            x = self.const.to(self.dtype or full).expand(w_NLD.shape[0], -1, -1, -1)
+            # As it is: near 1, where it starts, bfloat16 has steps of 1/128, and instance norm enlarges differences.
+            x = self.const.expand(w_NLD.shape[0], -1, -1, -1)
         else:
             assert self.input is not None
             assert z_NZ is not None, "this network begins with z: it needs z_NZ beside w"
-            x = self.input(pixel_norm(z_NZ)).unflatten(1, (-1, 4, 4)).to(self.dtype or full)
+            x = self.input(pixel_norm(z_NZ)).unflatten(1, (-1, 4, 4))
         previous = x
         for index, layer in enumerate(self.layers[: 2 * level + 2]):
             if index % 2 == 0:
                 previous = x
-            x = layer(x, w_NLD[:, index], noise[index] if noise else None)
+            x = layer(x, w_NLD[:, index], noise[index] if noise else None, self.dtype or full)
         image = self.to_rgb[level](x).to(full)
         if fraction > 0:
             low = upsample(self.to_rgb[level - 1](previous).to(full))
