@@ -19,7 +19,7 @@ from training.checkpoint import weights_file
 from training.config import TrainConfig
 from training.ops import append_batch_deviation
 from training.ranks import Ranks
-from training.state import TERMS
+from training.state import TERMS, terms_of
 
 
 class Share(Ranks):
@@ -71,12 +71,10 @@ def test_rows_are_shared_out_in_whole_groups():
 
 
 def test_batches_that_cannot_be_shared_are_refused():
-    """A batch that is no multiple of 4 a process, and path lengths, are errors that say what would do."""
+    """A batch that is no multiple of 4 a process is an error that says what would do."""
     config = TrainConfig(batch_size={"4": 16, "16": 12})
     with pytest.raises(ConfigError, match="batch_size at 16 is 12: on 2 GPUs it must be a multiple of 8"):
         Share(0, 2).check(config)
-    with pytest.raises(ConfigError, match="path length regularization is for one GPU"):
-        Share(0, 2).check(TrainConfig(path_length_weight=2.0))
 
 
 def test_two_processes_train_as_one(tiny, tmp_path):
@@ -106,6 +104,21 @@ def test_two_processes_train_as_one(tiny, tmp_path):
     for line, other in zip(one, two, strict=True):
         for name in TERMS:
             assert other[name] == pytest.approx(line[name], rel=1e-4, abs=1e-5), name
+
+
+def test_two_processes_share_path_lengths(tiny, tmp_path):
+    """Path lengths of half a batch on two processes are those on one, and the running mean moves alike."""
+    store = Store(tmp_path)
+    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
+    settings = {"path_length_weight": 2.0, "path_length_interval": 1, "total_kimg": 0.008, "tick_kimg": 0.008}
+    alone = tiny.trained(store, dataset, **settings)
+    shared = tiny.untrained(store, dataset, **settings)
+    assert torchrun(shared, 2) == 0, (shared.folder / "log.txt").read_text()
+    one, two = (json.loads(run.stats_path.read_text()) for run in (alone, shared))
+    assert one["path_length"] > 0
+    for name in terms_of(TrainConfig.model_validate(alone.record["config"])):
+        rel = 0.01 if name == "path_penalty" else 1e-4
+        assert two[name] == pytest.approx(one[name], rel=rel, abs=1e-5), name
 
 
 def test_two_processes_stop_together_and_go_on(tiny, tmp_path):

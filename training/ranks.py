@@ -50,11 +50,6 @@ class Ranks:
                     f"batch_size at {resolution} is {images}: on {self.world} GPUs it must be a multiple of "
                     f"{GROUP * self.world}"
                 )
-        if config.path_length_weight > 0:
-            raise ConfigError(
-                "path_length_weight is above 0: path length regularization is for one GPU, since its running "
-                "mean is of the whole batch"
-            )
 
     def rows(self, num: int) -> list[int]:
         """Which images of a batch of `num` are this rank's, ascending.
@@ -68,6 +63,11 @@ class Ranks:
         share = groups // self.world
         own = range(self.rank * share, (self.rank + 1) * share)
         return [part * groups + group for part in range(GROUP) for group in own]
+
+    def part(self, num: int) -> list[int]:
+        """Which of `num` things that are not compared are this rank's, ascending."""
+        share = num // self.world
+        return list(range(self.rank * share, (self.rank + 1) * share))
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one type by their means over all ranks."""

@@ -239,6 +239,9 @@ class Training:
         half = max(num // 2, 1)  # StyleGAN2, section 3
         latents = draw_latents(self.generator, half, self.config.mixing_probability, rng)
         directions = draw_directions(half, stage.resolution, rng)
+        if self.ranks.world > 1:
+            own = self.ranks.part(half)
+            latents, directions = latents.of(own), directions[own]
         return self.path_length_mean, directions, self._fade(stage), *latents[:2], *latents.noise
 
     def _fade(self, stage: Stage) -> Tensor:
@@ -251,6 +254,7 @@ class Training:
         if self.num_images // num % self.config.path_length_interval:
             return torch.stack([torch.zeros_like(self.path_length_mean), self.path_length_mean])
         added, (terms,) = self.gradients["path_length"](*self._path_inputs(stage, num, rng))
+        self.ranks.mean_([*added.values(), terms])
         for parameter, gradient in added.items():
             gradients[parameter] = gradients[parameter] + gradient
         return terms
