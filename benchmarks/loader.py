@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--training-images-per-second", type=float, help="what training takes")
     given = parser.parse_args()
     paths = sorted(given.shards.glob("*.tar"))
+    if not paths or not all(path.with_suffix(".index.json").is_file() for path in paths):
+        parser.error(f"{given.shards} holds no tars with their index files")
     indices = [json.loads(path.with_suffix(".index.json").read_bytes()) for path in paths]
     num = sum(len({entry["name"].split(".")[0] for entry in index["entries"]}) for index in indices)
     times = -(-given.images // num)

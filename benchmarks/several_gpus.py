@@ -17,9 +17,9 @@ import torch
 
 from training.config import TrainConfig
 from training.device import resolve_device
-from training.loop import Training
 from training.ranks import Ranks, joined
 from training.schedule import stage_at
+from training.state import Training
 
 
 def images_per_second(

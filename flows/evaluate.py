@@ -160,6 +160,10 @@ def _measured(reference: str, options: DrawOptions) -> tuple[Run, Path]:
     """The run and the checkpoint that a reference names."""
     store = Store(options.store)
     checkpoint = find_checkpoint(store, reference, options.checkpoint).resolve()
+    if not (checkpoint.parent.parent / "run.json").is_file():
+        raise ConfigError(
+            f"checkpoint {reference} lies outside its run's folder, which is needed to measure it"
+        )
     return find_run(store, str(checkpoint.parent.parent)), checkpoint
 
 

@@ -180,7 +180,9 @@ def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
     checkpoint = find_run(store, metadata["run_id"]).checkpoints_dir / metadata["checkpoint"]
     if checkpoint.is_dir():
         below = _of_checkpoint(store, checkpoint)
-        if below.steps[0].facts["sha256"]["generator_ema.safetensors"] != metadata["generator_sha256"]:
+        if "generator_sha256" not in metadata:
+            raise IntegrityError(f"{path} does not say by which weights it was drawn")
+        if below.steps[0].facts["sha256"].get("generator_ema.safetensors") != metadata["generator_sha256"]:
             raise IntegrityError(f"{path} was drawn from other weights than {checkpoint} holds now")
     else:
         below = _of_run(store, find_run(store, metadata["run_id"]))

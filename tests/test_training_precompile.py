@@ -1,16 +1,25 @@
 """Compiling ahead: the very phases, forms and inputs that training will ask for."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from storage.runs import create_run
 from storage.store import Store
 from training.config import TrainConfig
-from training.precompile import keep_compiled, precompile, tasks_of
+from training.data import Shown
+from training.loop import next_batch
+from training.precompile import beside, keep_compiled, precompile, tasks_of
 from training.ranks import Ranks
-from training.schedule import stage_at
+from training.schedule import stage_at, stages_from
 from training.state import Training
 from training.step import GradientFunction
 
@@ -55,8 +64,10 @@ def test_what_training_asks_for_is_compiled_before(given, monkeypatch):
         stage = stage_at(config, training.num_images)
         starts.append(training.num_images)
         asked.append([])
-        pixels = torch.zeros(stage.batch_size, 3, stage.resolution, stage.resolution, dtype=torch.uint8)
-        training.step(stage, pixels)
+        image = Shown(np.zeros((stage.resolution, stage.resolution, 3), np.uint8), True)
+        training.step(
+            stage, next_batch(iter([image] * stage.batch_size), stage.batch_size, torch.device("cpu"))
+        )
     assert len({k for step in asked for k in step}) >= 2
     for index, start in enumerate(starts):
         ahead.clear()
@@ -99,3 +110,69 @@ def test_training_finds_what_was_compiled_ahead(tmp_path, monkeypatch):
         counters.clear()
         training.compile(stage, phase)
         assert counters["inductor"]["fxgraph_cache_hit"] == 1, f"{phase}: {dict(counters['inductor'])}"
+
+
+@pytest.mark.parametrize("kimg", [(0.1, 0.1), (0.0, 0.1), (0.1, 0.0), (0.033, 0.05), (0.12, 0.12)])
+def test_no_kind_of_stage_is_missed_or_made_up(kimg):
+    """From every image on, the stages ahead are of the kinds that a scan of the schedule meets, in their order."""
+    stable, fade = kimg
+    for start, resolution in ((8, 64), (4, 32), (32, 32)):
+        config = TrainConfig.model_validate(
+            {"stable_kimg": stable, "fade_kimg": fade, "start_resolution": start, "resolution": resolution,
+             "total_kimg": 0.7, "batch_size": {"4": 8}}
+        )  # fmt: skip
+        scanned = [stage_at(config, image) for image in range(700)]
+        kinds = [(stage.resolution, stage.lod % 1 > 0) for stage in scanned]
+        for image in range(0, 700, 7):
+            ahead = [(stage.resolution, stage.lod % 1 > 0) for stage in stages_from(config, image)]
+            assert ahead == list(dict.fromkeys(kinds[image:])), f"from image {image} of {config.stable_kimg}"
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The process beside training
+
+
+def is_gone(group, seconds=10.0):
+    """Whether no process of a group is left, or soon will be."""
+    for _ in range(round(seconds / 0.05)):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("leader", ["sleep 100", "exit 0"])
+def test_all_that_ran_beside_ends(tmp_path, leader):
+    """At the exit the process and its children are gone, also where it ended before they did."""
+    script = f"echo $$ > {tmp_path}/group; sleep 100 & {leader}"
+    with beside(["sh", "-c", script], tmp_path / "log"):
+        while not (tmp_path / "group").is_file() or not (tmp_path / "group").read_text().strip():
+            time.sleep(0.02)
+        group = int((tmp_path / "group").read_text())
+        time.sleep(0.2)
+        os.killpg(group, 0)
+    assert is_gone(group)
+
+
+def test_what_ran_beside_a_killed_process_ends(tmp_path):
+    """Where training is killed outright, the process that compiled for it ends with all of its group."""
+    compiling = (
+        "import subprocess, time; from training.precompile import end_with_parent; end_with_parent(); "
+        f"subprocess.Popen(['sleep', '100']); open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(100)"
+    )
+    training = (
+        "import sys; from pathlib import Path; import subprocess, time; "
+        f"p = subprocess.Popen([sys.executable, '-c', {compiling!r}], start_new_session=True); "
+        f"Path({str(tmp_path / 'group')!r}).write_text(str(p.pid)); time.sleep(100)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", training], cwd=Path(__file__).parent.parent)
+    begun = time.monotonic()
+    while not (tmp_path / "ready").is_file():
+        assert time.monotonic() - begun < 60, "never began"
+        time.sleep(0.05)
+    group = int((tmp_path / "group").read_text())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert is_gone(group)

@@ -4,7 +4,7 @@
     optimizers.safetensors   Adam's moments and step counts, by network and parameter name
     state.json               where training stood, its config, and the sha256 of each file
 
-To draw, generator_ema.safetensors and state.json are enough. What training does with them is in `training.loop`; how
+To draw, generator_ema.safetensors and state.json are enough. What training puts in is in `training.state`; how
 a generator alone is read is in `training.generate`.
 """
 

@@ -25,7 +25,7 @@ from training.evaluate import SnapshotMetrics
 from training.ranks import Ranks
 from training.records import forget_later_stats, write_result, write_snapshot, write_tick
 from training.schedule import stage_at
-from training.state import ALONE, Training
+from training.state import ALONE, Training, colours_first
 from training.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,7 @@ def next_batch(reals: Iterator[Shown], num: int, device: torch.device) -> Tensor
     is_mirrored = torch.tensor([image.is_mirrored for image in shown])
     if device.type == "cuda":
         batch, is_mirrored = (x.pin_memory().to(device, non_blocking=True) for x in (batch, is_mirrored))
-    batch = torch.where(is_mirrored[:, None, None, None], batch.flip(2), batch).permute(0, 3, 1, 2)
-    return batch if device.type == "cuda" else batch.contiguous()  # channels last is a GPU's layout
+    return colours_first(torch.where(is_mirrored[:, None, None, None], batch.flip(2), batch))
 
 
 def _crosses(before: int, after: int, interval_kimg: float) -> bool:

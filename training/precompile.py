@@ -16,14 +16,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from storage.errors import PipelineError
 from storage.runs import Run
 from training.config import TrainConfig
 from training.device import resolve_device
@@ -80,36 +83,48 @@ def keep_compiled(run: Run) -> None:
 
 @contextmanager
 def compiling_ahead(run: Run, config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Within it, a process of low priority compiles ahead of training; it ends with it at the latest.
+    """Within it, a process of low priority compiles ahead of training, on a GPU and with cores to spare.
 
     What it says is in the run's precompile.log. Where it fails, training compiles by itself.
     """
-    jobs = min(MAX_JOBS, (os.cpu_count() or 1) // CORES_A_JOB // ranks.world)
+    jobs = min(MAX_JOBS, len(os.sched_getaffinity(0)) // CORES_A_JOB // ranks.world)
     if device.type != "cuda" or not config.compile or jobs < 1:
         yield
         return
     command = [sys.executable, "-m", "training.precompile", str(run.folder), "--device", str(device)]
     command += ["--rank", str(ranks.rank), "--world", str(ranks.world), "--jobs", str(jobs)]
+    with beside(command, run.folder / "precompile.log"):
+        yield
+
+
+@contextmanager
+def beside(command: list[str], log_path: Path) -> Iterator[None]:
+    """Within it, a process runs beside this one; it and all that it started end at the exit at the latest."""
     environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": str(CORES_A_JOB)}
-    with (run.folder / "precompile.log").open("ab") as log:
-        process = subprocess.Popen(
-            ["nice", *command], stdout=log, stderr=log, env=environment, start_new_session=True
-        )
+    with log_path.open("ab") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
         try:
             yield
         finally:
-            _end(process)
+            with suppress(ProcessLookupError):  # all of it has ended
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+def end_with_parent() -> None:
+    """Have this process, which leads its group, end with all of the group when its parent is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.killpg(0, signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def main() -> int:
-    """Compile and return the exit status."""
+def main() -> int | str:
+    """Compile and return the exit status, or what went wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m training.precompile", description="Compile a run's phases."
     )
@@ -119,10 +134,17 @@ def main() -> int:
     parser.add_argument("--world", type=int, default=1, help="how many processes the run will have")
     parser.add_argument("--jobs", type=int, default=MAX_JOBS, help="phases compiled at once")
     given = parser.parse_args()
-    folder = given.run_folder.resolve()
-    keep_compiled(Run(folder))
-    resolve_device("cuda")
-    precompile(folder, torch.device(given.device), given.rank, given.world, given.jobs)
+    if os.getpgrp() == os.getpid():  # not where a shell's pipeline has it
+        end_with_parent()
+    os.nice(10)
+    run = Run(given.run_folder.resolve())
+    try:
+        device = torch.device(given.device)
+        resolve_device(device.type)
+        keep_compiled(run)
+        precompile(run.folder, device, given.rank, given.world, given.jobs)
+    except PipelineError as error:
+        return str(error)
     return 0
 
 

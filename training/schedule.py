@@ -52,15 +52,13 @@ def stages_from(config: TrainConfig, num_images: int) -> list[Stage]:
     """A stage of each kind that is still to come after `num_images` real images: a resolution, held or fading in."""
     step = 1000 * (config.stable_kimg + config.fade_kimg)
     last = round(math.log2(config.resolution) - math.log2(config.start_resolution))
-    starts = [num_images]
+    starts = {num_images}
     for phase in range(last):
-        if config.fade_kimg:
-            starts.append(
-                round(phase * step + 1000 * config.stable_kimg) + 1
-            )  # at the boundary nothing fades yet
-        starts.append(math.ceil((phase + 1) * step))
+        for boundary in (phase * step + 1000 * config.stable_kimg, (phase + 1) * step):
+            # A fade shows from the image after its boundary on, and kimg need not be whole images.
+            starts |= {math.floor(boundary) + more for more in range(3)}
     kinds: dict[tuple[int, bool], Stage] = {}
-    for start in sorted(start for start in starts if start >= num_images):
+    for start in sorted(s for s in starts if s == num_images or num_images < s < 1000 * config.total_kimg):
         stage = stage_at(config, start)
         kinds.setdefault((stage.resolution, stage.lod % 1 > 0), stage)
     return list(kinds.values())

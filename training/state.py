@@ -204,11 +204,9 @@ class Training:
         elif phase == "path_length":
             inputs = self._path_inputs(stage, num, rng)
         else:
-            shape = (num // self.ranks.world, 3, stage.resolution, stage.resolution)
-            pixels = torch.zeros(shape, dtype=torch.uint8, device=self.device)
-            on_gpu = self.device.type == "cuda"
-            layout = torch.channels_last if on_gpu else torch.contiguous_format
-            inputs = self._discriminator_inputs(stage, pixels.contiguous(memory_format=layout), rng)
+            shape = (num // self.ranks.world, stage.resolution, stage.resolution, 3)
+            pixels = colours_first(torch.zeros(shape, dtype=torch.uint8, device=self.device))
+            inputs = self._discriminator_inputs(stage, pixels, rng)
         self.gradients[phase].compile(inputs)
 
     def _discriminator_inputs(
@@ -391,6 +389,12 @@ def step_rng(seed: int, num_images: int, device: torch.device) -> torch.Generato
     """The random numbers of the step that begins after `num_images` images."""
     digest = hashlib.sha256(f"{seed}:{num_images}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def colours_first(images_NHW3: Tensor) -> Tensor:
+    """The same images as (N, 3, H, W), in the layout of their device's convolutions."""
+    images = images_NHW3.permute(0, 3, 1, 2)
+    return images if images.device.type == "cuda" else images.contiguous()  # channels last is a GPU's
 
 
 @torch.no_grad()
