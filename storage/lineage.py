@@ -26,6 +26,8 @@ from storage.store import Store, original_key, read_json
 from storage.tables import Row
 
 MIN_DIGITS = 8
+DRAWS = "generator_ema.safetensors"
+"""The file of a checkpoint that pictures are drawn with; they are what they are whatever became of the others."""
 
 
 @dataclass(frozen=True)
@@ -179,19 +181,22 @@ def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
     step = Step(metadata.get("kind", "grid"), {"file": str(path), "sha256": file_digest(path), **facts})
     checkpoint = find_run(store, metadata["run_id"]).checkpoints_dir / metadata["checkpoint"]
     if checkpoint.is_dir():
-        below = _of_checkpoint(store, checkpoint)
         if "generator_sha256" not in metadata:
             raise IntegrityError(f"{path} does not say by which weights it was drawn")
-        if below.steps[0].facts["sha256"].get("generator_ema.safetensors") != metadata["generator_sha256"]:
+        below = _of_checkpoint(store, checkpoint, only=DRAWS)
+        if below.steps[0].facts["sha256"].get(DRAWS) != metadata["generator_sha256"]:
             raise IntegrityError(f"{path} was drawn from other weights than {checkpoint} holds now")
     else:
         below = _of_run(store, find_run(store, metadata["run_id"]))
     return Chain([step, *below.steps], below.images)
 
 
-def _of_checkpoint(store: Store, folder: Path) -> Chain:
+def _of_checkpoint(store: Store, folder: Path, only: str | None = None) -> Chain:
+    """All of its files as they were written, or the only one that matters."""
     state = read_json(folder / "state.json", "sha256", "num_images")
     for name, sha256 in state["sha256"].items():
+        if only not in (None, name):
+            continue
         if not (folder / name).is_file() or file_digest(folder / name) != sha256:
             raise IntegrityError(f"{folder / name} is missing or no longer has its recorded sha256")
     facts = {"folder": str(folder), "num_images": state["num_images"], "sha256": state["sha256"]}

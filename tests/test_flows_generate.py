@@ -15,7 +15,7 @@ from flows.cli import main
 from flows.portrait import portrait
 from preprocessing.sources.sample import scene_bytes
 from storage.digest import file_digest
-from storage.errors import ConfigError, NotFoundError, SourceError
+from storage.errors import ConfigError, IntegrityError, NotFoundError, SourceError
 from storage.lineage import trace
 from storage.runs import Run, create_run
 from storage.store import Store
@@ -287,3 +287,27 @@ def test_a_changed_video_is_told(style: Run, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "v.mp4.json").write_text("[]")
     with pytest.raises(NotFoundError):
         trace(style.store, str(out))
+
+
+def test_a_picture_is_traced_by_the_weights_that_drew_it(
+    style: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a checkpoint's files, a picture needs the averaged generator's alone; with other weights it is refused."""
+    out = tmp_path / "grid.png"
+    called(capsys, "generate", style.id, "--seeds", "0", "--out", str(out), "--store", str(style.store.root))
+    checkpoint = style.newest_checkpoint()
+    kept = {path: path.read_bytes() for path in checkpoint.glob("*.safetensors")}
+    try:
+        for path in kept:
+            if path.name != "generator_ema.safetensors":
+                path.unlink()
+        assert trace(style.store, str(out)).steps[1].kind == "checkpoint"
+        with pytest.raises(IntegrityError, match="is missing"):
+            trace(style.store, str(checkpoint))
+        drawing = checkpoint / "generator_ema.safetensors"
+        drawing.write_bytes(kept[drawing] + b"x")
+        with pytest.raises(IntegrityError, match="no longer has its recorded sha256"):
+            trace(style.store, str(out))
+    finally:
+        for path, data in kept.items():
+            path.write_bytes(data)
