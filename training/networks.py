@@ -114,10 +114,8 @@ class StyledLayer(nn.Module):
         if self.noise_strength is not None and noise_N1HW is not None:
             y = y + noise_N1HW * self.noise_strength[:, None, None]  # B in fig. 1b
         y = y + self.bias[:, None, None]
-        scale, bias = self.style(w_ND).chunk(2, dim=1)
-        return adaptive_instance_norm(lrelu(y), scale + 1, bias).to(
-            dtype or x.dtype
-        )  # eq. 1; styles start near 1
+        scale, bias = self.style(w_ND).chunk(2, dim=1)  # styles start near 1
+        return adaptive_instance_norm(lrelu(y), scale + 1, bias).to(dtype or x.dtype)  # eq. 1
 
 
 class SynthesisNetwork(nn.Module):
