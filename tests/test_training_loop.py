@@ -26,6 +26,7 @@ from training.config import TrainConfig
 from training.device import resolve_device
 from training.generate import images_from_seeds, load_generator, read_grid_metadata
 from training.loop import train
+from training.precompile import CORES_A_JOB
 from training.schedule import stage_at
 from training.state import TERMS, Training, average_into, step_rng, terms_of
 from training.tracking import Tracker
@@ -459,6 +460,7 @@ def test_a_gpu_trains_and_goes_on(new_run):
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < CORES_A_JOB, reason="too few cores to compile ahead")
 def test_a_gpu_is_compiled_for_ahead_of_training(new_run):
     """On a GPU a process beside training compiles what comes next, and nothing goes wrong in it."""
     run = new_run(device="cuda")

@@ -156,6 +156,17 @@ def test_all_that_ran_beside_ends(tmp_path, leader):
     assert is_gone(group)
 
 
+def test_a_failure_beside_training_is_told(tmp_path, caplog):
+    """A process that failed is warned of, with the file it wrote to; one that is merely ended is not."""
+    with beside(["sh", "-c", "exit 3"], tmp_path / "failed"):
+        time.sleep(0.5)
+    with beside(["sleep", "100"], tmp_path / "ended"):
+        pass
+    (warning,) = caplog.messages
+    assert "status 3" in warning
+    assert str(tmp_path / "failed") in warning
+
+
 def test_what_ran_beside_a_killed_process_ends(tmp_path):
     """Where training is killed outright, the process that compiled for it ends with all of its group."""
     compiling = (

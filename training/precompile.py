@@ -34,6 +34,8 @@ from training.ranks import Ranks
 from training.schedule import Stage, stages_from
 from training.state import Training
 
+log = logging.getLogger(__name__)
+
 CORES_A_JOB = 4
 MAX_JOBS = 4
 """A job takes about 1 GB on the GPU and 4 GB of the host's memory."""
@@ -106,6 +108,10 @@ def beside(command: list[str], log_path: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            if process.poll():
+                log.warning(
+                    "what ran beside training ended with status %d: see %s", process.returncode, log_path
+                )
             with suppress(ProcessLookupError):  # all of it has ended
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
