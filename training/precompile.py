@@ -2,8 +2,8 @@
 
     python -m training.precompile store/runs/20261123-101500-faces-face128-3f2a --jobs 4
 
-`python -m training` starts this beside itself on a GPU: so a run begins after its longest phase instead of after all
-of them, and growing waits for no compiler. Each process has a GPU's context and the networks in its memory, and runs
+`python -m training` starts this beside itself on a GPU, so that a run need not wait for one phase after another, nor
+growing for the compiler. Each process has a GPU's context and the networks in its memory, and runs
 nothing there. Not here: how a phase is compiled (`training.step`).
 """
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 CORES_A_JOB = 4
 MAX_JOBS = 4
-"""A job takes about 1 GB on the GPU and 4 GB of the host's memory."""
+"""Each job has a GPU's context and the networks in its memory."""
 
 
 def tasks_of(config: TrainConfig, num_images: int) -> list[tuple[Stage, str]]:
