@@ -17,7 +17,7 @@ from storage.store import Store
 from training.config import TrainConfig
 from training.data import Shown
 from training.loop import next_batch
-from training.precompile import beside, keep_compiled, precompile, tasks_of
+from training.precompile import beside, keep_compiled, tasks_of
 from training.ranks import Ranks
 from training.schedule import stage_at, stages_from
 from training.state import Training
@@ -78,16 +78,17 @@ def test_what_training_asks_for_is_compiled_before(given, monkeypatch):
         assert len(set(ahead)) == len(ahead), "compiled twice"
 
 
-def test_each_rank_compiles_for_its_share():
-    """Of two ranks, each compiles for half of a batch."""
+def test_of_two_ranks_each_takes_half_a_batch():
+    """What is compiled for two ranks is for half of a batch, and the same for both."""
     config = TrainConfig.model_validate(TINY)
-    sizes = []
+    asked = []
     for rank in (0, 1):
         training = Training.begin(config, torch.device("cpu"), Ranks(rank, 2))
-        stage = stage_at(config, 0)
-        training.gradients["generator"].compile = lambda inputs: sizes.append(inputs[2].shape[1])
-        training.compile(stage, "generator")
-    assert sizes == [4, 4]
+        function = training.gradients["generator"]
+        function.compile = lambda inputs, function=function: asked.append(kind(function, inputs))
+        training.compile(stage_at(config, 0), "generator")
+    assert asked[0] == asked[1]
+    assert asked[0][-1][2][0][1] == 4
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is here")
@@ -103,7 +104,8 @@ def test_training_finds_what_was_compiled_ahead(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     keep_compiled(run)
-    precompile(run.folder, torch.device("cpu"), rank=0, world=1, jobs=2)
+    command = [sys.executable, "-m", "training.precompile", str(run.folder), "--device", "cpu", "--jobs", "2"]
+    subprocess.run(command, cwd=Path(__file__).parent.parent, check=True)
     torch.set_num_threads(config.num_cpu_threads)
     training = Training.begin(config, torch.device("cpu"))
     for stage, phase in tasks_of(config, 0):
