@@ -16,7 +16,6 @@ import time
 import torch
 
 from training.config import TrainConfig
-from training.device import resolve_device
 from training.ranks import Ranks, joined
 from training.schedule import stage_at
 from training.state import Training
@@ -62,7 +61,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--seconds", type=float, default=3.0, help="a measurement, about, of three")
     given = parser.parse_args()
-    with joined(resolve_device("cuda")) as (ranks, device):
+    with joined("cuda") as (ranks, device):
         if ranks.is_first:
             print(
                 f"torch {torch.__version__}, {ranks.world} x {torch.cuda.get_device_name(device)}", flush=True

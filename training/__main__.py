@@ -24,7 +24,6 @@ from storage.errors import NotFoundError, PipelineError
 from storage.runs import Run
 from training.config import TrainConfig
 from training.data import RealImages
-from training.device import resolve_device
 from training.loop import train
 from training.precompile import compiling_ahead, keep_compiled
 from training.ranks import joined
@@ -66,12 +65,11 @@ def train_folder(
     should_stop = _StopRequest(stop_with_parent)
     run = Run(folder.resolve())
     config = TrainConfig.model_validate(run.record["config"])
-    wanted = resolve_device(config.device)
     torch.set_num_threads(config.num_cpu_threads)
     keep_compiled(run)
     images = images_of(run, config, num_threads)
     images.check(config.resolution)
-    with joined(wanted) as (ranks, device), compiling_ahead(run, config, ranks, device):
+    with joined(config.device) as (ranks, device), compiling_ahead(run, config, ranks, device):
         if not ranks.is_first:
             return train(run, config, images, device, Tracker(), should_stop, ranks)
         with run.locked(), open_tracker(run, tracking_uri) as tracker:

@@ -37,7 +37,7 @@ from training.state import Training
 log = logging.getLogger(__name__)
 
 CORES_A_JOB = 4
-MAX_JOBS = 4
+MAX_JOBS = 8
 """Each job has a GPU's context and the networks in its memory."""
 
 
@@ -52,20 +52,18 @@ def tasks_of(config: TrainConfig, num_images: int) -> list[tuple[Stage, str]]:
 
 
 @cache
-def _training(folder: Path, device: torch.device, rank: int, world: int) -> Training:
+def _training(folder: Path, device: torch.device, world: int) -> Training:
     config = TrainConfig.model_validate(Run(folder).record["config"])
     torch.set_num_threads(config.num_cpu_threads)  # as training does: the cache asks for it
-    if device.index is not None:
-        torch.cuda.set_device(device)
-    return Training.begin(config, device, Ranks(rank, world))
+    return Training.begin(config, device, Ranks(world=world))
 
 
-def _compile(folder: Path, device: torch.device, rank: int, world: int, stage: Stage, phase: str) -> None:
+def _compile(folder: Path, device: torch.device, world: int, stage: Stage, phase: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    _training(folder, device, rank, world).compile(stage, phase)
+    _training(folder, device, world).compile(stage, phase)
 
 
-def precompile(folder: Path, device: torch.device, rank: int, world: int, jobs: int) -> None:
+def precompile(folder: Path, device: torch.device, world: int, jobs: int) -> None:
     """Compile all that the run in `folder` will need after its newest checkpoint, `jobs` at once."""
     run = Run(folder)
     config = TrainConfig.model_validate(run.record["config"])
@@ -73,7 +71,7 @@ def precompile(folder: Path, device: torch.device, rank: int, world: int, jobs: 
     tasks = tasks_of(config, int(checkpoints[-1].name) if checkpoints else 0)
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=spawning) as pool:
-        futures = [pool.submit(_compile, folder, device, rank, world, *task) for task in tasks]
+        futures = [pool.submit(_compile, folder, device, world, *task) for task in tasks]
         for future in futures:
             future.result()
 
@@ -85,16 +83,17 @@ def keep_compiled(run: Run) -> None:
 
 @contextmanager
 def compiling_ahead(run: Run, config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Within it, a process of low priority compiles ahead of training, on a GPU and with cores to spare.
+    """Within it, a process of low priority compiles ahead of training, on a GPU and with cores to spare; one a machine,
+    for all of its ranks.
 
     What it says is in the run's precompile.log. Where it fails, training compiles by itself.
     """
-    jobs = min(MAX_JOBS, len(os.sched_getaffinity(0)) // CORES_A_JOB // ranks.world)
-    if device.type != "cuda" or not config.compile or jobs < 1:
+    jobs = min(MAX_JOBS, len(os.sched_getaffinity(0)) // CORES_A_JOB)
+    if device.type != "cuda" or not config.compile or jobs < 1 or not ranks.is_first_here:
         yield
         return
     command = [sys.executable, "-m", "training.precompile", str(run.folder), "--device", str(device)]
-    command += ["--rank", str(ranks.rank), "--world", str(ranks.world), "--jobs", str(jobs)]
+    command += ["--world", str(ranks.world), "--jobs", str(jobs)]
     with beside(command, run.folder / "precompile.log"):
         yield
 
@@ -136,7 +135,6 @@ def main() -> int | str:
     )
     parser.add_argument("run_folder", type=Path, help="folder that holds run.json")
     parser.add_argument("--device", default="cuda", help="the GPU that the run will train on")
-    parser.add_argument("--rank", type=int, default=0, help="which of the run's processes will be on it")
     parser.add_argument("--world", type=int, default=1, help="how many processes the run will have")
     parser.add_argument("--jobs", type=int, default=MAX_JOBS, help="phases compiled at once")
     given = parser.parse_args()
@@ -148,7 +146,7 @@ def main() -> int | str:
         device = torch.device(given.device)
         resolve_device(device.type)
         keep_compiled(run)
-        precompile(run.folder, device, given.rank, given.world, given.jobs)
+        precompile(run.folder, device, given.world, given.jobs)
     except PipelineError as error:
         return str(error)
     return 0

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from storage.errors import ConfigError
 from training.config import TrainConfig
+from training.device import resolve_device
 
 GROUP = 4
 """Images the discriminator compares: a group's images stay together (`append_batch_deviation`)."""
@@ -31,14 +32,20 @@ class Ranks:
     `flags` is a process group that can be asked without waiting for a GPU; needed to ask or to take means.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, flags: Any = None) -> None:
+    def __init__(self, rank: int = 0, world: int = 1, flags: Any = None, *, local_rank: int = 0) -> None:
         self.rank, self.world = rank, world
         self._flags = flags
+        self._local_rank = local_rank
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes the run's files."""
         return self.rank == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this process is the first on its machine."""
+        return self._local_rank == 0
 
     def check(self, config: TrainConfig) -> None:
         """Raise ConfigError unless every batch splits into equal shares of whole groups."""
@@ -91,17 +98,34 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[tuple[Ranks, torch.device]]:
-    """The ranks that torchrun started, and this one's device: the GPU of its local rank."""
+def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
+    """The ranks that torchrun started, and this one's device of the kind that is named.
+
+    To be entered before anything in this process has used a GPU: of those here each rank is shown its own alone.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Ranks(), device
+        yield Ranks(), resolve_device(device_name)
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if device_name != "cpu":
+        _see_gpu(local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+    device = resolve_device(device_name)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), world, dist.new_group(backend="gloo")), device
+        yield Ranks(dist.get_rank(), world, dist.new_group(backend="gloo"), local_rank=local_rank), device
     finally:
         dist.destroy_process_group()
+
+
+def _see_gpu(index: int, num_processes: int) -> None:
+    """Hide all GPUs but one from this process: then it is number 0 everywhere, and as a GPU's number is in what is
+    compiled, what one rank compiled serves them all.
+    """
+    num_gpus = torch.cuda.device_count()
+    if num_gpus == 0:
+        return
+    if num_processes > num_gpus:
+        raise ConfigError(f"torchrun started {num_processes} processes here, and there are {num_gpus} GPUs")
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = shown.split(",")[index] if shown else str(index)
