@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from storage.errors import ConfigError
 from storage.runs import Run
 from storage.store import Store
+from training import ranks
 from training.checkpoint import weights_file
 from training.config import TrainConfig
 from training.ops import append_batch_deviation
@@ -150,3 +151,17 @@ def test_ranks_read_each_image_once_an_epoch(tiny, tmp_path):
                 own_image = next(stream)
                 assert np.array_equal(own_image.pixels, batch[row].pixels)
                 assert own_image.is_mirrored == batch[row].is_mirrored
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"), [(None, "2,0,1,3"), ("4,5,6,7", "6,4,5,7"), ("a,b,c", "c,a,b")]
+)
+def test_each_rank_counts_its_own_gpu_first(shown, expected, monkeypatch):
+    """Of the GPUs a process may see, it sees all, its own first; more processes than GPUs are refused."""
+    num = len(shown.split(",")) if shown else 4
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown or "")
+    ranks._see_first(2, num)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    with pytest.raises(ConfigError, match=f"started 5 processes here, and there are {num} GPUs"):
+        ranks._see_first(2, 5)

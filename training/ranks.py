@@ -101,7 +101,7 @@ class Ranks:
 def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
     """The ranks that torchrun started, and this one's device of the kind that is named.
 
-    To be entered before anything in this process has used a GPU: of those here each rank is shown its own alone.
+    To be entered before anything in this process has used a GPU: each rank's own is number 0 to it.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -109,7 +109,7 @@ def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
         return
     local_rank = int(os.environ["LOCAL_RANK"])
     if device_name != "cpu":
-        _see_gpu(local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+        _see_first(local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
     device = resolve_device(device_name)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
@@ -118,9 +118,9 @@ def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
         dist.destroy_process_group()
 
 
-def _see_gpu(index: int, num_processes: int) -> None:
-    """Hide all GPUs but one from this process: then it is number 0 everywhere, and as a GPU's number is in what is
-    compiled, what one rank compiled serves them all.
+def _see_first(index: int, num_processes: int) -> None:
+    """Have this process count its own GPU first: number 0 on every rank, since a GPU's number is in what is compiled,
+    and so what one rank compiled serves them all. The others stay in sight, for direct copies between them.
     """
     num_gpus = torch.cuda.device_count()
     if num_gpus == 0:
@@ -128,4 +128,5 @@ def _see_gpu(index: int, num_processes: int) -> None:
     if num_processes > num_gpus:
         raise ConfigError(f"torchrun started {num_processes} processes here, and there are {num_gpus} GPUs")
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = shown.split(",")[index] if shown else str(index)
+    gpus = shown.split(",") if shown else [str(number) for number in range(num_gpus)]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([gpus[index], *gpus[:index], *gpus[index + 1 :]])
