@@ -60,6 +60,7 @@ def main() -> None:
         links = [Path(folder) / f"{copy:05d}-{path.name}" for copy in range(times) for path in paths]
         for link, path in zip(links, paths * times, strict=True):
             link.symlink_to(path.resolve())
+            link.with_suffix(".index.json").symlink_to(path.resolve().with_suffix(".index.json"))
         for threads in given.threads:
             images = RealImages(
                 shard_paths=links, num_images=num * times, dataset_resolution=given.resolution,

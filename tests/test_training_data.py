@@ -1,14 +1,16 @@
 """The stream of real images: complete, deterministic, resumable."""
 
 import io
-import tarfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.shards import Sample, index_json, write_shard
+from training import data
 from training.data import RealImages, area_resampled, is_flipped
 from training.loop import next_batch
 
@@ -25,14 +27,10 @@ def encoded(pixels, suffix):
     return file.getvalue()
 
 
-def write_shard(path, samples):
-    """A webdataset tar: for each key its JSON and its image."""
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for key, suffix, data in samples:
-            for name, content in ((f"{key}.json", b"{}"), (f"{key}.{suffix}", data)):
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
+def write_indexed(path, samples):
+    """A shard with its index: for each key its JSON and its image."""
+    entries = write_shard(path, [Sample(key, suffix, data, b"{}") for key, suffix, data in samples])
+    path.with_suffix(".index.json").write_bytes(index_json(file_digest(path), entries))
 
 
 def numbered(index):
@@ -52,7 +50,7 @@ def shards(tmp_path):
         suffixes = ["png", "webp"]
         samples = [(f"{i:04d}", suffixes[i % 2], encoded(numbered(i), suffixes[i % 2])) for i in members]
         paths.append(folder / f"{shard:05d}.tar")
-        write_shard(paths[-1], samples)
+        write_indexed(paths[-1], samples)
     return paths
 
 
@@ -134,7 +132,7 @@ def test_stream_resamples(shards):
 def test_jpeg_samples_are_read(tmp_path):
     """A shard of JPEG images reads like the others."""
     path = tmp_path / "0.tar"
-    write_shard(path, [("a", "jpg", encoded(numbered(7), "jpg"))])
+    write_indexed(path, [("a", "jpg", encoded(numbered(7), "jpg"))])
     (image,) = taken(real_images([path], num_images=1, x_flips=False), 0, 1)
     assert np.abs(image[0].astype(int) - 70).max() < 20
 
@@ -145,11 +143,29 @@ def test_higher_resolution_is_refused(shards):
         taken(real_images(shards), 0, 1, resolution=16)
 
 
-def test_missing_shard_is_named(shards):
-    """A shard that is gone is an error that names it."""
-    shards[1].unlink()
-    with pytest.raises(NotFoundError, match=r"00001\.tar is not there"):
+@pytest.mark.parametrize("name", ["00001.tar", "00001.index.json"])
+def test_missing_file_is_named(shards, name):
+    """A shard, or its index, that is gone is an error that names it."""
+    (shards[1].parent / name).unlink()
+    with pytest.raises(NotFoundError, match=rf"{name} is not there"):
         taken(real_images(shards), 0, NUM)
+
+
+def test_rows_are_those_of_the_whole_stream(shards):
+    """A rank's rows of each batch are those places of the stream, across epochs too."""
+    images = real_images(shards)
+    whole = taken(images, 5, 12 * 6).reshape(-1, 12, 3, SIDE, SIDE)
+    for rows in ([0, 1, 6, 7], [2, 5, 11], range(12)):
+        own = next_batch(images.stream(5, SIDE, batch_size=12, rows=rows), 6 * len(rows), torch.device("cpu"))
+        assert np.array_equal(own.numpy().reshape(6, len(rows), 3, SIDE, SIDE), whole[:, list(rows)])
+
+
+@pytest.mark.parametrize("kept_bytes", [0, data.KEPT_BYTES])
+def test_keeping_images_changes_nothing(shards, kept_bytes, monkeypatch):
+    """Decoded once or each time, the stream is the same."""
+    expected = taken(real_images(shards), 0, 3 * NUM)
+    monkeypatch.setattr(data, "KEPT_BYTES", kept_bytes)
+    assert np.array_equal(taken(real_images(shards), 0, 3 * NUM), expected)
 
 
 def test_wrong_count_is_an_error(shards):
@@ -159,16 +175,18 @@ def test_wrong_count_is_an_error(shards):
 
 
 def test_broken_image_and_shard_are_named(tmp_path):
-    """Bytes that are no image, an image of another size, and a tar cut short each name their file."""
+    """Bytes that are no image, an image of another size, and those of a tar cut short each name their file."""
     path = tmp_path / "00000.tar"
-    write_shard(path, [("k1", "png", b"not an image")])
-    with pytest.raises(IntegrityError, match=r"image k1 in .*00000\.tar cannot be decoded"):
+    write_indexed(path, [("k1", "png", b"not an image")])
+    with pytest.raises(IntegrityError, match=r"image k1\.png in .*00000\.tar cannot be decoded"):
         taken(real_images([path], num_images=1), 0, 1)
-    write_shard(path, [("k2", "png", encoded(numbered(1), "png"))])
-    with pytest.raises(IntegrityError, match=r"image k2 in .* is 8x8, the dataset's resolution is 32"):
+    write_indexed(path, [("k2", "png", encoded(numbered(1), "png"))])
+    with pytest.raises(IntegrityError, match=r"image k2\.png in .* is 8x8, the dataset's resolution is 32"):
         taken(real_images([path], num_images=1, side=32), 0, 1)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    write_shard(path, [("k3", "png", encoded(noise, "png"))])
+    write_indexed(path, [("k3", "png", encoded(noise, "png"))])
     path.write_bytes(path.read_bytes()[:4000])
-    with pytest.raises(IntegrityError, match=r"00000\.tar cannot be read"):
+    with pytest.raises(
+        IntegrityError, match=r"k3\.png in .*00000\.tar no longer has the sha256 of its index"
+    ):
         taken(real_images([path], num_images=1, side=64), 0, 1)

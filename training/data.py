@@ -1,38 +1,34 @@
-"""Real images as one endless, deterministic, resumable stream: webdataset shards to uint8 arrays.
+"""Real images as one endless, deterministic, resumable stream: shards of a dataset version to uint8 arrays.
 
 The position in the stream is the number of images shown so far and nothing else, so a resumed run sees exactly
-the images it would have seen. Scaling to [-1, 1] and the fades of progressive growing happen on the training
-device, in the loop; batches are cut there too.
+the images it would have seen. A shard's index says where each image's bytes lie, so an epoch is a random order of all
+images, entered anywhere, and threads read and decode apart from each other. Scaling to [-1, 1] and the fades of
+progressive growing happen on the training device, in the loop; batches are cut there too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import random
-import tarfile
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import webdataset as wds
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.shards import Entry, read_entry, read_index
 
 ImageArray = NDArray[np.uint8]
 
-IMAGE_SUFFIXES = ("png", "webp", "jpg")
-SHUFFLE_SAMPLES = 500
-"""Undecoded samples held while shuffling. Part of the order of the stream: changing it changes every run."""
+IMAGE_SUFFIXES = (".png", ".webp", ".jpg")
 KEPT_BYTES = 4 * 2**30
 """A dataset not above this, decoded, is kept in memory: from the second epoch on nothing is decoded."""
 LOOK_AHEAD_PER_THREAD = 8
@@ -63,82 +59,67 @@ class RealImages:
     ) -> Iterator[Shown]:
         """Images from number `start_image` on, for ever, their side `resolution`.
 
-        Of each `batch_size` of them, only those at the places `rows`; the others stay undecoded.
-
-        Each epoch shows each image once, in an order of its own. An epoch is entered by skipping its first
-        samples undecoded.
+        Of each `batch_size` of them, only those at the places `rows`, ascending. Each epoch shows each image once, in
+        an order of its own.
         """
         self.check(resolution)
-        wanted = set(rows)
+        places = self._places()
         is_small = self.num_images * 3 * resolution**2 <= KEPT_BYTES
-        kept: dict[tuple[str, str], ImageArray] | None = {} if is_small else None
-        with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
-            pending: deque[Future[Shown]] = deque()
-            try:
-                for number, sample in self._samples(start_image):
-                    if (number - start_image) % batch_size not in wanted:
-                        continue
-                    pending.append(pool.submit(self._shown, number, sample, resolution, kept))
-                    if len(pending) > self.num_threads * LOOK_AHEAD_PER_THREAD:
-                        yield pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
+        kept: dict[int, ImageArray] = {}
+        pending: deque[tuple[int, int, Callable[[], ImageArray]]] = deque()
+        pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+        try:
+            for number, index in self._order(start_image, batch_size, rows):
+                asked: Callable[[], ImageArray]
+                if index in kept:
+                    asked = partial(kept.__getitem__, index)
+                else:
+                    asked = pool.submit(self._image, *places[index], resolution).result
+                pending.append((number, index, asked))
+                if len(pending) > self.num_threads * LOOK_AHEAD_PER_THREAD:
+                    number, index, asked = pending.popleft()
+                    image = asked()
+                    if is_small:
+                        kept[index] = image
+                    yield Shown(image, self.x_flips and is_flipped(self.seed, number))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def check(self, resolution: int) -> None:
         """Raise ConfigError unless the dataset can be area-resampled to `resolution`."""
         check_resolution(self.dataset_resolution, resolution)
 
-    def _samples(self, start_image: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Undecoded samples with their number in the stream, from `start_image` on."""
-        first_epoch, offset = divmod(start_image, self.num_images)
-        number = start_image
-        for epoch in count(first_epoch):
-            for sample in islice(self._epoch(epoch), offset, None):
-                yield number, sample
-                number += 1
-            if number != (epoch + 1) * self.num_images:
-                raise IntegrityError(
-                    f"shards beside {self.shard_paths[0]} hold {number - epoch * self.num_images} images, "
-                    f"the manifest says {self.num_images}"
-                )
-            offset = 0
+    def _order(self, start_image: int, batch_size: int, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """The numbers asked for, each with which image of the dataset it is."""
+        epoch, order = -1, np.empty(0, np.int64)
+        for batch in count():
+            for row in rows:
+                number = start_image + batch * batch_size + row
+                if number // self.num_images != epoch:
+                    epoch = number // self.num_images
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
+                yield number, int(order[number % self.num_images])
 
-    def _epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
-        """The samples of one epoch: shards in a drawn order, then mixed through a buffer."""
-        rng = random.Random(f"{self.seed}:{epoch}")
-        paths = list(self.shard_paths)
-        rng.shuffle(paths)
-        pipeline = wds.DataPipeline(
-            lambda: opened_shards(paths),
-            partial(tar_file_expander, select_files=lambda name: name.lower().endswith(IMAGE_SUFFIXES)),
-            group_by_keys,
-            wds.shuffle(SHUFFLE_SAMPLES, initial=SHUFFLE_SAMPLES, rng=rng),
-        )
-        try:
-            yield from pipeline
-        except tarfile.TarError as error:
-            raise IntegrityError(f"shard {error.args[-1]} cannot be read: {error.args[0]}") from error
+    def _places(self) -> list[tuple[Path, Entry]]:
+        """Where each image's bytes lie, shard after shard."""
+        places = []
+        for path in self.shard_paths:
+            index_path = path.with_suffix(".index.json")
+            for needed in (path, index_path):
+                if not needed.is_file():
+                    raise NotFoundError(f"shard {needed} is not there")
+            entries = read_index(index_path.read_bytes()).entries
+            places += [(path, entry) for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+        if len(places) != self.num_images:
+            raise IntegrityError(
+                f"shards beside {self.shard_paths[0]} hold {len(places)} images, the manifest says {self.num_images}"
+            )
+        return places
 
-    def _shown(
-        self,
-        number: int,
-        sample: dict[str, Any],
-        resolution: int,
-        kept: dict[tuple[str, str], ImageArray] | None,
-    ) -> Shown:
-        """Image `number` of the stream; decoded once where images are kept."""
-        key = sample["__url__"], sample["__key__"]
-        image = kept.get(key) if kept is not None else None
-        if image is None:
-            image = self._decoded(sample, resolution)
-            if kept is not None:
-                kept[key] = image
-        return Shown(image, self.x_flips and is_flipped(self.seed, number))
-
-    def _decoded(self, sample: dict[str, Any], resolution: int) -> ImageArray:
-        """One sample as (R, R, 3), resampled."""
-        return area_resampled(decode(sample, self.dataset_resolution), resolution)
+    def _image(self, path: Path, entry: Entry, resolution: int) -> ImageArray:
+        """One image as (R, R, 3), resampled."""
+        pixels = decode(read_entry(path, entry), self.dataset_resolution, f"image {entry.name} in {path}")
+        return area_resampled(pixels, resolution)
 
 
 def check_resolution(dataset_resolution: int, resolution: int) -> None:
@@ -154,24 +135,8 @@ def check_resolution(dataset_resolution: int, resolution: int) -> None:
         )
 
 
-def opened_shards(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Shards as the sources webdataset expands, each closed when the next is asked for.
-
-    webdataset's own opener leaves files open and cuts a path at "#" or "?".
-    """
-    for path in paths:
-        if not path.is_file():
-            raise NotFoundError(f"shard {path} is not there")
-        with path.open("rb") as stream:
-            yield {"url": str(path), "stream": stream}
-
-
-def decode(sample: dict[str, Any], side: int) -> ImageArray:
-    """The image of a webdataset sample as RGB (side, side, 3); IntegrityError where it is of another size."""
-    where = f"image {sample['__key__']} in {sample['__url__']}"
-    data = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
-    if data is None:
-        raise IntegrityError(f"{where} has no entry of type {', '.join(IMAGE_SUFFIXES)}")
+def decode(data: bytes, side: int, where: str) -> ImageArray:
+    """An image file as RGB (side, side, 3); IntegrityError, which says where, if it is none or of another size."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

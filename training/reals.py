@@ -1,7 +1,7 @@
 """The real crops of a run's dataset version, each once, in the order of the shards, with their keys.
 
 Training reads the same shards as an endless shuffled stream, mirrored half the time (`training.data`); what is
-measured against the dataset reads them so.
+measured against the dataset reads them so, through webdataset.
 """
 
 from __future__ import annotations
@@ -18,16 +18,9 @@ from typing import Any
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from storage.errors import IntegrityError
+from storage.errors import IntegrityError, NotFoundError
 from storage.store import Store
-from training.data import (
-    IMAGE_SUFFIXES,
-    ImageArray,
-    area_resampled,
-    check_resolution,
-    decode,
-    opened_shards,
-)
+from training.data import IMAGE_SUFFIXES, ImageArray, area_resampled, check_resolution, decode
 
 
 @dataclass(frozen=True)
@@ -64,10 +57,23 @@ class RealCrops:
     def _samples(self) -> Iterator[dict[str, Any]]:
         expand = partial(tar_file_expander, select_files=lambda name: name.lower().endswith(IMAGE_SUFFIXES))
         try:
-            yield from group_by_keys(expand(opened_shards(self.shard_paths)))
+            yield from group_by_keys(expand(self._opened_shards()))
         except tarfile.TarError as error:
             raise IntegrityError(f"shard {error.args[-1]} cannot be read: {error.args[0]}") from error
 
+    def _opened_shards(self) -> Iterator[dict[str, Any]]:
+        """Shards as the sources webdataset expands, each closed when the next is asked for.
+
+        webdataset's own opener leaves files open and cuts a path at "#" or "?".
+        """
+        for path in self.shard_paths:
+            if not path.is_file():
+                raise NotFoundError(f"shard {path} is not there")
+            with path.open("rb") as stream:
+                yield {"url": str(path), "stream": stream}
+
     def _decoded(self, sample: dict[str, Any]) -> ImageArray:
-        pixels_HWC = area_resampled(decode(sample, self.dataset_resolution), self.resolution)
+        data = next(sample[suffix[1:]] for suffix in IMAGE_SUFFIXES if suffix[1:] in sample)
+        where = f"image {sample['__key__']} in {sample['__url__']}"
+        pixels_HWC = area_resampled(decode(data, self.dataset_resolution, where), self.resolution)
         return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
