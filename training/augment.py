@@ -161,10 +161,12 @@ def _colour(
 def warped(images_N3HW: Tensor, geometry_N33: Tensor) -> Tensor:
     """Images resampled by matrices from output to input coordinates; outside is the mirror image.
 
-    Interpolated at twice the resolution between the wavelet's low-pass filters, so that little is aliased.
+    Interpolated at twice the resolution between the wavelet's low-pass filters, so that little is aliased. The filters
+    are products with matrices: convolutions of one channel are slow, and so are their derivatives.
     """
-    num, channels, side, _ = images_N3HW.shape
-    fine = _refined(images_N3HW.flatten(0, 1)[:, None]).view(num, channels, 2 * side, 2 * side)
+    side = images_N3HW.shape[-1]
+    up_ij = _refining(side, images_N3HW)
+    fine = up_ij @ (images_N3HW @ up_ij.T)
     index = torch.arange(-BEFORE, 2 * side + AFTER, dtype=fine.dtype, device=fine.device)
     line = (index + OFF_CENTRE + 0.5) / side - 1
     points_HW3 = torch.stack(
@@ -177,31 +179,30 @@ def warped(images_N3HW: Tensor, geometry_N33: Tensor) -> Tensor:
     )
     grid = torch.einsum("hwj,nij->nhwi", points_HW3, geometry_N33[:, :2].to(fine.dtype)) - OFF_CENTRE / side
     moved = F.grid_sample(fine, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return _coarsened(moved.flatten(0, 1)[:, None]).view(images_N3HW.shape)
+    down_ij = _coarsening(side, images_N3HW)
+    return down_ij @ (moved @ down_ij.T)
 
 
-def _refined(x_N1HW: Tensor) -> Tensor:
-    """Twice the resolution, (N, 1, 2H, 2W), by the filter; beyond the borders is the mirror image."""
-    side = x_N1HW.shape[-1]
-    for dim, shape in ((2, (1, 1, -1, 1)), (3, (1, 1, 1, -1))):
-        first, last = x_N1HW.narrow(dim, 0, 3), x_N1HW.narrow(dim, side - 3, 3)
-        x_N1HW = torch.cat([first.flip(dim), x_N1HW, last.flip(dim)], dim=dim)
-        taps = _taps(x_N1HW, math.sqrt(2)).view(shape)
-        x_N1HW = F.conv_transpose2d(x_N1HW, taps, stride=(2, 1) if dim == 2 else (1, 2))
-        x_N1HW = x_N1HW.narrow(dim, BEFORE + 6, 2 * side)
-    return x_N1HW
+def _refining(side: int, like: Tensor) -> Tensor:
+    """The matrix (2 side, side) to twice the resolution by the filter; beyond the borders is the mirror image."""
+    to = torch.arange(2 * side, device=like.device)[:, None]
+    of = torch.arange(-3, side + 3, device=like.device)
+    matrix = _tap(to - 2 * of + BEFORE, math.sqrt(2), like)
+    mirrored = matrix[:, :3].flip(1), matrix[:, -3:].flip(1)
+    return matrix[:, 3:-3] + F.pad(mirrored[0], (0, side - 3)) + F.pad(mirrored[1], (side - 3, 0))
 
 
-def _coarsened(x_N1HW: Tensor) -> Tensor:
-    """Half the resolution of what lies between the samples before and after."""
-    taps = _taps(x_N1HW, 1 / math.sqrt(2))
-    x_N1HW = F.conv2d(x_N1HW, taps.view(1, 1, -1, 1), stride=(2, 1))
-    return F.conv2d(x_N1HW, taps.view(1, 1, 1, -1), stride=(1, 2))
+def _coarsening(side: int, like: Tensor) -> Tensor:
+    """The matrix (side, BEFORE + 2 side + AFTER) to half the resolution, of samples from before to after the image."""
+    to = torch.arange(side, device=like.device)[:, None]
+    of = torch.arange(2 * side + BEFORE + AFTER, device=like.device)
+    return _tap(of - 2 * to, 1 / math.sqrt(2), like)
 
 
-def _taps(like: Tensor, scale: float) -> Tensor:
-    """The filter; filled in, not copied from the host, so that it can be in a CUDA graph."""
-    return torch.stack([like.new_full((), tap * scale) for tap in SYM6])
+def _tap(index: Tensor, scale: float, like: Tensor) -> Tensor:
+    """The filter at integers, 0 beyond its ends; filled in, not copied from the host, so that it can be in a CUDA graph."""
+    taps = torch.stack([like.new_full((), tap * scale) for tap in (*SYM6, 0.0)])
+    return taps[torch.where((index >= 0) & (index < len(SYM6)), index, len(SYM6))]
 
 
 # --------------------------------------------------------------------------------------------------------------
