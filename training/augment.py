@@ -200,7 +200,10 @@ def _coarsening(side: int, like: Tensor) -> Tensor:
 
 
 def _tap(index: Tensor, scale: float, like: Tensor) -> Tensor:
-    """The filter at integers, 0 beyond its ends; filled in, not copied from the host, so that it can be in a CUDA graph."""
+    """The filter at integers, 0 beyond its ends.
+
+    Filled in, not copied from the host, so that it can be in a CUDA graph.
+    """
     taps = torch.stack([like.new_full((), tap * scale) for tap in (*SYM6, 0.0)])
     return taps[torch.where((index >= 0) & (index < len(SYM6)), index, len(SYM6))]
 
