@@ -1,0 +1,104 @@
+"""A run's curves over its images, in one picture: losses, what steers augmentation, scores, and how near copies come.
+
+    python benchmarks/run_curves.py store/runs/RUN --out curves.png
+
+From the files that training, `likeness evaluate` and `likeness audit` leave in the run's folder; of a score, every
+checkpoint that was measured. Needs matplotlib, which `pip install likeness[sample]` brings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+SMOOTHED_KIMG = 4.0
+"""Curves of single steps are means over about so many thousand images."""
+
+
+def smoothed(lines: list[dict[str, Any]], name: str) -> np.ndarray[Any, Any]:
+    """A statistic's running mean."""
+    values = np.array([line[name] for line in lines], float)
+    apart = max(lines[-1]["kimg"] / len(lines), 1e-9)
+    width = max(1, min(len(values), round(SMOOTHED_KIMG / apart)))
+    padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
+    return np.convolve(padded, np.ones(width) / width, mode="valid")
+
+
+def of_checkpoints(folder: Path) -> list[tuple[float, dict[str, Any]]]:
+    """What JSON files named after checkpoints say, by kimg."""
+    return [(int(path.stem) / 1000, json.loads(path.read_bytes())) for path in sorted(folder.glob("*.json"))]
+
+
+def draw(run: Path, out: Path) -> None:
+    """Draw what the run's folder holds."""
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    kimg = [line["kimg"] for line in lines]
+    scores, audits = of_checkpoints(run / "metrics"), of_checkpoints(run / "audit")
+    figure, axes = plt.subplots(2, 2, figsize=(11, 6.5), layout="constrained", sharex=True)
+
+    for name, label in (("loss_g", "generator"), ("loss_d", "discriminator")):
+        axes[0, 0].plot(kimg, smoothed(lines, name), label=label)
+    axes[0, 0].set_title("loss")
+    for name, label in (
+        ("real_sign", "mean sign of real logits"),
+        ("augment_p", "p of augmentation"),
+        ("r1", "R1"),
+    ):
+        if name in lines[0]:
+            axes[0, 1].plot(kimg, smoothed(lines, name), label=label)
+    axes[0, 1].set_title("what steers augmentation")
+
+    names = sorted({name for _, record in scores for name in record})
+    for name in names:
+        points = [(at, record[name]["value"]) for at, record in scores if name in record]
+        if len(points) > 1:
+            axes[1, 0].plot(*zip(*points, strict=True), marker="o", label=name)
+    axes[1, 0].set_yscale("symlog", linthresh=0.01)
+    axes[1, 0].set_title("scores")
+    for space, colour in (("embedding", "C0"), ("pixels", "C1")):
+        for quantile, style in (("50%", "-"), ("1%", "--")):
+            points = [(at, record["spaces"][space]["generated"][quantile]) for at, record in audits]
+            if points:
+                axes[1, 1].plot(
+                    *zip(*points, strict=True), style, marker="o", color=colour, label=f"{space}, {quantile}"
+                )
+        if audits:
+            threshold = audits[-1][1]["spaces"][space]["threshold"]
+            axes[1, 1].axhline(threshold, color=colour, linestyle=":", label=f"{space}, a near-copy below")
+    axes[1, 1].set_title("distance to the nearest training crop")
+
+    grown = [
+        at for at, a, b in zip(kimg[1:], lines, lines[1:], strict=False) if a["resolution"] != b["resolution"]
+    ]
+    for axis in axes.flat:
+        for at in grown:
+            axis.axvline(at, color="0.9", zorder=0)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize="small")
+    for axis in axes[1]:
+        axis.set_xlabel("thousands of images; a resolution begins at each upright line")
+    figure.savefig(out, dpi=90)
+
+
+def main() -> None:
+    """Draw one run."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("curves.png"))
+    given = parser.parse_args()
+    if not (given.run_folder / "stats.jsonl").is_file():
+        parser.error(f"{given.run_folder} has no stats.jsonl: it is no training run that began")
+    draw(given.run_folder, given.out)
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()
