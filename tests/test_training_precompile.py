@@ -19,7 +19,7 @@ from training.data import Shown
 from training.loop import next_batch
 from training.precompile import beside, keep_compiled, tasks_of
 from training.ranks import Ranks
-from training.schedule import stage_at, stages_from
+from training.schedule import recorded_lod, stage_at, stages_from
 from training.state import Training
 from training.step import GradientFunction
 
@@ -59,6 +59,7 @@ def test_what_training_asks_for_is_compiled_before(given, monkeypatch):
         GradientFunction, "compile", lambda function, inputs: ahead.append(kind(function, inputs))
     )
     training = Training.begin(config, torch.device("cpu"))
+    training.is_compiled = True
     starts = []
     while training.num_images < config.total_kimg * 1000:
         stage = stage_at(config, training.num_images)
@@ -89,6 +90,32 @@ def test_of_two_ranks_each_takes_half_a_batch():
         training.compile(stage_at(config, 0), "generator")
     assert asked[0] == asked[1]
     assert asked[0][-1][2][0][1] == 4
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"loss": "wgan_gp"}, {"path_length_weight": 2.0, "path_length_interval": 1}]
+)
+def test_a_held_resolution_trains_as_by_its_own_step(given):
+    """The step that a resolution faded in by, with nothing of the level below showing, is its own step."""
+    config = TrainConfig.model_validate({**TINY, "ema_half_life_kimg": 0.01, **given})
+    held = [stage_at(config, num) for num in (60, 100)]
+    assert [(stage.resolution, stage.lod) for stage in held] == [(8, 1.0), (16, 0.0)]
+    for stage in held:
+        own, kept = (Training.begin(config, torch.device("cpu")) for _ in range(2))
+        kept.is_compiled = True
+        pixels = torch.randint(
+            256, (stage.batch_size, 3, stage.resolution, stage.resolution), dtype=torch.uint8
+        )
+        for _ in range(3):
+            own.step(stage, pixels)
+            kept.step(stage, pixels)
+        assert own.generator.lod == stage.lod
+        assert (kept.generator.lod == stage.lod) == (stage.lod == 0)
+        for name, network in own.networks.items():
+            torch.testing.assert_close(kept.networks[name].state_dict(), network.state_dict())
+        torch.testing.assert_close(kept.tally.means(), own.tally.means())
+        kept.show_present_lod()
+        assert kept.generator.lod == stage_at(config, kept.num_images).lod
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is here")
@@ -124,9 +151,10 @@ def test_no_kind_of_stage_is_missed_or_made_up(kimg):
              "total_kimg": 0.7, "batch_size": {"4": 8}}
         )  # fmt: skip
         scanned = [stage_at(config, image) for image in range(700)]
-        kinds = [(stage.resolution, stage.lod % 1 > 0) for stage in scanned]
+        kinds = [(stage.resolution, recorded_lod(config, stage.lod) % 1 > 0) for stage in scanned]
         for image in range(0, 700, 7):
-            ahead = [(stage.resolution, stage.lod % 1 > 0) for stage in stages_from(config, image)]
+            stages = stages_from(config, image)
+            ahead = [(stage.resolution, recorded_lod(config, stage.lod) % 1 > 0) for stage in stages]
             assert ahead == list(dict.fromkeys(kinds[image:])), f"from image {image} of {config.stable_kimg}"
 
 

@@ -49,7 +49,7 @@ def stage_at(config: TrainConfig, num_images: int) -> Stage:
 
 
 def stages_from(config: TrainConfig, num_images: int) -> list[Stage]:
-    """A stage of each kind that is still to come after `num_images` real images: a resolution, held or fading in."""
+    """A stage of each kind that is still to come after `num_images` real images, as `recorded_lod` tells them apart."""
     step = 1000 * (config.stable_kimg + config.fade_kimg)
     last = round(math.log2(config.resolution) - math.log2(config.start_resolution))
     starts = {num_images}
@@ -60,8 +60,19 @@ def stages_from(config: TrainConfig, num_images: int) -> list[Stage]:
     kinds: dict[tuple[int, bool], Stage] = {}
     for start in sorted(s for s in starts if s == num_images or num_images < s < 1000 * config.total_kimg):
         stage = stage_at(config, start)
-        kinds.setdefault((stage.resolution, stage.lod % 1 > 0), stage)
+        kinds.setdefault((stage.resolution, recorded_lod(config, stage.lod) % 1 > 0), stage)
     return list(kinds.values())
+
+
+def recorded_lod(config: TrainConfig, lod: float) -> float:
+    """The level of detail that a compiled step is recorded at.
+
+    A resolution below the last, held after it has faded in, keeps the step that it faded in by, with nothing of the
+    level below showing: a little more work, and nothing to compile.
+    """
+    highest = math.log2(config.resolution) - math.log2(config.start_resolution)
+    was_faded_in = config.fade_kimg > 0 and 0 < lod < highest
+    return lod + 0.5 if was_faded_in and lod % 1 == 0 else lod
 
 
 def value_at(steps: Mapping[str, T], resolution: int) -> T:

@@ -39,7 +39,7 @@ from training.networks import (
     build_generator,
 )
 from training.ranks import Ranks
-from training.schedule import Stage, ema_beta, stage_at
+from training.schedule import Stage, ema_beta, recorded_lod, stage_at
 from training.step import GradientFunction
 
 log = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ class Training:
     optimizers: dict[str, torch.optim.Adam]
     gradients: dict[str, GradientFunction]
     """By the names of `phases_of`."""
+    is_compiled: bool
     augmentation: AdaptiveStrength
     tally: Tally
     path_length_mean: Tensor
@@ -118,6 +119,7 @@ class Training:
     def begin(cls, config: TrainConfig, device: torch.device, ranks: Ranks = ALONE) -> Training:
         """A run's state before its first image."""
         on_gpu = device.type == "cuda"
+        is_compiled = config.compile and on_gpu
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             generator, discriminator = build_generator(config), build_discriminator(config)
@@ -139,9 +141,10 @@ class Training:
                 for name, network in (("generator", generator), ("discriminator", discriminator))
             },
             gradients={
-                name: GradientFunction(phase, phase.network, compiled=config.compile and on_gpu)
+                name: GradientFunction(phase, phase.network, compiled=is_compiled)
                 for name, phase in phases_of(config, generator, discriminator).items()
             },
+            is_compiled=is_compiled,
             augmentation=AdaptiveStrength(config.augment_p, config.ada_target, config.ada_kimg, device),
             tally=Tally(device, terms_of(config)),
             path_length_mean=torch.zeros((), device=device),
@@ -170,7 +173,7 @@ class Training:
         """
         config, num = self.config, len(pixels_N3RR) * self.ranks.world
         rng = step_rng(config.seed, self.num_images, self.device)
-        self._set_lod(stage.lod)
+        self._set_lod(recorded_lod(config, stage.lod) if self.is_compiled else stage.lod)
 
         has_penalty = config.loss == "wgan_gp" or self.num_images // num % config.r1_interval == 0
         phase = "discriminator" if has_penalty else "discriminator_alone"
@@ -197,7 +200,7 @@ class Training:
     def compile(self, stage: Stage, phase: str) -> None:
         """Have the cache hold a phase as the steps of such a stage need it; nothing is trained."""
         num, rng = stage.batch_size, step_rng(self.config.seed, 0, self.device)
-        self._set_lod(stage.lod)
+        self._set_lod(recorded_lod(self.config, stage.lod))
         inputs: tuple[Tensor, ...]
         if phase == "generator":
             inputs = self._generator_inputs(stage, num, rng)
