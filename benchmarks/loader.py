@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from storage.manifest import index_name
 from training.data import RealImages
 from training.loop import next_batch
 
@@ -47,9 +48,9 @@ def main() -> None:
     parser.add_argument("--training-images-per-second", type=float, help="what training takes")
     given = parser.parse_args()
     paths = sorted(given.shards.glob("*.tar"))
-    if not paths or not all(path.with_suffix(".index.json").is_file() for path in paths):
+    if not paths or not all(path.with_name(index_name(path.name)).is_file() for path in paths):
         parser.error(f"{given.shards} holds no tars with their index files")
-    indices = [json.loads(path.with_suffix(".index.json").read_bytes()) for path in paths]
+    indices = [json.loads(path.with_name(index_name(path.name)).read_bytes()) for path in paths]
     num = sum(len({entry["name"].split(".")[0] for entry in index["entries"]}) for index in indices)
     times = -(-given.images // num)
     print(
@@ -60,7 +61,7 @@ def main() -> None:
         links = [Path(folder) / f"{copy:05d}-{path.name}" for copy in range(times) for path in paths]
         for link, path in zip(links, paths * times, strict=True):
             link.symlink_to(path.resolve())
-            link.with_suffix(".index.json").symlink_to(path.resolve().with_suffix(".index.json"))
+            link.with_name(index_name(link.name)).symlink_to(path.resolve().with_name(index_name(path.name)))
         for threads in given.threads:
             images = RealImages(
                 shard_paths=links, num_images=num * times, dataset_resolution=given.resolution,

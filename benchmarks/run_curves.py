@@ -54,13 +54,14 @@ def draw(run: Path, out: Path) -> None:
     ):
         if name in lines[0]:
             axes[0, 1].plot(kimg, smoothed(lines, name), label=label)
-    axes[0, 1].set_title("what steers augmentation")
+    axes[0, 1].set_title("augmentation, and R1")
 
-    names = sorted({name for _, record in scores for name in record})
-    for name in names:
-        points = [(at, record[name]["value"]) for at, record in scores if name in record]
-        if len(points) > 1:
-            axes[1, 0].plot(*zip(*points, strict=True), marker="o", label=name)
+    series: dict[str, list[tuple[float, float]]] = {}
+    for at, record in scores:
+        for name, found in sorted(record.items()):
+            series.setdefault(f"{name}, of {found['num_fakes']}", []).append((at, found["value"]))
+    for name, points in sorted(series.items()):
+        axes[1, 0].plot(*zip(*points, strict=True), marker="o", label=name)
     axes[1, 0].set_yscale("symlog", linthresh=0.01)
     axes[1, 0].set_title("scores")
     for space, colour in (("embedding", "C0"), ("pixels", "C1")):
@@ -94,8 +95,9 @@ def main() -> None:
     parser.add_argument("run_folder", type=Path)
     parser.add_argument("--out", type=Path, default=Path("curves.png"))
     given = parser.parse_args()
-    if not (given.run_folder / "stats.jsonl").is_file():
-        parser.error(f"{given.run_folder} has no stats.jsonl: it is no training run that began")
+    stats = given.run_folder / "stats.jsonl"
+    if not stats.is_file() or not stats.read_text().strip():
+        parser.error(f"{stats} holds nothing: this is no training run that began")
     draw(given.run_folder, given.out)
     print(given.out)
 

@@ -10,6 +10,8 @@ from training.augment import (
     NUM_UNIFORM,
     SYM6,
     AdaptiveStrength,
+    _coarsening,
+    _refining,
     augmented,
     draw_augmentation,
     transforms,
@@ -54,6 +56,21 @@ def test_identity_changes_nothing():
     found = warped(images, torch.eye(3, dtype=DOUBLE).expand(2, 3, 3))
     assert (found - images)[..., 4:-4, 4:-4].abs().max() < 1e-10
     assert (found - images).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("side", [4, 5, 8, 16])
+def test_resampling_is_convolution_by_the_filter(side):
+    """The matrices up and down are strided convolutions by the taps, the image continued by its mirror image."""
+    taps = torch.tensor(SYM6, dtype=DOUBLE)[None, None]
+    line = torch.randn(3, 1, side, dtype=DOUBLE)
+    continued = torch.cat([line[..., :3].flip(2), line, line[..., -3:].flip(2)], 2)
+    up = torch.nn.functional.conv_transpose1d(continued, taps * math.sqrt(2), stride=2)[
+        ..., 11 : 11 + 2 * side
+    ]
+    torch.testing.assert_close(line @ _refining(side, line).T, up)
+    fine = torch.randn(3, 1, 2 * side + 10, dtype=DOUBLE)
+    down = torch.nn.functional.conv1d(fine, taps / math.sqrt(2), stride=2)
+    torch.testing.assert_close(fine @ _coarsening(side, fine).T, down)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The stream of real images: complete, deterministic, resumable."""
 
 import io
+import threading
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -160,12 +162,41 @@ def test_rows_are_those_of_the_whole_stream(shards):
         assert np.array_equal(own.numpy().reshape(6, len(rows), 3, SIDE, SIDE), whole[:, list(rows)])
 
 
-@pytest.mark.parametrize("kept_bytes", [0, data.KEPT_BYTES])
-def test_keeping_images_changes_nothing(shards, kept_bytes, monkeypatch):
-    """Decoded once or each time, the stream is the same."""
+@pytest.mark.parametrize(
+    ("kept_bytes", "fewest", "most"), [(0, 3 * NUM, 99), (data.KEPT_BYTES, NUM, 2 * NUM)]
+)
+def test_keeping_images_changes_nothing_but_the_work(shards, kept_bytes, fewest, most, monkeypatch):
+    """Kept, an image is decoded once, but for those asked for again before that was done; the stream is the same."""
     expected = taken(real_images(shards), 0, 3 * NUM)
+    decoded, decode = [], data.decode
     monkeypatch.setattr(data, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(data, "decode", lambda *given: decoded.append(given) or decode(*given))
     assert np.array_equal(taken(real_images(shards), 0, 3 * NUM), expected)
+    assert fewest <= len(decoded) < most
+
+
+def test_a_closed_stream_leaves_no_threads(shards):
+    """Whoever closes a stream waits for its threads."""
+    stream = real_images(shards).stream(0, SIDE)
+    next(stream)
+    stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_damaged_index_and_lost_shard_are_named(shards):
+    """An index that is none, and a shard that goes while it is read, are errors that name the file."""
+    images = real_images(shards)
+    stream = images.stream(0, SIDE)
+    next(stream)
+    for path in shards:
+        path.unlink()
+    with pytest.raises(IntegrityError, match=r"\.(png|webp) in .*\.tar cannot be read"):
+        list(islice(stream, 2 * NUM))
+    for path in shards:
+        path.write_bytes(b"")
+    shards[0].with_suffix(".index.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"00000\.index\.json: a shard's index is damaged"):
+        next(images.stream(0, SIDE))
 
 
 def test_wrong_count_is_an_error(shards):

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 
 from storage.errors import ConfigError, DeviceError, IntegrityError, TrainingError
 from storage.runs import create_run
+from storage.shards import Sample, index_json, write_shard
 from storage.store import Store
 from training.__main__ import images_of, train_folder
 from training.checkpoint import network_tensors, read_state
@@ -58,14 +58,13 @@ def new_run(tmp_path):
     folder = store.root / "datasets" / "faces" / "v1"
     (folder / "shards").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    with tarfile.open(folder / "shards" / "00000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-        for index in range(NUM):
-            file = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(file, "PNG")
-            entry = tarfile.TarInfo(f"{index:04d}.png")
-            entry.size = file.tell()
-            file.seek(0)
-            tar.addfile(entry, file)
+    samples = []
+    for index in range(NUM):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(file, "PNG")
+        samples.append(Sample(f"{index:04d}", "png", file.getvalue(), b"{}"))
+    path = folder / "shards" / "00000.tar"
+    path.with_suffix(".index.json").write_bytes(index_json("0" * 64, write_shard(path, samples)))
     dataset = {
         "name": "faces", "version": "v1", "manifest_sha256": "ab" * 32, "directory": "datasets/faces/v1",
         "resolution": SIDE, "num_images": NUM, "shards": ["shards/00000.tar"],

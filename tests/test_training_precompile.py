@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from storage.runs import create_run
 from storage.store import Store
+from training import precompile
 from training.config import TrainConfig
 from training.data import Shown
 from training.loop import next_batch
@@ -160,6 +162,22 @@ def test_no_kind_of_stage_is_missed_or_made_up(kimg):
 
 # --------------------------------------------------------------------------------------------------------------
 # The process beside training
+
+
+@pytest.mark.parametrize(("free_gib", "jobs"), [(80, "8"), (16, "2"), (5, None)])
+def test_one_process_a_machine_compiles_ahead(tmp_path, monkeypatch, free_gib, jobs):
+    """The first rank of a machine starts it, for all ranks, and it takes at most a quarter of the memory."""
+    started = []
+    monkeypatch.setattr(precompile, "beside", lambda command, log: started.append(command) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_gib * 2**30, 80 * 2**30))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(32)))
+    config = TrainConfig.model_validate(TINY)
+    run = create_run(Store(tmp_path / "store"), {"name": "faces"}, config.model_dump(mode="json"))
+    for ranks in (Ranks(3, 4, local_rank=1), Ranks(2, 4, local_rank=0)):
+        with precompile.compiling_ahead(run, config, ranks, torch.device("cuda")):
+            pass
+    found = [dict(zip(command[4::2], command[5::2], strict=True)) for command in started]
+    assert found == ([{"--device": "cuda", "--world": "4", "--jobs": jobs}] if jobs else [])
 
 
 def is_gone(group, seconds=10.0):

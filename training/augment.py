@@ -162,7 +162,7 @@ def warped(images_N3HW: Tensor, geometry_N33: Tensor) -> Tensor:
     """Images resampled by matrices from output to input coordinates; outside is the mirror image.
 
     Interpolated at twice the resolution between the wavelet's low-pass filters, so that little is aliased. The filters
-    are products with matrices: convolutions of one channel are slow, and so are their derivatives.
+    are products with matrices: up to some 512 px faster than convolutions of one channel and their derivatives.
     """
     side = images_N3HW.shape[-1]
     up_ij = _refining(side, images_N3HW)

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.manifest import index_name
 from storage.shards import Entry, read_entry, read_index
 
 ImageArray = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".png", ".webp", ".jpg")
 KEPT_BYTES = 4 * 2**30
-"""A dataset not above this, decoded, is kept in memory: from the second epoch on nothing is decoded."""
+"""A dataset not above this, decoded, is kept in memory: a process decodes each image once."""
 LOOK_AHEAD_PER_THREAD = 8
 """Images decoded before they are asked for, a thread."""
 
@@ -60,7 +61,8 @@ class RealImages:
         """Images from number `start_image` on, for ever, their side `resolution`.
 
         Of each `batch_size` of them, only those at the places `rows`, ascending. Each epoch shows each image once, in
-        an order of its own.
+        an order of its own. Raises, at the first image asked for or later, ConfigError for a resolution that the
+        dataset does not have, NotFoundError and IntegrityError for files that are gone or damaged.
         """
         self.check(resolution)
         places = self._places()
@@ -104,11 +106,14 @@ class RealImages:
         """Where each image's bytes lie, shard after shard."""
         places = []
         for path in self.shard_paths:
-            index_path = path.with_suffix(".index.json")
-            for needed in (path, index_path):
+            index_path = path.with_name(index_name(path.name))
+            for what, needed in (("shard", path), ("index", index_path)):
                 if not needed.is_file():
-                    raise NotFoundError(f"shard {needed} is not there")
-            entries = read_index(index_path.read_bytes()).entries
+                    raise NotFoundError(f"{what} {needed} is not there")
+            try:
+                entries = read_index(index_path.read_bytes()).entries
+            except IntegrityError as error:
+                raise IntegrityError(f"{index_path}: {error}") from error
             places += [(path, entry) for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
         if len(places) != self.num_images:
             raise IntegrityError(
@@ -118,8 +123,12 @@ class RealImages:
 
     def _image(self, path: Path, entry: Entry, resolution: int) -> ImageArray:
         """One image as (R, R, 3), resampled."""
-        pixels = decode(read_entry(path, entry), self.dataset_resolution, f"image {entry.name} in {path}")
-        return area_resampled(pixels, resolution)
+        where = f"image {entry.name} in {path}"
+        try:
+            data = read_entry(path, entry)
+        except OSError as error:
+            raise IntegrityError(f"{where} cannot be read: {error}") from error
+        return area_resampled(decode(data, self.dataset_resolution, where), resolution)
 
 
 def check_resolution(dataset_resolution: int, resolution: int) -> None:

@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 CORES_A_JOB = 4
 MAX_JOBS = 8
-"""Each job has a GPU's context and the networks in its memory."""
+JOB_BYTES = 3 * 2**29
+"""Of the GPU's memory, for a context and the networks. Jobs take at most a quarter of what is free."""
 
 
 def tasks_of(config: TrainConfig, num_images: int) -> list[tuple[Stage, str]]:
@@ -64,7 +65,10 @@ def _compile(folder: Path, device: torch.device, world: int, stage: Stage, phase
 
 
 def precompile(folder: Path, device: torch.device, world: int, jobs: int) -> None:
-    """Compile all that the run in `folder` will need after its newest checkpoint, `jobs` at once."""
+    """Compile all that the run in `folder` will need after its newest checkpoint, `jobs` at once, on `world` processes.
+
+    What a phase fails with is raised.
+    """
     run = Run(folder)
     config = TrainConfig.model_validate(run.record["config"])
     checkpoints = run.checkpoints()
@@ -89,6 +93,8 @@ def compiling_ahead(run: Run, config: TrainConfig, ranks: Ranks, device: torch.d
     What it says is in the run's precompile.log. Where it fails, training compiles by itself.
     """
     jobs = min(MAX_JOBS, len(os.sched_getaffinity(0)) // CORES_A_JOB)
+    if device.type == "cuda":
+        jobs = min(jobs, torch.cuda.mem_get_info()[0] // 4 // JOB_BYTES)
     if device.type != "cuda" or not config.compile or jobs < 1 or not ranks.is_first_here:
         yield
         return
@@ -134,7 +140,9 @@ def main() -> int | str:
         prog="python -m training.precompile", description="Compile a run's phases."
     )
     parser.add_argument("run_folder", type=Path, help="folder that holds run.json")
-    parser.add_argument("--device", default="cuda", help="the GPU that the run will train on")
+    parser.add_argument(
+        "--device", default="cuda", choices=("cuda", "cpu"), help="cuda is the first GPU that is visible"
+    )
     parser.add_argument("--world", type=int, default=1, help="how many processes the run will have")
     parser.add_argument("--jobs", type=int, default=MAX_JOBS, help="phases compiled at once")
     given = parser.parse_args()

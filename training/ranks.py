@@ -29,7 +29,8 @@ GROUP = 4
 class Ranks:
     """This process among those of a run; alone unless torchrun started it.
 
-    `flags` is a process group that can be asked without waiting for a GPU; needed to ask or to take means.
+    `rank` counts all of `world` processes, `local_rank` those of this machine. `flags` is a process group that can be
+    asked without waiting for a GPU; needed to ask or to take means.
     """
 
     def __init__(self, rank: int = 0, world: int = 1, flags: Any = None, *, local_rank: int = 0) -> None:
@@ -99,18 +100,22 @@ class Ranks:
 
 @contextmanager
 def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
-    """The ranks that torchrun started, and this one's device of the kind that is named.
+    """The ranks that torchrun started, and this one's device of the kind that is named: auto, cpu or cuda.
 
-    To be entered before anything in this process has used a GPU: each rank's own is number 0 to it.
+    To be entered before anything in this process has used, or counted, GPUs: each rank's own is number 0 to it.
+    DeviceError where there is no such device; ConfigError where there are fewer GPUs than processes.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Ranks(), resolve_device(device_name)
         return
     local_rank = int(os.environ["LOCAL_RANK"])
+    num_here = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
     if device_name != "cpu":
-        _see_first(local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+        _see_first(local_rank, num_here)
     device = resolve_device(device_name)
+    if device.type == "cuda" and (num_gpus := torch.cuda.device_count()) < num_here:
+        raise ConfigError(f"torchrun started {num_here} processes here, and there are {num_gpus} GPUs")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), world, dist.new_group(backend="gloo"), local_rank=local_rank), device
@@ -122,11 +127,7 @@ def _see_first(index: int, num_processes: int) -> None:
     """Have this process count its own GPU first: number 0 on every rank, since a GPU's number is in what is compiled,
     and so what one rank compiled serves them all. The others stay in sight, for direct copies between them.
     """
-    num_gpus = torch.cuda.device_count()
-    if num_gpus == 0:
-        return
-    if num_processes > num_gpus:
-        raise ConfigError(f"torchrun started {num_processes} processes here, and there are {num_gpus} GPUs")
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = shown.split(",") if shown else [str(number) for number in range(num_gpus)]
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([gpus[index], *gpus[:index], *gpus[index + 1 :]])
+    gpus = [str(number) for number in range(num_processes)] if shown is None else shown.split(",")
+    if index < len(gpus):  # else there are too few, which is told later
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([gpus[index], *gpus[:index], *gpus[index + 1 :]])

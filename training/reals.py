@@ -73,7 +73,9 @@ class RealCrops:
                 yield {"url": str(path), "stream": stream}
 
     def _decoded(self, sample: dict[str, Any]) -> ImageArray:
-        data = next(sample[suffix[1:]] for suffix in IMAGE_SUFFIXES if suffix[1:] in sample)
         where = f"image {sample['__key__']} in {sample['__url__']}"
+        data = next((sample[suffix[1:]] for suffix in IMAGE_SUFFIXES if suffix[1:] in sample), None)
+        if data is None:
+            raise IntegrityError(f"{where} has no entry of type {', '.join(IMAGE_SUFFIXES)}")
         pixels_HWC = area_resampled(decode(data, self.dataset_resolution, where), self.resolution)
         return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
