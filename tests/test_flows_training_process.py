@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def started(store: Path) -> tuple[Run, subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # What a shell starts in its background, this test for one, ignores Ctrl-C, and so do its children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not run.stats_path.exists() and process.poll() is None and time.monotonic() < deadline:

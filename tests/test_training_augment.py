@@ -92,7 +92,9 @@ def test_geometry_moves_what_is_in_the_image(rows, centre):
 
 def test_outside_is_the_mirror_image():
     """Shifted beyond its border, an image goes on as its mirror image."""
-    image = torch.rand(1, 1, 32, 32, dtype=DOUBLE, generator=torch.Generator().manual_seed(0)).cumsum(3).cumsum(2)
+    image = (
+        torch.rand(1, 1, 32, 32, dtype=DOUBLE, generator=torch.Generator().manual_seed(0)).cumsum(3).cumsum(2)
+    )
     image /= image.max()
     found = warped(image, matrix([[1, 0, 0.5], [0, 1, 0], [0, 0, 1]]))
     assert (found[..., 24:] - image[..., 24:].flip(-1)).abs().max() < 0.02
