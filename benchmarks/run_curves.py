@@ -56,12 +56,12 @@ def draw(run: Path, out: Path) -> None:
             axes[0, 1].plot(kimg, smoothed(lines, name), label=label)
     axes[0, 1].set_title("augmentation, and R1")
 
-    series: dict[str, list[tuple[float, float]]] = {}
-    for at, record in scores:
-        for name, found in sorted(record.items()):
-            series.setdefault(f"{name}, of {found['num_fakes']}", []).append((at, found["value"]))
-    for name, points in sorted(series.items()):
-        axes[1, 0].plot(*zip(*points, strict=True), marker="o", label=name)
+    for name in sorted({name for _, record in scores for name in record}):
+        measured = [(at, record[name]) for at, record in scores if name in record]
+        if len(measured) > 1:
+            counts = " and ".join(str(num) for num in sorted({found["num_fakes"] for _, found in measured}))
+            points = [(at, found["value"]) for at, found in measured]
+            axes[1, 0].plot(*zip(*points, strict=True), marker="o", label=f"{name}, of {counts}")
     axes[1, 0].set_yscale("symlog", linthresh=0.01)
     axes[1, 0].set_title("scores")
     for space, colour in (("embedding", "C0"), ("pixels", "C1")):
