@@ -15,6 +15,7 @@ from storage.shards import Sample, index_json, write_shard
 from training import data
 from training.data import RealImages, area_resampled, is_flipped
 from training.loop import next_batch
+from training.reals import RealCrops
 
 SIDE = 8
 NUM = 23
@@ -221,3 +222,11 @@ def test_broken_image_and_shard_are_named(tmp_path):
         IntegrityError, match=r"k3\.png in .*00000\.tar no longer has the sha256 of its index"
     ):
         taken(real_images([path], num_images=1, side=64), 0, 1)
+
+
+def test_an_image_whose_key_has_a_dot_is_named(tmp_path):
+    """webdataset ends a key at its first dot: an image it would not find is an error, not the end of the crops."""
+    path = tmp_path / "00000.tar"
+    write_indexed(path, [("a.b", "png", encoded(numbered(1), "png"))])
+    with pytest.raises(IntegrityError, match=r"image a in .*00000\.tar has no entry of type \.png"):
+        list(RealCrops((path,), 1, SIDE, SIDE).batches(1))

@@ -164,3 +164,22 @@ def test_each_rank_counts_its_own_gpu_first(shown, expected, monkeypatch):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     ranks._see_first(2, 4)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(0, None), (1, None), (1, "0"), (1, "0,1")])
+def test_fewer_gpus_than_processes_are_refused(rank, shown, monkeypatch):
+    """Processes that would share a GPU end with a sentence that says how many there are, before any is joined."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # so that what is set below is undone
+    if shown is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    with (
+        pytest.raises(ConfigError, match="started 2 processes here, and there are 1 GPUs"),
+        ranks.joined("auto"),
+    ):
+        pass

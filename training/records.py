@@ -81,9 +81,8 @@ def _write_grid(path: Path, training: Training, metadata: dict[str, Any]) -> Non
     """Draw the averaged generator's images of fixed seeds."""
     training.show_present_lod()
     config = training.config
-    psi = (
-        config.truncation_psi if isinstance(training.generator_ema, Generator) else 1.0
-    )  # the traditional has no w
+    has_w = isinstance(training.generator_ema, Generator)
+    psi = config.truncation_psi if has_w else 1.0
     columns = 8 if config.resolution <= 256 else 4
     seeds = range(columns * columns // 2)
     images = images_from_seeds(training.generator_ema, seeds, psi, truncation_cutoff=config.truncation_cutoff)
