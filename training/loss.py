@@ -10,7 +10,7 @@ like. It steps no optimizer and reads no file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -95,14 +95,13 @@ class Latents(NamedTuple):
     noise: tuple[Tensor, ...]
     """(N, 1, H, W) a layer."""
 
-    def of(self, rows: Sequence[int]) -> Latents:
-        """Those of some images."""
-        chosen = list(rows)
+    def of(self, share: Callable[[Tensor, int], Tensor]) -> Latents:
+        """Those of some images, as `share` takes them from a tensor in whose given dimension the images lie."""
         return Latents(
-            self.z_KNZ[:, chosen],
-            self.crossover_N[chosen],
-            self.augmentation_NR[chosen],
-            tuple(layer[chosen] for layer in self.noise),
+            share(self.z_KNZ, 1),
+            share(self.crossover_N, 0),
+            share(self.augmentation_NR, 0),
+            tuple(share(layer, 0) for layer in self.noise),
         )
 
 

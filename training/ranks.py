@@ -72,10 +72,21 @@ class Ranks:
         own = range(self.rank * share, (self.rank + 1) * share)
         return [part * groups + group for part in range(GROUP) for group in own]
 
-    def part(self, num: int) -> list[int]:
-        """Which of `num` things that are not compared are this rank's, ascending."""
-        share = num // self.world
-        return list(range(self.rank * share, (self.rank + 1) * share))
+    def own(self, batch: Tensor, dim: int = 0) -> Tensor:
+        """This rank's images of a batch, those at `rows`, the images lying along `dim`.
+
+        Slices, since to index a GPU's tensor by a list of numbers waits for the GPU.
+        """
+        if self.world == 1:
+            return batch
+        share = batch.shape[dim] // (GROUP * self.world)
+        parts = torch.unflatten(batch, dim, (GROUP, -1)).narrow(dim + 1, self.rank * share, share)
+        return parts.flatten(dim, dim + 1)
+
+    def part(self, batch: Tensor, dim: int = 0) -> Tensor:
+        """This rank's of what is not compared, lying along `dim`."""
+        share = batch.shape[dim] // self.world
+        return batch.narrow(dim, self.rank * share, share)
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one type by their means over all ranks."""

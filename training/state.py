@@ -220,19 +220,16 @@ class Training:
         augments = config.augment != "none"
         latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
         drawn_reals = draw_augmentation(num, rng) if augments else latents.augmentation_NR
-        own = self.ranks.rows(num)
-        shares = (draw_shares(num, rng)[own],) if config.loss == "wgan_gp" else ()
-        if self.ranks.world > 1:
-            latents, drawn_reals = latents.of(own), drawn_reals[own]
-        fade, p = self._fade(stage), self.augmentation.p
-        return pixels_N3RR, drawn_reals, fade, p, *latents[:3], *latents.noise, *shares
+        own = self.ranks.own
+        shares = (own(draw_shares(num, rng)),) if config.loss == "wgan_gp" else ()
+        latents, fade, p = latents.of(own), self._fade(stage), self.augmentation.p
+        return pixels_N3RR, own(drawn_reals), fade, p, *latents[:3], *latents.noise, *shares
 
     def _generator_inputs(self, stage: Stage, num: int, rng: torch.Generator) -> tuple[Tensor, ...]:
         """What the generator's phase takes."""
         augments = self.config.augment != "none"
         latents = draw_latents(self.generator, num, self.config.mixing_probability, rng, augments=augments)
-        if self.ranks.world > 1:
-            latents = latents.of(self.ranks.rows(num))
+        latents = latents.of(self.ranks.own)
         return self._fade(stage), self.augmentation.p, *latents[:3], *latents.noise
 
     def _path_inputs(self, stage: Stage, num: int, rng: torch.Generator) -> tuple[Tensor, ...]:
@@ -240,9 +237,7 @@ class Training:
         half = max(num // 2, 1)  # StyleGAN2, section 3
         latents = draw_latents(self.generator, half, self.config.mixing_probability, rng)
         directions = draw_directions(half, stage.resolution, rng)
-        if self.ranks.world > 1:
-            own = self.ranks.part(half)
-            latents, directions = latents.of(own), directions[own]
+        latents, directions = latents.of(self.ranks.part), self.ranks.part(directions)
         return self.path_length_mean, directions, self._fade(stage), *latents[:2], *latents.noise
 
     def _fade(self, stage: Stage) -> Tensor:
