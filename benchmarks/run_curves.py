@@ -42,7 +42,7 @@ def draw(run: Path, out: Path) -> None:
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     kimg = [line["kimg"] for line in lines]
     scores, audits = of_checkpoints(run / "metrics"), of_checkpoints(run / "audit")
-    figure, axes = plt.subplots(2, 2, figsize=(11, 6.5), layout="constrained", sharex=True)
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained", sharex=True)
 
     for name, label in (("loss_g", "generator"), ("loss_d", "discriminator")):
         axes[0, 0].plot(kimg, smoothed(lines, name), label=label)
@@ -83,7 +83,9 @@ def draw(run: Path, out: Path) -> None:
         for at in grown:
             axis.axvline(at, color="0.9", zorder=0)
         if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize="small")
+            axis.legend(
+                fontsize="small", loc="lower left", bbox_to_anchor=(0, 1.08), ncols=2, borderaxespad=0
+            )
     for axis in axes[1]:
         axis.set_xlabel("thousands of images; a resolution begins at each upright line")
     figure.savefig(out, dpi=90)

@@ -310,9 +310,8 @@ def _merged(base: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
     result = {str(key): value for key, value in base.items()}
     for key, value in over.items():
         name = str(key)
-        below = result.get(name)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            result[name] = _merged(below, value)
-        else:
-            result[name] = value
+        if isinstance(value, Mapping):
+            below = result.get(name)
+            value = _merged(below if isinstance(below, Mapping) else {}, value)
+        result[name] = value
     return result
