@@ -70,9 +70,11 @@ def test_rows_are_shared_out_in_whole_groups():
             assert share == sorted(share)
             torch.testing.assert_close(append_batch_deviation(images[share])[:, -1], whole[share])
         for rank, share in enumerate(shares):
-            assert torch.equal(Share(rank, world).own(images), images[share])
-            assert torch.equal(Share(rank, world).own(images.mT, 0), images.mT[share])
-            assert torch.equal(Share(rank, world).own(images[None], 1), images[None][:, share])
+            first, second = Share(rank, world).own(images), Share(rank, world).own(images[None], 1)
+            assert torch.equal(first, images[share])
+            assert torch.equal(second, images[None, share])
+            assert first.is_contiguous()
+            assert second.is_contiguous()
 
 
 def test_batches_that_cannot_be_shared_are_refused():
