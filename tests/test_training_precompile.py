@@ -81,17 +81,20 @@ def test_what_training_asks_for_is_compiled_before(given, monkeypatch):
         assert len(set(ahead)) == len(ahead), "compiled twice"
 
 
-def test_of_two_ranks_each_takes_half_a_batch():
-    """What is compiled for two ranks is for half of a batch, and the same for both."""
-    config = TrainConfig.model_validate(TINY)
-    asked = []
-    for rank in (0, 1):
+@pytest.mark.parametrize("given", [{"augment": "ada"}, {"loss": "wgan_gp"}, {"path_length_weight": 2.0}])
+def test_of_two_ranks_each_takes_half_a_batch(given):
+    """What is compiled for two ranks is for half of a batch, and the same for both, in whatever phase."""
+    config = TrainConfig.model_validate({**TINY, **given})
+    asked = {0: [], 1: []}
+    for rank, found in asked.items():
         training = Training.begin(config, torch.device("cpu"), Ranks(rank, 2))
-        function = training.gradients["generator"]
-        function.compile = lambda inputs, function=function: asked.append(kind(function, inputs))
-        training.compile(stage_at(config, 0), "generator")
+        for phase, function in training.gradients.items():
+            function.compile = lambda inputs, function=function, found=found: found.append(
+                kind(function, inputs)
+            )
+            training.compile(stage_at(config, 0), phase)
     assert asked[0] == asked[1]
-    assert asked[0][-1][2][0][1] == 4
+    assert asked[0][0][-1][2][0][1] == 4
 
 
 @pytest.mark.parametrize(

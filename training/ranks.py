@@ -75,19 +75,20 @@ class Ranks:
     def own(self, batch: Tensor, dim: int = 0) -> Tensor:
         """This rank's images of a batch, those at `rows`, the images lying along `dim`.
 
-        Slices, since to index a GPU's tensor by a list of numbers waits for the GPU; and packed, as what is compiled
-        for them expects.
+        Slices, since to index a GPU's tensor by a list of numbers waits for the GPU; and copied, so that they lie in
+        memory alike on every rank, as what is compiled for all of them expects.
         """
         if self.world == 1:
             return batch
         share = batch.shape[dim] // (GROUP * self.world)
         parts = torch.unflatten(batch, dim, (GROUP, -1)).narrow(dim + 1, self.rank * share, share)
-        return parts.flatten(dim, dim + 1).contiguous()
+        return parts.flatten(dim, dim + 1).clone(memory_format=torch.contiguous_format)
 
     def part(self, batch: Tensor, dim: int = 0) -> Tensor:
-        """This rank's of what is not compared, lying along `dim`, packed likewise."""
+        """This rank's of what is not compared, lying along `dim`, copied likewise."""
         share = batch.shape[dim] // self.world
-        return batch.narrow(dim, self.rank * share, share).contiguous()
+        part = batch.narrow(dim, self.rank * share, share)
+        return part.clone(memory_format=torch.contiguous_format)
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one type by their means over all ranks."""
