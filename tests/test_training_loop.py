@@ -150,7 +150,8 @@ def test_every_row_of_table_1_trains(new_run, row):
     generator = load_generator(run.newest_checkpoint(), torch.device("cpu"))
     images = images_from_seeds(generator, [3, 5], 1.0)
     assert images.shape == (2, 3, 16, 16)
-    assert np.array_equal(images_from_seeds(generator, [5], 1.0), images[1:])
+    again = images_from_seeds(generator, [5], 1.0)
+    assert np.abs(again.astype(int) - images[1:]).max() <= 1  # a batch of another size rounds otherwise
 
 
 def test_killed_run_goes_on_from_its_last_checkpoint(new_run):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.augment import NUM_NORMAL, NUM_UNIFORM
+from training.augment import NUM_NORMAL, NUM_UNIFORM, augmented, draw_augmentation
 from training.config import TrainConfig
 from training.loss import (
     CriticPhase,
@@ -37,13 +37,15 @@ from training.networks import (
     level_of,
 )
 from training.schedule import stage_at
-from training.state import Training
+from training.state import Training, step_rng
 from training.step import GradientFunction
 
 log = logging.getLogger(__name__)
 
 SIDE = 32
 TOP = level_of(SIDE)
+GAMMA = 1000.0
+"""Of R1, such that its gradient is the larger part of the discriminator's."""
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +256,83 @@ def test_steps_take_the_schedule_s_rate_and_resolutions_begin_with_fresh_moments
     assert rates == [0.001] * 3 + [0.003] * 5
 
 
+def test_a_step_is_the_reference_s() -> None:
+    """Four steps, mixed and augmented, are those of plain float64 networks, losses, Adam, averages and strength.
+
+    The first step's weights are compared; from there on Adam enlarges the rounding of gradients that are nearly zero.
+    """
+    config = TrainConfig.model_validate(
+        {"resolution": SIDE, "start_resolution": SIDE, "z_dim": 16, "w_dim": 16, "mapping_layers": 8,
+         "channel_base": 128, "max_channels": 16, "batch_size": {4: 8}, "learning_rate": {4: 0.01},
+         "mixing_probability": 0.9, "augment": "ada", "augment_p": 0.5, "ada_target": 0.6, "ada_kimg": 0.4,
+         "r1_gamma": 100.0, "ema_half_life_kimg": 0.02, "w_avg_beta": 0.9, "adam_beta2": 0.9}
+    )  # fmt: skip
+    training = Training.begin(config, torch.device("cpu"))
+    made_random(training.generator), made_random(training.discriminator)
+    stage, pixels = stage_at(config, 0), torch.randint(256, (8, 3, SIDE, SIDE), dtype=torch.uint8)
+    generator, averaged, discriminator = (
+        copy.deepcopy(network).double()
+        for network in (training.generator, training.generator_ema, training.discriminator)
+    )
+    assert isinstance(generator, Generator)
+    training.enter(SIDE)
+    p = torch.tensor(0.5).double()
+
+    def drawn_fakes(rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        latents = draw_latents(generator, 8, 0.9, rng, augments=True)
+        first, second = (generator.broadcast(reference_mapping(generator, z.double())) for z in latents.z_KNZ)
+        is_first = torch.arange(first.shape[1])[None, :, None] < latents.crossover_N[:, None, None]
+        noise = [layer.double() for layer in latents.noise]
+        fakes = reference_synthesis(generator, torch.where(is_first, first, second), noise, 0.0)
+        return fakes, latents.augmentation_NR.double(), first[:, 0]
+
+    def descend(network: torch.nn.Module, loss: Tensor) -> None:
+        parameters = list(network.parameters())
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+        ):
+            if gradient is not None:  # at the first step the second moment, its bias mended, is the square
+                parameter.data -= 0.01 * gradient / (gradient.abs() + 1e-8)
+
+    rng = step_rng(config.seed, 0, torch.device("cpu"))
+    fakes, drawn, _ = drawn_fakes(rng)
+    reals = augmented(pixels.double() / 127.5 - 1, p, draw_augmentation(8, rng).double())
+    shown = reals.requires_grad_()
+    real = reference_discriminator(discriminator, shown, 0.0)
+    fake = reference_discriminator(discriminator, augmented(fakes.detach(), p, drawn), 0.0)
+    (slope,) = torch.autograd.grad(real.sum(), shown, create_graph=True)
+    penalty = 50 * slope.square().sum((1, 2, 3)).mean()
+    loss_d = F.softplus(-real).mean() + F.softplus(fake).mean()
+    descend(discriminator, loss_d + penalty)
+    fakes, drawn, w_ND = drawn_fakes(rng)
+    loss_g = F.softplus(-reference_discriminator(discriminator, augmented(fakes, p, drawn), 0.0)).mean()
+    w_avg = generator.w_avg + 0.1 * (w_ND.detach().mean(0) - generator.w_avg)
+    descend(generator, loss_g)
+
+    before = {name: copy.deepcopy(network.state_dict()) for name, network in training.networks.items()}
+    training.step(stage, pixels)
+    terms = training.tally.means()
+    for name, expected in (("loss_g", loss_g), ("loss_d", loss_d), ("r1", penalty)):
+        assert terms[name] == pytest.approx(expected.item(), rel=1e-4), name
+    torch.testing.assert_close(training.generator.w_avg.double(), w_avg, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(training.generator_ema.w_avg, training.generator.w_avg)
+    for kept, new in zip(averaged.parameters(), generator.parameters(), strict=True):
+        kept.data.lerp_(new.data, 1 - 0.5 ** (8 / 20))
+    for name, network in zip(before, (generator, discriminator, averaged), strict=True):
+        moved, wanted = (
+            {key: x.detach().double() - before[name][key].double() for key, x in now.named_parameters()}
+            for now in (training.networks[name], network)
+        )
+        assert distance(moved, wanted) < 0.05, name
+
+    for _ in range(3):
+        training.step(stage, pixels)
+    for optimizer in training.optimizers.values():  # which the first step does not show
+        assert (optimizer.defaults["betas"], optimizer.defaults["eps"]) == ((0.0, 0.9), 1e-8)
+    change = math.copysign(4 * 8 / 400, training.tally.means()["real_sign"] - 0.6)
+    assert training.augmentation.p.item() == pytest.approx(0.5 + change)
+
+
 # --------------------------------------------------------------------------------------------------------------
 # Gradients of both phases
 
@@ -280,7 +359,7 @@ def phase_inputs(
 def reference_gradients(
     generator: Generator, discriminator: Discriminator, pixels: Tensor, inputs: tuple[Tensor, ...]
 ) -> dict[str, dict[str, Tensor]]:
-    """Gradients of both losses through the plain networks, by PyTorch's own differentiation, R1 at gamma 10."""
+    """Gradients of both losses through the plain networks, by PyTorch's own differentiation, R1 among them."""
     _, _, z, crossover, _, *noise = inputs
     w, mixed = (generator.broadcast(reference_mapping(generator, code)) for code in z)
     layer = torch.arange(w.shape[1])[None, :, None]
@@ -301,7 +380,7 @@ def reference_gradients(
     fixed = reference_discriminator(discriminator, full(fakes.detach()), lod)
     (slope,) = torch.autograd.grad(real.sum(), shown, create_graph=True)
     loss_d = torch.log1p(torch.exp(-real)).mean() + torch.log1p(torch.exp(fixed)).mean()
-    loss_d = loss_d + 5 * slope.pow(2).sum((1, 2, 3)).mean()
+    loss_d = loss_d + GAMMA / 2 * slope.pow(2).sum((1, 2, 3)).mean()
     loss_g = torch.log1p(torch.exp(-fake)).mean()
     found = {}
     for network, loss in (("discriminator", loss_d), ("generator", loss_g)):
@@ -323,7 +402,7 @@ def phase_gradients(
     """The same as training takes them."""
     phases = {
         "discriminator": (
-            DiscriminatorPhase(generator, discriminator, 10.0),
+            DiscriminatorPhase(generator, discriminator, GAMMA),
             (pixels, torch.empty(len(pixels), 0), *inputs),
         ),
         "generator": (GeneratorPhase(generator, discriminator), inputs),

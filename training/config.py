@@ -59,8 +59,11 @@ _TABLE1_A: dict[str, Any] = {
     "r1_gamma": 0.0,
 }
 
+STEP_RESOLUTIONS = tuple(str(4 << level) for level in range(9))
+"""From which on settings by resolution may hold, in pixels."""
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {},
+    "smoke": {"batch_size": {"4": 16}, "learning_rate": {"4": 0.005}},  # the fields' defaults, to be merged over
     "face128": {
         **_PAPER,
         "resolution": 128,
@@ -262,8 +265,8 @@ class TrainConfig(Config):
     @classmethod
     def _is_by_resolution(cls, steps: dict[str, Any]) -> dict[str, Any]:
         """Sort the steps by resolution, so that equal settings are equal bytes."""
-        if wrong := [key for key in steps if not key.isdecimal() or int(key) < 1]:
-            raise ValueError(f"{wrong[0]!r} is not a resolution in pixels")
+        if wrong := [key for key in steps if key not in STEP_RESOLUTIONS]:
+            raise ValueError(f"{wrong[0]!r} is no resolution: choose of {', '.join(STEP_RESOLUTIONS)}")
         return dict(sorted(steps.items(), key=lambda step: int(step[0])))
 
     @field_validator("batch_size")

@@ -381,11 +381,12 @@ class Attributes:
                 pixels_N3RR.float().cpu(), (size, size), mode="bilinear", antialias=True
             )
             step = given.shape[0] if isinstance(given.shape[0], int) else len(images)
+            filled = nn.functional.pad(images / 127.5 - 1, (0, 0, 0, 0, 0, 0, 0, -len(images) % step))
             parts = [
                 np.asarray(session.run(None, {given.name: part.numpy()})[0], np.float32)
-                for part in torch.split(images / 127.5 - 1, step)
+                for part in torch.split(filled, step)
             ]
-            column = np.concatenate([part.reshape(len(part), -1) for part in parts])
+            column = np.concatenate([part.reshape(len(part), -1) for part in parts])[: len(images)]
             if column.shape != (len(images), 1) or not ((column >= 0) & (column <= 1)).all():
                 raise ConfigError(f"{file} does not give one probability in [0, 1] an image")
             columns.append(column[:, 0])

@@ -88,6 +88,8 @@ def train(
             write_snapshot(run, training, tracker)
         if measured and ranks.is_first:
             measure(run.newest_checkpoint(), training.num_images, tracker)
+        if measured:
+            ranks.any(False)  # others wait here, where waiting has no end, and not for a GPU
     ranks.any(False)  # until the first has written
     return write_result(run, training, stopped)
 

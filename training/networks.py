@@ -255,9 +255,10 @@ class Generator(nn.Module):
         return torch.where((index_L[None] < crossover_N[:, None])[..., None], w1_NLD, w2_NLD)
 
     @torch.no_grad()
-    def update_w_avg(self, w_ND: Tensor, beta: float) -> None:
-        """Move the running mean of w towards this batch's."""
-        self.w_avg.lerp_(w_ND.mean(dim=0), 1 - beta)
+    def update_w_avg(self, w_D: Tensor, beta: float) -> None:
+        """Move the running mean of w towards a batch's mean (D,)."""
+        assert w_D.shape == self.w_avg.shape, w_D.shape
+        self.w_avg.lerp_(w_D, 1 - beta)
 
     def forward(self, z_NZ: Tensor, noise: Sequence[Tensor], *, psi: float = 1.0, cutoff: int = 8) -> Tensor:
         """Images (N, 3, R, R) from latents and noise, truncated at `psi`."""

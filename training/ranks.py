@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from storage.errors import ConfigError
 from training.config import TrainConfig
 from training.device import resolve_device
 
+PATIENCE = timedelta(days=7)
+"""How long ranks wait for the first, which may be measuring."""
 GROUP = 4
 """Images the discriminator compares: a group's images stay together (`append_batch_deviation`)."""
 
@@ -131,7 +134,8 @@ def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
         raise ConfigError(f"torchrun started {num_here} processes here, and there are {num_gpus} GPUs")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), world, dist.new_group(backend="gloo"), local_rank=local_rank), device
+        flags = dist.new_group(backend="gloo", timeout=PATIENCE)
+        yield Ranks(dist.get_rank(), world, flags, local_rank=local_rank), device
     finally:
         dist.destroy_process_group()
 
