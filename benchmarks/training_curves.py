@@ -52,7 +52,7 @@ def curve(images: Tensor, kimg: float, points: int, *, seed: int, fast: bool) ->
     training = Training.begin(config, images.device)
     stage = stage_at(config, 0)
     order = torch.Generator(images.device).manual_seed(seed)
-    rows = []
+    rows, skipped = [], 0
     begun = time.perf_counter()
     for _ in range(points):
         training.tally = Tally(images.device)
@@ -61,10 +61,10 @@ def curve(images: Tensor, kimg: float, points: int, *, seed: int, fast: bool) ->
             training.step(stage, images[chosen])
         training.check_health()
         rows.append(list(training.tally.means().values()))
-    skipped = int(training.tally.skipped)
+        skipped += int(training.tally.skipped)
     name = f"{'fast' if fast else 'plain'}, seed {seed}"
     print(
-        f"{name}: {time.perf_counter() - begun:.0f} s with compiling, {skipped} steps skipped at the end",
+        f"{name}: {time.perf_counter() - begun:.0f} s with compiling, {skipped} steps skipped",
         flush=True,
     )
     return torch.tensor(rows)

@@ -157,6 +157,7 @@ def train(
     config: Annotated[TrainConfig, FLAT] = TrainConfig(),
     options: Annotated[TrainOptions, FLAT] = TrainOptions(),
     resume: Annotated[str | None, Parameter(help="Go on with this run, by its id or folder.")] = None,
+    prepare: Annotated[bool, Parameter(help="Make the run's folder only, for torchrun to train.")] = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -171,7 +172,14 @@ def train(
         reference = check_training(Store(options.store), dataset, config).reference
         resolved = {"dataset": reference, "config": config.model_dump(mode="json")}
         return _print({**resolved, "options": options.model_dump(mode="json")}, json_)
+    if prepare and resume is not None:
+        raise ConfigError("--prepare makes a new run, and --resume goes on with one: leave one of them out")
     run = prepare_run(dataset, config, options, resume)
+    if prepare and json_:
+        return _print({"run": run.id, "folder": str(run.folder)}, json_)
+    if prepare:
+        _say(f"run {run.id}")
+        return _say(f"  next: torchrun --nproc-per-node GPUS -m training {run.folder}")
     with _progress(json_) as console, bars(console) as progress:
         bar = progress.add_task(
             "train", total=run.record["config"]["total_kimg"], unit="kimg", note="starting"

@@ -45,6 +45,8 @@ def likeness(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, 
         (["train", "nobody"], "no dataset 'nobody'"),
         (["train", "nobody", "--preset", "huge"], "'smoke', 'face128', 'paper256', 'paper1024', 'table1_a'"),
         (["train", "--resume", "nobody"], "no training run 'nobody'"),
+        (["train", "--resume", "nobody", "--prepare"], "--prepare makes a new run"),
+        (["train", "nobody", "--batch-size.126", "16"], "'126' is no resolution: choose of 4, 8, 16"),
         (["generate", "nobody", "--out", "x.png"], "no training run 'nobody'"),
         (["verify", "nobody"], "no dataset 'nobody'"),
         (["trace", "nobody"], "names no grid, checkpoint, run, dataset, image or photograph"),
@@ -106,6 +108,9 @@ def test_json_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
     trained = run("train", "s", "--preset", "smoke", *small, "--tracking-uri", "none", *store)
     assert trained.keys() >= {"run", "dataset", "kimg", "checkpoint", "seconds_per_kimg"}
     assert trained["dataset"] == f"s@{built['version']}"
+    prepared = run("train", "s", *small, "--prepare", *store)
+    assert sorted(path.name for path in Path(prepared["folder"]).iterdir()) == ["run.json"]
+    assert run("train", "--resume", prepared["run"], "--tracking-uri", "none", *store)["kimg"] == 0.064
     again = run("train", "--resume", trained["run"], "--tracking-uri", "none", *store)
     assert (again["run"], again["checkpoint"]) == (trained["run"], trained["checkpoint"])
     grid = run("generate", trained["run"], "--seeds", "0-3", "--out", str(tmp_path / "grid.png"), *store)

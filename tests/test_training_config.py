@@ -30,7 +30,7 @@ def test_nested_fields_merge_key_by_key():
     """One entry given of a table by resolution leaves the preset's other entries in place."""
     config = TrainConfig.model_validate({"preset": "paper256", "batch_size": {64: 16}})
     assert config.batch_size == {"4": 512, "8": 256, "16": 128, "32": 64, "64": 16}
-    assert TrainConfig.model_validate({"batch_size": {4: 8}}).batch_size == {"4": 8}
+    assert TrainConfig.model_validate({"batch_size": {16: 8}}).batch_size == {"4": 16, "16": 8}
 
 
 def test_presets_apply_to_keyword_arguments_too():

@@ -129,13 +129,17 @@ def test_two_processes_share_path_lengths(tiny, tmp_path):
 
 
 def test_two_processes_stop_together_and_go_on(tiny, tmp_path):
-    """SIGTERM saves one checkpoint and ends both with status 0; the same command then ends the run."""
+    """SIGTERM to torchrun saves one checkpoint and ends both in peace; the same command then ends the run."""
     store = Store(tmp_path)
     dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
     run = tiny.untrained(store, dataset, total_kimg=2.0, tick_kimg=0.05, snapshot_kimg=50.0)
     torchrun(run, 2, stop_after_lines=2)
     stopped_at = int(run.newest_checkpoint().name)
-    assert 0 < stopped_at < 2000, (run.folder / "log.txt").read_text()
+    said = (run.folder / "log.txt").read_text()
+    assert 0 < stopped_at < 2000, said
+    assert json.loads(run.result_path.read_bytes())["stopped"] is True
+    assert "stopped at" in said
+    assert "[rank" not in said, said  # what begins a traceback of either
     assert torchrun(run, 2) == 0
     assert int(run.newest_checkpoint().name) == 2000
     numbers = [line.split(",")[0] for line in run.stats_path.read_text().splitlines()]

@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train a run, or go on with it.")
     parser.add_argument("run_folder", type=Path, help="folder that holds run.json")
     parser.add_argument("--tracking-uri", help='MLflow address, or "none" (default: the store\'s mlflow.db)')
-    parser.add_argument("--workers", type=int, default=min(os.cpu_count() or 1, 4), help="threads that decode images")
+    parser.add_argument(
+        "--workers", type=int, default=min(os.cpu_count() or 1, 4), help="threads that decode images"
+    )
     parser.add_argument(
         "--stop-with-parent",
         action="store_true",

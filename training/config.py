@@ -63,7 +63,10 @@ STEP_RESOLUTIONS = tuple(str(4 << level) for level in range(9))
 """From which on settings by resolution may hold, in pixels."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"batch_size": {"4": 16}, "learning_rate": {"4": 0.005}},  # the fields' defaults, to be merged over
+    "smoke": {
+        "batch_size": {"4": 16},
+        "learning_rate": {"4": 0.005},
+    },  # the fields' defaults, to be merged over
     "face128": {
         **_PAPER,
         "resolution": 128,
