@@ -110,6 +110,19 @@ def test_adain_works_in_half_precision():
     assert y.isfinite().all()
 
 
+@pytest.mark.parametrize("function", [
+    lambda x: adaptive_instance_norm(x, torch.ones(8, 6, dtype=x.dtype), torch.zeros(8, 6, dtype=x.dtype)),
+    lambda x: pixel_norm(x),
+    lambda x: append_batch_deviation(x.reshape(-1, 1, 1, 1))[:, -1],
+])  # fmt: skip
+def test_statistics_of_bfloat16_features_are_not_taken_in_bfloat16(function):
+    """Of features far from zero, the result is that of float64, rounded to bfloat16 once."""
+    x = (100 + 3 * torch.randn(8, 6, 16, 16)).bfloat16()
+    found, expected = function(x), function(x.double())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=2**-7.99, atol=1e-4)
+
+
 def test_pixel_norm_gives_unit_rows():
     """After pixel norm the mean square over channels is 1."""
     squares = pixel_norm(torch.randn(4, 512) * 3).square().mean(dim=1)
