@@ -13,6 +13,7 @@ from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError
 from storage.store import Store
 from training import evaluate as evaluation
+from training import measurements
 from training.checkpoint import read_state
 from training.config import TrainConfig
 from training.evaluate import (
@@ -134,6 +135,50 @@ def test_metrics_are_deterministic_and_batches_do_not_matter(run, records):
     for name in asked:
         assert again[name]["value"] == pytest.approx(records[name]["value"], rel=1e-3), name
     assert len(list(run.store.keys("cache/features"))) == 1
+
+
+class SquaredDifference:
+    """A distance of pictures that can be followed by hand."""
+
+    name, weights_sha256, resize = "squared difference", "none", "none"
+
+    def __call__(self, a, b):
+        """(N,) of pictures (N, 3, R, R)."""
+        return (a.double() - b.double()).square().mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("space", ["z", "w"])
+@pytest.mark.parametrize("sampling", ["full", "end"])
+@torch.no_grad()
+def test_path_lengths_are_those_followed_by_hand(run, monkeypatch, space, sampling):
+    """Each path: two latents, one noise, two points 1e-4 apart in the space named, faces cut out, in [0, 255]."""
+    num = 200
+    monkeypatch.setattr(measurements, "open_distance", lambda *_: SquaredDifference())
+    checkpoint, name = run.newest_checkpoint(), f"ppl_efficientnet_lite0_{space}_{sampling}"
+    found = evaluate(run, checkpoint, EvaluateConfig(metrics=(name,), num_images=num), CPU)[name]["value"]
+    generator = load_generator(checkpoint, CPU)
+    lengths = []
+    for seed in range(num):
+        rng = torch.Generator().manual_seed(seed)
+        first, second = (torch.randn(1, generator.z_dim, generator=rng) for _ in range(2))
+        noise = list(generator.draw_noise(1, rng))
+        start = torch.rand(1, generator=rng) if sampling == "full" else torch.zeros(1)
+        pictures = []
+        for t in (start, start + 1e-4):
+            if space == "w":
+                w = torch.lerp(generator.mapping(first), generator.mapping(second), t)
+            else:
+                a, b = first / first.norm(), second / second.norm()
+                angle = torch.acos((a * b).sum())
+                w = generator.mapping((a * ((1 - t) * angle).sin() + b * (t * angle).sin()) / angle.sin())
+            image = generator.synthesis(generator.broadcast(w), noise, generator.lod)
+            side = image.shape[-1]
+            pictures.append(
+                (image[..., side * 3 // 8 : side * 7 // 8, side // 4 : side * 3 // 4] + 1) * 127.5
+            )
+        lengths.append(float((pictures[0].double() - pictures[1].double()).square().mean()) / 1e-8)
+    middle = sorted(lengths)[1:-1]  # the first and the last percentile of 200, the values around them in
+    assert found == pytest.approx(sum(middle) / len(middle), rel=0.005)
 
 
 def test_the_fakes_are_the_images_of_the_seeds(tiny, run, records):
