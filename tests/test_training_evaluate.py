@@ -35,7 +35,7 @@ from training.features import (
     WeightsPlace,
 )
 from training.generate import images_from_seeds, load_generator
-from training.metrics import frechet_distance
+from training.metrics import frechet_distance, separability
 from training.reals import RealCrops
 from training.tracking import Tracker
 
@@ -366,6 +366,27 @@ def test_separability_with_onnx_classifiers(run, tmp_path, of_images):
         assert 1 <= record["value"] <= 2.001
     pixels = torch.full((2, 3, 16, 16), 255, dtype=torch.uint8)
     assert Attributes(config.place).probabilities(pixels) == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+def test_separability_is_of_the_space_named(run, tmp_path, monkeypatch):
+    """By an attribute that follows neither latent, the formula's value of the images' z, and of their w."""
+
+    def of_bytes(images):
+        return (images.long().sum(dim=(1, 2, 3)) % 97 / 96).numpy()[:, None]
+
+    onnx_mean_classifier(tmp_path / "odd.onnx", True)
+    monkeypatch.setattr(Attributes, "probabilities", lambda _, images: of_bytes(images))
+    config = EvaluateConfig(metrics=("separability_z", "separability_w"), num_images=80, attributes=tmp_path)
+    records = evaluate(run, run.newest_checkpoint(), config, CPU)
+    generator = load_generator(run.newest_checkpoint(), CPU)
+    columns = of_bytes(torch.from_numpy(images_from_seeds(generator, range(80), 1.0)))
+    z = torch.cat([torch.randn(1, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(80)])
+    with torch.no_grad():
+        latents = {"z": z.numpy(), "w": generator.mapping(z).numpy()}
+    expected = {space: separability(x, columns) for space, x in latents.items()}
+    assert expected["z"] != expected["w"]
+    for space, value in expected.items():
+        assert records[f"separability_{space}"]["value"] == pytest.approx(value)
 
 
 def onnx_mean_classifier(path, probability):

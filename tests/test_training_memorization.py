@@ -180,6 +180,27 @@ def test_a_copying_generator_is_caught_with_its_sources(run, crops, monkeypatch)
     assert kinds == ["grid", "checkpoint", "training run", "dataset"]
 
 
+def test_half_a_copying_generator_and_other_settings(run, crops, monkeypatch):
+    """Copies are a share of what is generated, at the truncation asked for; the percentile sets the threshold."""
+    psis = set()
+
+    def half_copied(generator, seeds, psi, **others):
+        psis.add(psi)
+        images = copying(crops)(generator, seeds, psi, **others)
+        images[[seed % 2 == 1 for seed in seeds]] = 0
+        return images
+
+    monkeypatch.setattr(subject, "images_from_seeds", half_copied)
+    checkpoint = run.newest_checkpoint()
+    result = audit(run, checkpoint, AuditConfig(num_images=12, truncation_psi=0.6), CPU)
+    assert psis == {0.6}
+    assert result["near_copies_in_either"] == result["near_copies_in_both"] == 0.5
+    for percentile, quantile in ((5.0, "5%"), (25.0, "25%")):
+        result = audit(run, checkpoint, AuditConfig(num_images=4, percentile=percentile), CPU)
+        for space in result["spaces"].values():
+            assert space["threshold"] == pytest.approx(space["held_out"][quantile])
+
+
 def test_held_out_photographs_of_another_dataset(run, tiny, crops):
     """Another dataset calibrates, but for the photographs in it that were trained on; one of those alone is refused."""
     others = list(pictures(20, 9, 16).permute(0, 2, 3, 1).numpy())
