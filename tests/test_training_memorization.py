@@ -195,6 +195,8 @@ def test_half_a_copying_generator_and_other_settings(run, crops, monkeypatch):
     result = audit(run, checkpoint, AuditConfig(num_images=12, truncation_psi=0.6), CPU)
     assert psis == {0.6}
     assert result["near_copies_in_either"] == result["near_copies_in_both"] == 0.5
+    apart = [space["held_out_near_copies"] for space in result["spaces"].values()]
+    assert 0 < max(apart) <= result["held_out_near_copies_in_either"] <= sum(apart)
     for percentile, quantile in ((5.0, "5%"), (25.0, "25%")):
         result = audit(run, checkpoint, AuditConfig(num_images=4, percentile=percentile), CPU)
         for space in result["spaces"].values():

@@ -118,12 +118,15 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
 
     found: dict[str, Nearest] = {}
     spaces: dict[str, dict[str, Any]] = {}
+    is_near, is_held_out_near = [], []
     for space in SPACES:
         mirror = mirrored[space].to(device) if mirrored else None
         references = train[space].to(device)
         calibration = nearest(held_out[space].to(device), references, mirror, own).distance
         found[space] = nearest(fakes[space].to(device), references, mirror)
         threshold = calibrated_threshold(calibration, config.percentile)
+        is_near.append(found[space].distance < threshold)
+        is_held_out_near.append(calibration < threshold)
         spaces[space] = {
             "threshold": threshold,
             "near_copies": share_nearer(found[space].distance, threshold),
@@ -132,7 +135,6 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
             "held_out": quantiles(calibration),
         }
     thresholds = {space: spaces[space]["threshold"] for space in SPACES}
-    is_near = [found[space].distance < thresholds[space] for space in SPACES]
     chosen = closest([found[s].distance for s in SPACES], list(thresholds.values()), config.num_pairs)
     pairs = [_pair(index, seeds[index], found, thresholds, train.keys, sources) for index in chosen]
     sheet = run.folder / "audit" / f"{checkpoint.name}.png"
@@ -155,6 +157,7 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
         "held_out": about_held_out,
         "near_copies_in_either": float(np.any(is_near, axis=0).mean()),
         "near_copies_in_both": float(np.all(is_near, axis=0).mean()),
+        "held_out_near_copies_in_either": float(np.any(is_held_out_near, axis=0).mean()),
         "spaces": spaces,
         "sources": "from the dataset's tables" if sources else "the dataset's tables are not in this store",
         "pairs": pairs,
