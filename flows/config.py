@@ -82,7 +82,7 @@ class RunOptions(StoreOptions):
     workers: int | None = Field(
         None,
         ge=1,
-        description="Processes that build, or threads that decode for training; unset: one a core.",
+        description="Processes that build, or threads that decode for training; unset: one a core, at most 4 threads.",
     )
 
 
