@@ -389,11 +389,25 @@ def test_separability_is_of_the_space_named(run, tmp_path, monkeypatch):
         assert records[f"separability_{space}"]["value"] == pytest.approx(value)
 
 
-def onnx_mean_classifier(path, probability):
+def test_a_classifier_of_fixed_batch_takes_any_number_of_images(tmp_path):
+    """What a model takes only four at a time is what one of any number gives, though 10 are no multiple."""
+    pixels = torch.randint(256, (10, 3, 16, 16), dtype=torch.uint8)
+    columns = []
+    for num in ("N", 4):
+        folder = tmp_path / str(num)
+        folder.mkdir()
+        onnx_mean_classifier(folder / "bright.onnx", True, num)
+        place = EvaluateConfig(metrics=("separability_z",), num_images=4, attributes=folder).place
+        columns.append(Attributes(place).probabilities(pixels))
+    assert columns[0].shape == (10, 1)
+    assert columns[1] == pytest.approx(columns[0])
+
+
+def onnx_mean_classifier(path, probability, num="N"):
     """A model that gives the sigmoid of an image's mean, or that plus 3."""
     from onnx import TensorProto, checker, helper, save
 
-    shape = ["N", 3, 16, 16]
+    shape = [num, 3, 16, 16]
     nodes = [
         helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0),
         helper.make_node("Sigmoid", ["m"], ["p"]),
@@ -406,7 +420,7 @@ def onnx_mean_classifier(path, probability):
     graph = helper.make_graph(
         nodes, "mean",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [num])],
         constants,
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

@@ -114,13 +114,18 @@ def test_two_processes_train_as_one(tiny, tmp_path):
 
 
 def test_two_processes_share_path_lengths(tiny, tmp_path):
-    """Path lengths of half a batch on two processes are those on one, and the running mean moves alike."""
+    """Path lengths of half a batch on two processes are those on one, and the running mean moves alike.
+
+    The first then measures, and the other waits for it.
+    """
     store = Store(tmp_path)
     dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
     settings = {"path_length_weight": 2.0, "path_length_interval": 1, "total_kimg": 0.008, "tick_kimg": 0.008}
     alone = tiny.trained(store, dataset, **settings)
-    shared = tiny.untrained(store, dataset, **settings)
+    measured = {"metrics": ("fd_efficientnet_lite0",), "metrics_kimg": 0.008, "metrics_images": 4}
+    shared = tiny.untrained(store, dataset, **settings, **measured)
     assert torchrun(shared, 2) == 0, (shared.folder / "log.txt").read_text()
+    assert (shared.folder / "metrics" / f"{shared.newest_checkpoint().name}.json").is_file()
     one, two = (json.loads(run.stats_path.read_text()) for run in (alone, shared))
     assert one["path_length"] > 0
     for name in terms_of(TrainConfig.model_validate(alone.record["config"])):

@@ -259,7 +259,8 @@ def test_steps_take_the_schedule_s_rate_and_resolutions_begin_with_fresh_moments
 def test_a_step_is_the_reference_s() -> None:
     """Four steps, mixed and augmented, are those of plain float64 networks, losses, Adam, averages and strength.
 
-    The first step's weights are compared; from there on Adam enlarges the rounding of gradients that are nearly zero.
+    Weights are compared after the first step, but for a few: Adam moves a weight by the whole rate, whichever way the
+    rounding of a gradient that is nearly zero points.
     """
     config = TrainConfig.model_validate(
         {"resolution": SIDE, "start_resolution": SIDE, "z_dim": 16, "w_dim": 16, "mapping_layers": 8,
@@ -268,6 +269,7 @@ def test_a_step_is_the_reference_s() -> None:
          "r1_gamma": 100.0, "ema_half_life_kimg": 0.02, "w_avg_beta": 0.9, "adam_beta2": 0.9}
     )  # fmt: skip
     training = Training.begin(config, torch.device("cpu"))
+    torch.manual_seed(0)
     made_random(training.generator), made_random(training.discriminator)
     stage, pixels = stage_at(config, 0), torch.randint(256, (8, 3, SIDE, SIDE), dtype=torch.uint8)
     generator, averaged, discriminator = (
@@ -309,7 +311,6 @@ def test_a_step_is_the_reference_s() -> None:
     w_avg = generator.w_avg + 0.1 * (w_ND.detach().mean(0) - generator.w_avg)
     descend(generator, loss_g)
 
-    before = {name: copy.deepcopy(network.state_dict()) for name, network in training.networks.items()}
     training.step(stage, pixels)
     terms = training.tally.means()
     for name, expected in (("loss_g", loss_g), ("loss_d", loss_d), ("r1", penalty)):
@@ -318,12 +319,13 @@ def test_a_step_is_the_reference_s() -> None:
     torch.testing.assert_close(training.generator_ema.w_avg, training.generator.w_avg)
     for kept, new in zip(averaged.parameters(), generator.parameters(), strict=True):
         kept.data.lerp_(new.data, 1 - 0.5 ** (8 / 20))
-    for name, network in zip(before, (generator, discriminator, averaged), strict=True):
-        moved, wanted = (
-            {key: x.detach().double() - before[name][key].double() for key, x in now.named_parameters()}
+    for name, network in zip(training.networks, (generator, discriminator, averaged), strict=True):
+        found, expected = (
+            torch.cat([x.detach().double().flatten() for x in now.parameters()])
             for now in (training.networks[name], network)
         )
-        assert distance(moved, wanted) < 0.05, name
+        share = ((found - expected).abs() > 0.001).double().mean()  # a tenth of the rate
+        assert share < 0.01, f"{name}: {share:.2%} of the weights moved otherwise"
 
     for _ in range(3):
         training.step(stage, pixels)

@@ -63,10 +63,7 @@ STEP_RESOLUTIONS = tuple(str(4 << level) for level in range(9))
 """From which on settings by resolution may hold, in pixels."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {
-        "batch_size": {"4": 16},
-        "learning_rate": {"4": 0.005},
-    },  # the fields' defaults, to be merged over
+    "smoke": {"batch_size": {"4": 16}, "learning_rate": {"4": 0.005}},
     "face128": {
         **_PAPER,
         "resolution": 128,
@@ -142,12 +139,12 @@ class TrainConfig(Config):
         10.0, gt=0, le=1e6, description="Thousands of real images shown in the whole run."
     )
     batch_size: dict[str, Positive] = Field(
-        {"4": 16},
+        PRESETS["smoke"]["batch_size"],
         description="Images a step: {resolution: images}, each holding from its resolution up to the next; "
         "entries given are merged over the preset's.",
     )
     learning_rate: dict[str, PositiveRate] = Field(
-        {"4": 0.005},
+        PRESETS["smoke"]["learning_rate"],
         description="Adam's step size: {resolution: rate}, each holding from its resolution up to the next; "
         "entries given are merged over the preset's.",
     )
