@@ -157,7 +157,9 @@ def train(
     config: Annotated[TrainConfig, FLAT] = TrainConfig(),
     options: Annotated[TrainOptions, FLAT] = TrainOptions(),
     resume: Annotated[str | None, Parameter(help="Go on with this run, by its id or folder.")] = None,
-    prepare: Annotated[bool, Parameter(help="Make the run's folder only, for torchrun to train.")] = False,
+    prepare: Annotated[
+        bool, Parameter(help="Make the run's folder only: torchrun trains it on several machines.")
+    ] = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -169,7 +171,7 @@ def train(
         record = find_run(Store(options.store), resume).record
         return _print({key: record[key] for key in ("run_id", "dataset", "config")}, json_)
     if dry_run:
-        reference = check_training(Store(options.store), dataset, config).reference
+        reference = check_training(Store(options.store), dataset, config, options).reference
         resolved = {"dataset": reference, "config": config.model_dump(mode="json")}
         return _print({**resolved, "options": options.model_dump(mode="json")}, json_)
     if prepare and resume is not None:

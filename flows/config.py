@@ -102,6 +102,11 @@ class TrainOptions(RunOptions):
     tracking_uri: str | None = Field(
         None, description="MLflow tracking server; unset: a SQLite file in the store; none: no tracking."
     )
+    processes: int = Field(
+        1,
+        ge=1,
+        description="Processes of this machine that train the run together, each on a GPU of its own.",
+    )
 
 
 class BuildAndTrainOptions(BuildOptions, TrainOptions):

@@ -1,6 +1,6 @@
 """Training as its own process: start it for a run, follow its statistics, pass on a stop, check its result.
 
-A process of its own keeps a GPU's memory and a crash away from the orchestrator, and is what torchrun will start.
+A process of its own keeps a GPU's memory and a crash away from the orchestrator, and starts one for each GPU.
 Not here: training (`training.loop`), Prefect (`flows.train`).
 """
 
@@ -23,6 +23,7 @@ from storage.store import Store
 from training.config import TrainConfig
 from training.data import check_resolution
 from training.device import resolve_device
+from training.ranks import check_processes
 
 POLL_S = 0.5
 STOP_S = 120.0
@@ -35,9 +36,8 @@ def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions,
     """A new run of `dataset`, or the one that `resume` names; everything checkable is checked here."""
     store = Store(options.store)
     if resume is None:
-        return create_run(
-            store, check_training(store, dataset, config).summary(), config.model_dump(mode="json")
-        )
+        opened = check_training(store, dataset, config, options)
+        return create_run(store, opened.summary(), config.model_dump(mode="json"))
     if config != TrainConfig():
         raise ConfigError("--resume goes on with the run's own config: leave the other training options out")
     run = find_run(store, resume)
@@ -47,17 +47,20 @@ def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions,
             f"run {run.id} is of {trained_on['name']}@{trained_on['version']}, not of {dataset}: "
             f"leave the dataset out to go on with it"
         )
-    resolve_device(run.record["config"]["device"])
+    config = TrainConfig.model_validate(run.record["config"])
+    resolve_device(config.device)
+    check_processes(config, options.processes)
     return run
 
 
-def check_training(store: Store, dataset: str | None, config: TrainConfig) -> Dataset:
+def check_training(store: Store, dataset: str | None, config: TrainConfig, options: TrainOptions) -> Dataset:
     """The dataset to train on, if this config can be trained on it here."""
     if dataset is None:
         raise ConfigError("a dataset is needed: likeness train NAME, or --resume RUN to go on with a run")
     opened = open_dataset(store, dataset)
     check_resolution(opened.resolution, config.resolution)
     resolve_device(config.device)
+    check_processes(config, options.processes)
     return opened
 
 
@@ -70,6 +73,8 @@ def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any
     with run.locked():  # asked here too, for an error of its own
         pass
     command = [sys.executable, "-m", "training", str(run.folder), "--stop-with-parent"]
+    if options.processes > 1:
+        command += ["--processes", str(options.processes)]
     if options.workers is not None:
         command += ["--workers", str(options.workers)]
     if options.tracking_uri is not None:

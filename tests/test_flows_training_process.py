@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from flows.build import build, run_with
 from flows.config import BuildConfig, BuildOptions, TrainOptions
@@ -34,10 +35,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def started(store: Path) -> tuple[Run, subprocess.Popen[str]]:
+def started(store: Path, processes: int = 1) -> tuple[Run, subprocess.Popen[str]]:
     """A long training under way, and the command that follows it."""
     run = prepare_run("sample", LONG, TrainOptions(store=store), None)
     arguments = ["train", "--resume", run.id, "--store", str(store), "--tracking-uri", "none", "--json"]
+    arguments += ["--processes", str(processes)]
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -59,10 +61,12 @@ def ended(run: Run) -> dict[str, object]:
     return result
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_training_ends_with_the_command(store: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "processes"), [
+    (signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGKILL, 1), (signal.SIGINT, 2), (signal.SIGKILL, 2),
+])  # fmt: skip
+def test_training_ends_with_the_command(store: Path, number: signal.Signals, processes: int) -> None:
     """Whatever ends `likeness train`, even SIGKILL, training saves a checkpoint and ends too."""
-    run, process = started(store)
+    run, process = started(store, processes)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert ended(run)["stopped"] is True
@@ -72,6 +76,25 @@ def test_training_ends_with_the_command(store: Path, number: signal.Signals) -> 
         assert process.returncode == 128 + number
         assert f"--resume {run.id}" in err
         assert "Traceback" not in err
+
+
+def test_processes_that_cannot_share_are_refused_before_there_is_a_run(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that does not divide, of a new run or one to go on with, and fewer GPUs than processes."""
+    run = prepare_run("sample", LONG, TrainOptions(store=store), None)
+    before = sorted((store / "runs").iterdir())
+    three = TrainOptions(store=store, processes=3)
+    message = "batch_size at 4 is 16: on 3 GPUs it must be a multiple of 12"
+    with pytest.raises(ConfigError, match=message):
+        prepare_run("sample", LONG, three, None)
+    with pytest.raises(ConfigError, match=message):
+        prepare_run(None, TrainConfig(), three, run.id)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match="processes is 2, and there are 1 GPUs here"):
+        prepare_run("sample", TrainConfig(device="cuda"), TrainOptions(store=store, processes=2), None)
+    assert sorted((store / "runs").iterdir()) == before
 
 
 def test_a_run_has_one_trainer(store: Path) -> None:

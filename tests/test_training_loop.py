@@ -20,13 +20,13 @@ from storage.errors import ConfigError, DeviceError, IntegrityError, TrainingErr
 from storage.runs import create_run
 from storage.shards import Sample, index_json, write_shard
 from storage.store import Store
-from training.__main__ import images_of, train_folder
 from training.checkpoint import network_tensors, read_state
 from training.config import TrainConfig
 from training.device import resolve_device
 from training.generate import images_from_seeds, load_generator, read_grid_metadata
 from training.loop import train
 from training.precompile import CORES_A_JOB
+from training.process import images_of, train_folder
 from training.schedule import stage_at
 from training.state import TERMS, Training, average_into, step_rng, terms_of
 from training.tracking import Tracker

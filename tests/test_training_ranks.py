@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flows.config import TrainOptions
+from flows.training_process import train_run
 from storage.errors import ConfigError
 from storage.runs import Run
 from storage.store import Store
@@ -30,23 +31,44 @@ class Share(Ranks):
         self.rank, self.world = rank, world
 
 
-def torchrun(run: Run, num: int, *, seconds: float = 120.0, stop_after_lines: int | None = None) -> int:
-    """Train a run on so many processes, perhaps stopped after some statistics; the exit status."""
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def start(run: Run, launcher: tuple[str, ...], *arguments: str) -> subprocess.Popen[bytes]:
+    """A launcher's process for `training` on a run, which writes to the run's log.txt."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num),
-        "-m", "training", str(run.folder), "--tracking-uri", "none", "--workers", "1",
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        *launcher,
+        "-m",
+        "training",
+        str(run.folder),
+        "--tracking-uri",
+        "none",
+        "--workers",
+        "1",
+        *arguments,
+    ]
     with (run.folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        begun = time.monotonic()
-        while process.poll() is None and time.monotonic() - begun < seconds:
-            lines = run.stats_path.read_text().splitlines() if run.stats_path.exists() else []
-            if stop_after_lines is not None and len(lines) >= stop_after_lines:
-                process.send_signal(signal.SIGTERM)
-                stop_after_lines = None
-            time.sleep(0.02)
-        return process.wait(timeout=60)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+
+def start_two(run: Run) -> subprocess.Popen[bytes]:
+    """Two processes that train a run."""
+    return start(run, (sys.executable,), "--processes", "2")
+
+
+def wait_for_lines(run: Run, process: subprocess.Popen[bytes], num: int) -> None:
+    """Return once so many lines of statistics are there."""
+    while process.poll() is None:
+        if run.stats_path.exists() and len(run.stats_path.read_text().splitlines()) >= num:
+            return
+        time.sleep(0.02)
+    raise AssertionError(said(run))
+
+
+def said(run: Run) -> str:
+    """What its processes have written."""
+    return (run.folder / "log.txt").read_text()
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -101,7 +123,7 @@ def test_two_processes_train_as_one(tiny, tmp_path):
     }
     alone = tiny.trained(store, dataset, **settings)
     shared = tiny.untrained(store, dataset, **settings)
-    assert torchrun(shared, 2) == 0, (shared.folder / "log.txt").read_text()
+    assert start(shared, TORCHRUN).wait(120) == 0, said(shared)
     assert [folder.name for folder in shared.checkpoints()] == [folder.name for folder in alone.checkpoints()]
     found, expected = weights(shared), weights(alone)
     for name in expected.keys() - {f"{g}.synthesis.layers.0.bias" for g in ("generator", "generator_ema")}:
@@ -116,7 +138,7 @@ def test_two_processes_train_as_one(tiny, tmp_path):
 def test_two_processes_share_path_lengths(tiny, tmp_path):
     """Path lengths of half a batch on two processes are those on one, and the running mean moves alike.
 
-    The first then measures, and the other waits for it.
+    Both are started as `likeness train` does it. The first then measures, and the other waits for it.
     """
     store = Store(tmp_path)
     dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
@@ -124,9 +146,10 @@ def test_two_processes_share_path_lengths(tiny, tmp_path):
     alone = tiny.trained(store, dataset, **settings)
     measured = {"metrics": ("fd_efficientnet_lite0",), "metrics_kimg": 0.008, "metrics_images": 4}
     shared = tiny.untrained(store, dataset, **settings, **measured)
-    assert torchrun(shared, 2) == 0, (shared.folder / "log.txt").read_text()
+    rows: list[dict[str, float]] = []
+    train_run(shared, TrainOptions(processes=2, workers=1, tracking_uri="none"), rows.append)
     assert (shared.folder / "metrics" / f"{shared.newest_checkpoint().name}.json").is_file()
-    one, two = (json.loads(run.stats_path.read_text()) for run in (alone, shared))
+    one, two = json.loads(alone.stats_path.read_text()), rows[-1]
     assert one["path_length"] > 0
     for name in terms_of(TrainConfig.model_validate(alone.record["config"])):
         rel = 0.01 if name == "path_penalty" else 1e-4
@@ -134,21 +157,59 @@ def test_two_processes_share_path_lengths(tiny, tmp_path):
 
 
 def test_two_processes_stop_together_and_go_on(tiny, tmp_path):
-    """SIGTERM to torchrun saves one checkpoint and ends both in peace; the same command then ends the run."""
-    store = Store(tmp_path)
-    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
-    run = tiny.untrained(store, dataset, total_kimg=2.0, tick_kimg=0.05, snapshot_kimg=50.0)
-    torchrun(run, 2, stop_after_lines=2)
+    """SIGTERM saves one checkpoint and ends both in peace, with status 0; the same command then ends the run."""
+    run = long_run(tiny, tmp_path)
+    process = start_two(run)
+    wait_for_lines(run, process, 2)
+    process.terminate()
+    assert process.wait(60) == 0, said(run)
     stopped_at = int(run.newest_checkpoint().name)
-    said = (run.folder / "log.txt").read_text()
-    assert 0 < stopped_at < 2000, said
+    assert 0 < stopped_at < 2000, said(run)
     assert json.loads(run.result_path.read_bytes())["stopped"] is True
-    assert "stopped at" in said
-    assert "[rank" not in said, said  # what begins a traceback of either
-    assert torchrun(run, 2) == 0
+    assert "stopped at" in said(run)
+    assert "Traceback" not in said(run)
+    assert start_two(run).wait(120) == 0, said(run)
     assert int(run.newest_checkpoint().name) == 2000
     numbers = [line.split(",")[0] for line in run.stats_path.read_text().splitlines()]
     assert len(set(numbers)) == len(numbers)
+
+
+def test_two_processes_save_when_the_one_that_started_them_is_killed(tiny, tmp_path):
+    """Neither lives on beside a later run of the same folder, and no image shown is lost."""
+    run = long_run(tiny, tmp_path)
+    process = start_two(run)
+    wait_for_lines(run, process, 2)
+    process.kill()
+    process.wait()
+    begun = time.monotonic()
+    while not run.result_path.exists() and time.monotonic() - begun < 60:
+        time.sleep(0.1)
+    time.sleep(2.0)  # to end, once that is written
+    assert json.loads(run.result_path.read_bytes())["stopped"] is True
+    with run.locked():  # which a process that trains it would keep
+        assert 0 < int(run.newest_checkpoint().name) < 2000
+
+
+def test_what_one_process_fails_with_ends_both(tiny, tmp_path):
+    """The other waits for statistics to be written, which cannot be; the last words say why."""
+    run = long_run(tiny, tmp_path)
+    run.stats_path.mkdir()
+    assert start_two(run).wait(120) == 1
+    assert "IsADirectoryError" in said(run).splitlines()[-1]
+
+
+def test_processes_are_not_started_by_one_of_torchruns(tiny, tmp_path):
+    """Two ways at once are refused in a sentence."""
+    run = long_run(tiny, tmp_path)
+    assert start(run, TORCHRUN, "--processes", "2").wait(120) == 1
+    assert "torchrun starts the processes itself: leave --processes out" in said(run)
+
+
+def long_run(tiny, folder) -> Run:
+    """A run that takes a while."""
+    store = Store(folder)
+    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
+    return tiny.untrained(store, dataset, total_kimg=2.0, tick_kimg=0.05, snapshot_kimg=50.0)
 
 
 def test_ranks_read_each_image_once_an_epoch(tiny, tmp_path):
@@ -194,7 +255,7 @@ def test_fewer_gpus_than_processes_are_refused(rank, shown, monkeypatch):
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     with (
-        pytest.raises(ConfigError, match="started 2 processes here, and there are 1 GPUs"),
+        pytest.raises(ConfigError, match="2 processes were started here, and there are 1 GPUs"),
         ranks.joined("auto"),
     ):
         pass

@@ -17,10 +17,10 @@ from storage.manifest import IMAGE_SCHEMA, index_name, publish, record_build
 from storage.runs import Run, create_run
 from storage.shards import Sample, index_json, write_shard
 from storage.store import Store
-from training.__main__ import images_of
 from training.config import TrainConfig
 from training.data import ImageArray
 from training.loop import train
+from training.process import images_of
 from training.tracking import Tracker
 
 TINY: dict[str, Any] = {

@@ -4,13 +4,15 @@ Each process of a run (a rank) holds all networks, shows its share of every batc
 the others before each step, so that all stay equal. The phases are compiled whole and leave nothing for the hooks of
 DistributedDataParallel to hang on; its reduction is what `mean_` does.
 
+    python -m training store/runs/RUN --processes 2
     torchrun --nproc-per-node 2 -m training store/runs/RUN
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -18,19 +20,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
-from storage.errors import ConfigError
+from storage.errors import ConfigError, TrainingError
 from training.config import TrainConfig
 from training.device import resolve_device
 
 PATIENCE = timedelta(days=7)
 """How long ranks wait for the first, which may be measuring."""
+GRACE_S = 10.0
+"""How long ranks may take to end when one has failed."""
 GROUP = 4
 """Images the discriminator compares: a group's images stay together (`append_batch_deviation`)."""
 
 
 class Ranks:
-    """This process among those of a run; alone unless torchrun started it.
+    """This process among those of a run; alone unless `run_ranks` or torchrun started it.
 
     `rank` counts all of `world` processes, `local_rank` those of this machine. `flags` is a process group that can be
     asked without waiting for a GPU; needed to ask or to take means.
@@ -116,7 +121,7 @@ class Ranks:
 
 @contextmanager
 def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
-    """The ranks that torchrun started, and this one's device of the kind that is named: auto, cpu or cuda.
+    """The ranks that were started together, and this one's device of the kind that is named: auto, cpu or cuda.
 
     To be entered before anything in this process has used, or counted, GPUs: each rank's own is number 0 to it.
     DeviceError where there is no such device; ConfigError where there are fewer GPUs than processes.
@@ -131,13 +136,55 @@ def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
         _see_first(local_rank, num_here)
     device = resolve_device(device_name)
     if device.type == "cuda" and (num_gpus := torch.cuda.device_count()) < num_here:
-        raise ConfigError(f"torchrun started {num_here} processes here, and there are {num_gpus} GPUs")
+        raise ConfigError(f"{num_here} processes were started here, and there are {num_gpus} GPUs")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    flags = dist.new_group(backend="gloo", timeout=PATIENCE)
+    yield Ranks(dist.get_rank(), world, flags, local_rank=local_rank), device
+    dist.destroy_process_group()  # not by a rank that fails: others would fail for that, perhaps before it has said why
+
+
+def check_processes(config: TrainConfig, num: int) -> None:
+    """Raise ConfigError unless `num` processes of this machine can train by `config` together."""
+    Ranks(world=num).check(config)
+    if num > 1 and resolve_device(config.device).type == "cuda" and (gpus := torch.cuda.device_count()) < num:
+        raise ConfigError(f"processes is {num}, and there are {gpus} GPUs here: each process needs its own")
+
+
+def run_ranks(
+    num: int, function: Callable[..., Any], arguments: tuple[Any, ...], should_stop: Callable[[], bool]
+) -> None:
+    """Call `function` in `num` new processes of this machine, ranks to each other, and return when all have ended.
+
+    When `should_stop` says so, each is sent SIGTERM, once. They are interrupted (SIGINT) when this process is gone.
+    TrainingError with what the first that failed said; the others are then ended.
+    """
+    if "WORLD_SIZE" in os.environ:
+        raise ConfigError("torchrun starts the processes itself: leave --processes out")
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        port = asked.getsockname()[1]
+    ranks = start_processes(  # type: ignore[no-untyped-call]
+        _as_rank, (num, port, function, arguments), nprocs=num, join=False, start_method="spawn"
+    )
+    is_told = False
     try:
-        flags = dist.new_group(backend="gloo", timeout=PATIENCE)
-        yield Ranks(dist.get_rank(), world, flags, local_rank=local_rank), device
-    finally:
-        dist.destroy_process_group()
+        while not ranks.join(timeout=0.2, grace_period=GRACE_S):
+            if should_stop() and not is_told:
+                is_told = True
+                for process in ranks.processes:
+                    process.terminate()
+    except ProcessException as error:
+        raise TrainingError(str(error).strip()) from None
+
+
+def _as_rank(
+    rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    """What a process of `run_ranks` does."""
+    of_all = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    of_this = {"RANK": rank, "LOCAL_RANK": rank}
+    os.environ.update({name: str(value) for name, value in (of_all | of_this).items()})
+    function(*arguments)
 
 
 def _see_first(index: int, num_processes: int) -> None:

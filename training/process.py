@@ -1,0 +1,91 @@
+"""What a process that trains a run does: it takes device, images and tracker from the run's folder, and minds a stop.
+
+Not here: the loop (`training.loop`), arguments (`training.__main__`), how several such processes are started
+(`training.ranks`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from storage.errors import NotFoundError
+from storage.runs import Run
+from training.config import TrainConfig
+from training.data import RealImages
+from training.loop import train
+from training.precompile import compiling_ahead, keep_compiled
+from training.ranks import joined
+from training.tracking import Tracker, open_tracker
+
+log = logging.getLogger("training")
+
+
+def train_aloud(*settings: Any) -> None:
+    """Train a folder, and say on standard error how that goes."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    train_folder(*settings)
+
+
+def train_folder(
+    folder: Path, tracking_uri: str | None, num_threads: int = 2, stop_with_parent: bool = False
+) -> dict[str, Any]:
+    """Train the run in `folder`, from its newest checkpoint if it has one; returns its result.
+
+    ConfigError where another process is training it.
+    """
+    if not (folder / "run.json").is_file():
+        raise NotFoundError(f"{folder} is no training run: it has no run.json")
+    should_stop = StopRequest(stop_with_parent)
+    run = Run(folder.resolve())
+    config = TrainConfig.model_validate(run.record["config"])
+    torch.set_num_threads(config.num_cpu_threads)
+    keep_compiled(run)
+    images = images_of(run, config, num_threads)
+    images.check(config.resolution)
+    with joined(config.device) as (ranks, device), compiling_ahead(run, config, ranks, device):
+        if not ranks.is_first:
+            return train(run, config, images, device, Tracker(), should_stop, ranks)
+        with run.locked(), open_tracker(run, tracking_uri) as tracker:
+            result = train(run, config, images, device, tracker, should_stop, ranks)
+            tracker.log_result(result, run.newest_checkpoint())
+    log.info("stopped at %.2f kimg" if result["stopped"] else "finished at %.2f kimg", result["kimg"])
+    return result
+
+
+def images_of(run: Run, config: TrainConfig, num_threads: int = 2) -> RealImages:
+    """The dataset version a run names, in the store the run lies in."""
+    dataset = run.record["dataset"]
+    folder = run.store.root / dataset["directory"]
+    return RealImages(
+        shard_paths=[folder / shard for shard in dataset["shards"]],
+        num_images=dataset["num_images"],
+        dataset_resolution=dataset["resolution"],
+        seed=config.seed,
+        x_flips=config.x_flips,
+        num_threads=num_threads,
+    )
+
+
+class StopRequest:
+    """Whether SIGTERM or Ctrl-C has come, or the process that started this one is gone."""
+
+    def __init__(self, stop_with_parent: bool) -> None:
+        self._came = False
+        self._parent = os.getppid() if stop_with_parent else None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def __call__(self) -> bool:
+        """Asked after every step."""
+        return self._came or (self._parent is not None and os.getppid() != self._parent)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
