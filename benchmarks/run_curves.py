@@ -25,7 +25,7 @@ SMOOTHED_KIMG = 4.0
 
 def smoothed(lines: list[dict[str, Any]], name: str) -> np.ndarray[Any, Any]:
     """A statistic's running mean."""
-    values = np.array([line[name] for line in lines], float)
+    values = np.array([line.get(name, np.nan) for line in lines], float)  # a lazy penalty may be of no step
     apart = max(lines[-1]["kimg"] / len(lines), 1e-9)
     width = max(1, min(len(values), round(SMOOTHED_KIMG / apart)))
     padded = np.pad(values, (width // 2, width - 1 - width // 2), mode="edge")
@@ -52,7 +52,7 @@ def draw(run: Path, out: Path) -> None:
         ("augment_p", "p of augmentation"),
         ("r1", "R1"),
     ):
-        if name in lines[0]:
+        if any(name in line for line in lines):
             axes[0, 1].plot(kimg, smoothed(lines, name), label=label)
     axes[0, 1].set_title("augmentation, and R1")
 

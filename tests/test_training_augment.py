@@ -170,3 +170,70 @@ def test_strength_goes_on_from_its_state():
     for sign in signs[7:]:
         second.update(sign, 8)
     assert second.state() == whole.state()
+
+
+def rotation(angle):
+    """Of the plane, by an angle that turns x towards y."""
+    return torch.tensor(
+        [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]]
+    )
+
+
+def shift(x, y):
+    """Of the plane."""
+    return torch.tensor([[1, 0, x], [0, 1, y], [0, 0, 1]])
+
+
+def scaling(x, y):
+    """Of the plane."""
+    return torch.diag(torch.tensor([x, y, 1.0]))
+
+
+ONE, GREY = torch.eye(3), torch.ones(3, 3) / 3
+THIRD_TURN = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3) + GREY
+"""Hue by a quarter of the circle: about the grey axis, by its cross product."""
+
+
+def coloured(linear, offset=0.0):
+    """(3, 4): what colours are multiplied by, and what is added."""
+    return torch.cat([linear, torch.full((3, 1), offset)], 1)
+
+
+# Numbers of the uniform draws and of the normal ones; a transform is taken by a uniform draw below p.
+GEOMETRY = [
+    ("mirror", {0: 0.75, 1: 0}, {}, scaling(-1, 1)),
+    ("quarter turns", {2: 0.8, 3: 0}, {}, rotation(1.5 * math.pi)),
+    ("whole pixels, an eighth of 64", {4: 1.0, 5: 0.25, 6: 0}, {}, shift(0.25, -0.125)),
+    ("scale", {7: 0}, {0: 1.0}, scaling(2**-0.2, 2**-0.2)),
+    ("first rotation", {8: 0.75, 9: 0}, {}, rotation(math.pi / 2)),
+    ("stretch", {10: 0}, {1: 1.0}, scaling(2**-0.2, 2**0.2)),
+    ("last rotation", {11: 0.75, 12: 0}, {}, rotation(math.pi / 2)),
+    ("translation, an eighth of the side", {13: 0}, {2: 1.0, 3: -2.0}, shift(0.25, -0.5)),
+    ("rotation, then translation", {11: 0.75, 12: 0, 13: 0}, {2: 1.0, 3: -2.0},
+     rotation(math.pi / 2) @ shift(0.25, -0.5)),
+    ("whole pixels, then scale", {4: 1.0, 5: 0.25, 6: 0, 7: 0}, {0: 1.0},
+     shift(0.25, -0.125) @ scaling(2**-0.2, 2**-0.2)),
+]  # fmt: skip
+COLOURS = [
+    ("brightness", {14: 0}, {4: 1.0}, coloured(ONE, 0.2)),
+    ("contrast", {15: 0}, {5: 1.0}, coloured(2**0.5 * ONE)),
+    ("luma", {16: 0}, {}, coloured(ONE - 2 * GREY)),
+    ("hue", {17: 0.75, 18: 0}, {}, coloured(THIRD_TURN)),
+    ("saturation", {19: 0}, {6: 1.0}, coloured(GREY + 2 * (ONE - GREY))),
+    ("brightness, then contrast", {14: 0, 15: 0}, {4: 1.0, 5: 1.0}, coloured(2**0.5 * ONE, 0.2 * 2**0.5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "cases"), [(0, GEOMETRY), (1, COLOURS)])
+def test_transforms_are_the_papers(part, cases):
+    """Each transform alone, and two in their order, by the distributions of Appendix B.1, at draws set by hand.
+
+    Geometry goes from output to input: what is done last to an image stands first.
+    """
+    for name, uniforms, normals, expected in cases:
+        row = torch.cat([torch.ones(NUM_UNIFORM), torch.zeros(NUM_NORMAL)]).double()
+        row[list(uniforms)] = torch.tensor(list(uniforms.values())).double()
+        for index, value in normals.items():
+            row[NUM_UNIFORM + index] = value
+        found = transforms(torch.tensor(0.5).double(), row[None], 64)[part][0]
+        torch.testing.assert_close(found, expected.double(), atol=1e-6, rtol=0, msg=f"{name}: {found}")

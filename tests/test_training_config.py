@@ -53,6 +53,24 @@ def test_paper_presets_hold_the_papers_settings():
     assert other == config.model_dump(exclude={"preset", "resolution"})
 
 
+def test_face128_holds_what_drew_the_faces_of_the_results():
+    """face128 has the paper's widths at 128 px, a shorter schedule, the batch, rate and gamma of docs/results.md."""
+    config = TrainConfig(preset="face128")
+    assert (config.resolution, config.start_resolution, config.channel_base) == (128, 8, 8192)
+    assert (config.stable_kimg, config.fade_kimg, config.r1_gamma, config.r1_interval) == (100, 100, 1, 1)
+    assert (config.batch_size, config.learning_rate) == ({"4": 32}, {"4": 0.002})
+    assert config.augment == "none"
+
+
+def test_a_strength_without_augmentation_is_refused():
+    """augment_p would be of nothing, and stand in the statistics."""
+    with pytest.raises(
+        ValidationError, match=r"augment_p 0\.5 is of an augmentation: choose augment fixed or ada"
+    ):
+        TrainConfig(augment_p=0.5)
+    assert TrainConfig(augment="fixed", augment_p=0.5).augment_p == 0.5
+
+
 def test_table_1_goes_step_by_step():
     """Each configuration of table 1 differs from the next in what the paper adds, and the last is paper1024."""
     rows = [

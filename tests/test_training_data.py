@@ -96,9 +96,10 @@ def test_threads_do_not_change_the_stream(shards):
 
 
 def test_seed_changes_order_and_flips(shards):
-    """Another seed gives another order."""
+    """Another seed gives another order, and mirrors others."""
     one, other = (identities(taken(real_images(shards, seed=s), 0, NUM)) for s in (0, 1))
     assert one != other
+    assert [is_flipped(0, i) for i in range(64)] != [is_flipped(1, i) for i in range(64)]
 
 
 def test_flips_mirror_about_half(shards):

@@ -222,6 +222,9 @@ def test_the_best_checkpoint(run):
     assert best_checkpoint(run, "fid") == first
     assert best_checkpoint(run, "recall") == last
     assert best_checkpoint(run, "kid") is None
+    for checkpoint, value in ((first, math.nan), (last, 5.0)):
+        write_merged(metrics_path(run, checkpoint), {"kid": {"value": value}})
+    assert best_checkpoint(run, "kid") == last
 
 
 @pytest.mark.parametrize("settings", [{"generator": "traditional"}, {"synthesis_input": "latent"}])

@@ -138,3 +138,19 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"ONNX needs onnx: pip install 'likeness\[export\]'"):
         export_onnx(trained(), tmp_path / "g.onnx")
+
+
+@pytest.mark.parametrize("settings", [{"generator": "traditional"}, {"synthesis_input": "latent"}])
+@pytest.mark.parametrize("lod", [0.0, 1.0])
+def test_other_generators_are_exported(tmp_path: Path, settings: dict[str, Any], lod: float) -> None:
+    """The traditional generator, and one whose synthesis begins with z, grown up or not, at their full resolution."""
+    was = trained(lod, **settings)
+    metadata = export_onnx(was, tmp_path / "g.onnx")
+    assert metadata["max_difference"] < export.TOLERANCE
+    module = export.ExportedGenerator(was.generator, 8, None)
+    z, noise = inputs_from_seeds(was.generator, [4])
+    arguments = (z,) if "generator" in settings else (z, torch.tensor(1.0), noise)
+    images = module(*arguments)
+    expected = images_from_seeds(was.generator, [4], 1)
+    assert images.shape == expected.shape == (1, 3, 8, 8)
+    assert np.abs(((images.numpy() + 1) * 127.5).clip(0, 255) - expected).max() <= 1

@@ -56,6 +56,15 @@ def test_psi_1_is_the_plain_image(generator: Generator) -> None:
     assert largest_step(figure[:, 1], images_from_seeds(generator, seeds, 0.5, truncation_cutoff=18)) <= 1
 
 
+def test_truncation_is_of_all_layers_where_none_are_named() -> None:
+    """At psi 0 a generator of more layers than training truncates draws one image too."""
+    generator = Generator(128, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, max_channels=4)
+    figure = truncation_figure(generator.requires_grad_(False), [0, 1], [0.0], noise_seed=0)
+    assert largest_step(figure[0], figure[1]) <= 1
+    figure = truncation_figure(generator, [0, 1], [0.0], noise_seed=0, cutoff=8)
+    assert largest_step(figure[0], figure[1]) > 1
+
+
 def test_psi_0_is_one_image(generator: Generator) -> None:
     """At psi 0 every seed draws the mean image, where all have the same noise."""
     same, own = (truncation_figure(generator, range(4), [0], noise_seed=seed)[:, 0] for seed in (7, None))

@@ -9,10 +9,14 @@ from storage.errors import ConfigError, IntegrityError
 from training.checkpoint import save_checkpoint
 from training.config import TrainConfig
 from training.generate import (
+    Trained,
+    generate_files,
+    generate_grid,
     grid_metadata,
     images_from_seeds,
     load_generator,
     parse_seeds,
+    pixels,
     read_grid_metadata,
     write_grid,
 )
@@ -71,6 +75,26 @@ def test_the_traditional_generator_says_truncation_is_ignored(caplog):
     images = images_from_seeds(generator, [0, 1], 0.5)
     assert images.shape == (2, 3, 8, 8)
     assert "truncation_psi 0.5 is ignored" in caplog.text
+
+
+def test_the_record_has_the_truncation_that_was(tmp_path, caplog):
+    """Of a generator without w, grids and files say psi 1, and a psi that cannot be makes no second picture."""
+    generator = TraditionalGenerator(8, z_dim=4, channel_base=64, max_channels=4).requires_grad_(False)
+    trained = Trained(generator, CONFIG, {"run_id": "run"})
+    assert generate_grid(trained, [0, 1], tmp_path / "grid.png", [0.5, 0.7])["truncation_psi"] == 1
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size == (16, 8)
+    [file] = generate_files(trained, [3], tmp_path, [0.5, 1.0])
+    assert read_grid_metadata(file)["truncation_psi"] == 1
+    assert "truncation_psi 0.7 is ignored" in caplog.text
+
+
+def test_pixels_are_rounded():
+    """The nearest of 256 levels, within 0 and 255."""
+    levels = torch.arange(1, 255)
+    for offset in (-0.4, 0.4):
+        assert np.array_equal(pixels((levels + offset) / 127.5 - 1), levels.numpy())
+    assert pixels(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
 
 
 def test_grid_metadata_round_trip(checkpoint, tmp_path):

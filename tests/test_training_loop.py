@@ -291,16 +291,16 @@ def test_a_step_without_finite_gradients_is_skipped_and_counted():
 
 
 def test_lazy_r1_comes_every_so_many_steps():
-    """With interval 3, every third step has the penalty, counted from images shown."""
-    training = Training.begin(TrainConfig.model_validate({**TINY, "r1_interval": 3}), torch.device("cpu"))
+    """With interval 4, every fourth step has the penalty, whatever the batch, counted from images shown."""
+    training = Training.begin(TrainConfig.model_validate({**TINY, "r1_interval": 4}), torch.device("cpu"))
     stage = stage_at(training.config, 0)
     pixels = torch.randint(256, (stage.batch_size, 3, 8, 8), dtype=torch.uint8)
     with_r1 = []
-    for _ in range(7):
+    for _ in range(9):
         before = training.tally.sums[TERMS.index("r1")].item()
         training.step(stage, pixels)
         with_r1.append(training.tally.sums[TERMS.index("r1")].item() > before)
-    assert with_r1 == [True, False, False, True, False, False, True]
+    assert with_r1 == [True, False, False, False, True, False, False, False, True]
 
 
 def test_lazy_path_lengths():
@@ -472,3 +472,72 @@ def test_a_gpu_is_compiled_for_ahead_of_training(new_run, monkeypatch, tmp_path)
     said = (run.folder / "precompile.log").read_text()
     assert counters["inductor"]["fxgraph_cache_hit"] > 0, f"{dict(counters['inductor'])}\n{said}"
     assert "Traceback" not in said, said
+
+
+def test_penalties_are_means_over_the_steps_that_had_them():
+    """Of a lazy penalty the statistics have what it came to, not a share of it; where no step had it, nothing."""
+    penalties = []
+    for interval in (1, 4):
+        config = TrainConfig.model_validate(
+            {**TINY, **PATHS, "r1_interval": interval, "path_length_interval": interval}
+        )
+        training = Training.begin(config, torch.device("cpu"))
+        stage = stage_at(config, 0)
+        pixels = torch.randint(
+            256, (8, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+        )
+        for number in range(2):
+            training.step(stage, pixels)
+            if number == 0:
+                penalties.append(training.tally.means()["r1"])
+        means = training.end_tally().means()
+        if interval == 4:
+            assert means["r1"] == penalties[-1]
+            training.step(stage, pixels)
+            means = training.end_tally().means()
+            assert "r1" not in means
+            assert "path_penalty" not in means
+            assert means["loss_d"] > 0
+    assert penalties[1] == pytest.approx(penalties[0])
+
+
+def test_a_tick_without_a_penalty_is_written(new_run):
+    """A line of statistics whose steps had no lazy penalty is whole but for that."""
+    run = new_run(r1_interval=1000, tick_kimg=0.008)
+    trained(run)
+    first, *others = stats(run)
+    assert first["r1"] > 0
+    assert others
+    assert not any("r1" in line for line in others)
+    assert all(line.keys() == first.keys() - {"r1"} for line in others)
+
+
+def test_the_configs_seed_and_flips_reach_the_images_and_the_weights(new_run):
+    """What is read is ordered and mirrored as the config says, and networks begin by its seed."""
+    run = new_run(x_flips=False, seed=7)
+    images = images_of(run, TrainConfig.model_validate(run.record["config"]))
+    assert (images.x_flips, images.seed) == (False, 7)
+    first, second = (
+        Training.begin(TrainConfig.model_validate({**TINY, "seed": seed}), torch.device("cpu"))
+        for seed in (0, 1)
+    )
+    for name in ("generator", "discriminator"):
+        one, other = (next(p for p in t.networks[name].parameters() if p.dim() > 1) for t in (first, second))
+        assert not torch.equal(one, other), name
+
+
+def test_every_network_is_shown_at_the_present_level():
+    """Pictures amid growth are of the layers that are trained by now, the averaged generator's too."""
+    training = Training.begin(TrainConfig.model_validate(TINY), torch.device("cpu"))
+    training.num_images = 40
+    training.show_present_lod()
+    assert 0 < stage_at(training.config, 40).lod < 1
+    assert {network.lod for network in training.networks.values()} == {stage_at(training.config, 40).lod}
+
+
+def test_path_lengths_are_of_half_a_batch():
+    """As StyleGAN2 takes them; of a batch of one, of one."""
+    training = Training.begin(TrainConfig.model_validate({**TINY, **PATHS}), torch.device("cpu"))
+    for num, half in ((16, 8), (1, 1)):
+        rng = step_rng(0, 0, torch.device("cpu"))
+        assert len(training._path_inputs(stage_at(training.config, 0), num, rng)[1]) == half

@@ -10,11 +10,13 @@ from PIL import Image
 from storage.errors import ConfigError
 from storage.lineage import trace
 from storage.store import Store
+from training import audit as auditing
 from training import subject
 from training.audit import AuditConfig, audit
 from training.memorization import (
     calibrated_threshold,
     closest,
+    coarse,
     nearest,
     pixel_vectors,
     quantiles,
@@ -211,5 +213,41 @@ def test_held_out_photographs_of_another_dataset(run, tiny, crops):
     about = result["held_out"]
     assert about["method"].startswith("dataset others@")
     assert (about["num_images"], about["num_left_out_as_trained_on"]) == (20, 4)
+    fewer = AuditConfig(num_images=4, held_out="others", num_held_out=10)
+    assert audit(run, run.newest_checkpoint(), fewer, CPU)["held_out"]["num_images"] == 10
     with pytest.raises(ConfigError, match="name another dataset"):
         audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="faces"), CPU)
+
+
+def test_embeddings_are_of_a_quarter():
+    """Pictures are shrunk by area to a quarter of their side, small ones less, before they are embedded."""
+    images = pictures(2, 0, 128)
+    shrunk = torch.nn.functional.avg_pool2d(images.float(), 4).round().byte()
+    assert torch.equal(coarse(images), shrunk)
+    assert coarse(pictures(1, 0, 32)).shape[-1] == 16
+    assert coarse(pictures(1, 0, 8)).shape[-1] == 8
+
+
+def test_few_calibrate_where_there_are_many(tiny, tmp_path):
+    """Of more crops than calibrate, every so many does, and none of them meets itself."""
+    store = Store(tmp_path)
+    crops = list(pictures(25, 0, 16).permute(0, 2, 3, 1).numpy())
+    run = tiny.trained(store, tiny.tiny_dataset(store, crops))
+    result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, num_held_out=10), CPU)
+    assert result["held_out"]["num_images"] == len(range(0, 25, 3))
+    for name, space in result["spaces"].items():
+        assert space["held_out"]["min"] > 0, name
+
+
+def test_mirror_images_are_looked_at_where_they_were_trained_on(tiny, crops, tmp_path, monkeypatch):
+    """A run without flips has not seen mirror images, and none is found; embeddings are of shrunk pictures."""
+    store = Store(tmp_path)
+    run = tiny.trained(store, tiny.tiny_dataset(store, crops), x_flips=False)
+    monkeypatch.setattr(subject, "images_from_seeds", copying(crops))
+    sizes = []
+    monkeypatch.setattr(auditing, "coarse", lambda images: sizes.append(len(images)) or coarse(images))
+    result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, num_pairs=4), CPU)
+    assert not any(pair[space]["mirrored"] for pair in result["pairs"] for space in ("embedding", "pixels"))
+    for pair in result["pairs"]:
+        assert (pair["pixels"]["distance"] == 0) == (pair["seed"] % 2 == 0)
+    assert sum(sizes) == NUM + 4

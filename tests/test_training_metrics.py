@@ -81,6 +81,14 @@ def test_kernel_distance_is_unbiased():
     assert kernel_distance(gaussian(300, 8, 0), gaussian(300, 8, 1, 1.0, 1.0), num_subsets=2) > 1
 
 
+def test_kernel_distance_draws_from_the_whole_of_both():
+    """Sets in order of their norms have about the value of the same sets in any order."""
+    a, b = gaussian(200, 8, 0), gaussian(200, 8, 1, 1.3)
+    whole = kernel_distance(a, b, num_subsets=1)
+    for x, y in ((a[a.norm(dim=1).argsort()], b), (a, b[b.norm(dim=1).argsort()])):
+        assert kernel_distance(x, y, num_subsets=100, subset_size=40) == pytest.approx(whole, rel=0.2)
+
+
 def test_precision_and_recall_at_their_extremes():
     """One set twice has both 1, sets far apart both 0; a narrow part of the reals is precise and recalls little."""
     reals = gaussian(300, 4, 0)

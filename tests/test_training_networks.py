@@ -241,3 +241,21 @@ def test_small_differences_in_the_constant_survive_bfloat16():
     generator.synthesis.dtype = torch.bfloat16
     error = ((generator(z, noise) - exact).norm() / (exact - exact.mean((2, 3), keepdim=True)).norm()).item()
     assert error < 0.05, f"relative error {error:.3f}"
+
+
+def test_each_image_has_noise_of_its_own():
+    """Noise is drawn for every image and pixel."""
+    for layer in small_generator().draw_noise(2, torch.Generator().manual_seed(0)):
+        assert not torch.equal(layer[0], layer[1])
+        assert layer.shape[1] == 1
+        assert layer[0].std() > 0.5
+
+
+def test_truncation_reaches_as_many_layers_as_are_asked_for():
+    """A generator truncates w on its first `cutoff` layers, and draws of that."""
+    generator = small_generator()
+    z, noise = inputs(generator)
+    w = generator.truncate(generator.broadcast(generator.mapping(z)), 0.3, 2)
+    images = generator(z, noise, psi=0.3, cutoff=2)
+    torch.testing.assert_close(images, generator.synthesis(w, noise, 0.0))
+    assert not torch.allclose(images, generator(z, noise, psi=0.3, cutoff=6))

@@ -139,3 +139,38 @@ def test_a_projection_is_written(generator: Generator, target: ImageArray, tmp_p
     assert read == read_grid_metadata(tmp_path / "new" / "p.png") == json.loads(json.dumps(metadata))
     assert len(read["distance_curve"]) == len(tensors["distances"]) == 5
     assert (images_from_w(generator, tensors["w"][None], fixed_noise(generator, 5))[0] == result.image).all()
+
+
+def test_features_and_pixels_are_added(generator: Generator, target: ImageArray) -> None:
+    """The distance of features is that of EfficientNet-Lite0's layers and that of pixels."""
+    pytest.importorskip("efficientnet_lite_pytorch")
+    wanted, found = (torch.rand(1, 3, 128, 128) * 2 - 1 for _ in range(2))
+    network = features.EfficientNetLite0(torch.device("cpu"))
+    layers = [network.layers_of(images) for images in (found, wanted)]
+    expected = features.distance_of_layers(*layers).sum() + projection.pixel_distance(wanted)(found)
+    torch.testing.assert_close(projection.feature_distance(wanted)(found), expected)
+
+
+def test_lpips_is_asked_in_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LPIPS is of images in [0, 255], at 64 px at least, and 0 at the target."""
+    seen = []
+
+    class Difference:
+        def __init__(self, *_: object) -> None: ...
+
+        def __call__(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            seen.extend([one, other])
+            return (one - other).square().mean((1, 2, 3))
+
+    monkeypatch.setattr(projection, "Vgg16Lpips", Difference)
+    black, white = -torch.ones(1, 3, 16, 16), torch.ones(1, 3, 16, 16)
+    distance = projection.lpips_distance(white)
+    assert distance(white).item() == 0
+    assert distance(black).item() == pytest.approx(255**2)
+    assert {image.shape[-1] for image in seen} == {64}
+
+
+def test_the_first_step_stays(generator: Generator, target: ImageArray) -> None:
+    """The rate rises from 0: one step without exploration leaves the mean w where it is."""
+    result = project(generator, target, QUICK.model_copy(update={"steps": 1, "exploration": 0.0}))
+    assert torch.equal(result.w_LD, generator.w_avg.expand(6, -1))

@@ -166,7 +166,10 @@ def test_a_step_is_the_reference_s() -> None:
 
     training.step(stage, pixels)
     terms = training.tally.means()
-    for name, expected in (("loss_g", loss_g), ("loss_d", loss_d), ("r1", penalty)):
+    signs, fake_sign = real.sign().mean(), fake.sign().mean()
+    assert signs != fake_sign
+    named = {"loss_g": loss_g, "loss_d": loss_d, "r1": penalty, "real_sign": signs, "fake_logit": fake.mean()}
+    for name, expected in named.items():
         assert terms[name] == pytest.approx(expected.item(), rel=1e-4), name
     torch.testing.assert_close(training.generator.w_avg.double(), w_avg, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(training.generator_ema.w_avg, training.generator.w_avg)

@@ -141,7 +141,7 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
     lineage = {
         **grid_metadata(checkpoint, state),
         "seeds": [pair["seed"] for pair in pairs],
-        "truncation_psi": config.truncation_psi,
+        "truncation_psi": subject.psi,
     }
     _write_sheet(sheet, subject, pairs, lineage)
     result = {

@@ -294,6 +294,10 @@ class TrainConfig(Config):
             raise ValueError(f"keep_best {self.keep_best} is not among the metrics measured during training")
         if not self.draws_from_w and any(MEASURES[name].space == "w" for name in self.metrics):
             raise ValueError("this generator's images are not made from w alone: leave metrics of W out")
+        if self.augment == "none" and self.augment_p > 0:
+            raise ValueError(
+                f"augment_p {self.augment_p:g} is of an augmentation: choose augment fixed or ada"
+            )
         if self.augment == "ada" and self.loss == "wgan_gp":
             raise ValueError(
                 "augment ada follows the sign of logits, and a critic's (loss wgan_gp) has no meaning: "

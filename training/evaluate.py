@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def evaluate(run: Run, checkpoint: Path, config: EvaluateConfig, device: torch.d
         "dataset_manifest_sha256": run.record["dataset"]["manifest_sha256"],
         "resolution": train_config.resolution,
         "lod": subject.generator.lod,
-        "truncation_psi": config.truncation_psi,
+        "truncation_psi": subject.psi,
         "seed": config.seed,
         "device": device.type,
         "torch": torch.__version__,
@@ -153,7 +154,7 @@ def best_checkpoint(run: Run, metric: str) -> Path | None:
     values = {
         checkpoint: record[metric]["value"]
         for checkpoint in run.checkpoints()
-        if metric in (record := recorded_metrics(run, checkpoint))
+        if metric in (record := recorded_metrics(run, checkpoint)) and math.isfinite(record[metric]["value"])
     }
     if not values:
         return None

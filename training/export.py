@@ -79,7 +79,7 @@ class ExportedGenerator(nn.Module):
             return upsample(images, generator.resolution // images.shape[-1])
         constants = [self.get_buffer(f"noise_{index}") for index in range(self.num_constants)]
         w = generator.truncate(generator.broadcast(generator.mapping(z)), psi, self.cutoff)
-        return synthesized(generator, w, constants or noise)
+        return synthesized(generator, w, constants or noise, z)
 
 
 def export_onnx(

@@ -126,8 +126,7 @@ def images_from_seeds(
 
     A seed fixes its image's latent and noise, whatever other seeds stand beside it and on whatever device.
     """
-    if isinstance(generator, TraditionalGenerator) and truncation_psi != 1:
-        log.warning("truncation_psi %g is ignored: the traditional generator has no w", truncation_psi)
+    truncation_psi = possible_psi(generator, truncation_psi)
     batches = []
     for start in range(0, len(seeds), batch_size):
         latents, noise = inputs_from_seeds(generator, seeds[start : start + batch_size])
@@ -154,16 +153,34 @@ def inputs_from_seeds(
 
 
 @torch.no_grad()
+def possible_psi(generator: Generator | TraditionalGenerator, psi: float) -> float:
+    """`psi`; or 1, which is no truncation, and a warning where the generator has no w to truncate."""
+    if psi == 1 or isinstance(generator, Generator):
+        return psi
+    log.warning("truncation_psi %g is ignored: the traditional generator has no w", psi)
+    return 1.0
+
+
+def possible_psis(trained: Trained, psis: Sequence[float]) -> list[float]:
+    """What `possible_psi` makes of them, each once."""
+    return list(dict.fromkeys(possible_psi(trained.generator, psi) for psi in psis))
+
+
 def w_from_seeds(generator: Generator, seeds: Sequence[int], psi: float = 1.0, cutoff: int = 8) -> Tensor:
     """Intermediate latents (N, L, D) of seeds, truncated at `psi`."""
     latents, _ = inputs_from_seeds(generator, seeds)
     return generator.truncate(generator.broadcast(generator.mapping(latents)), psi, cutoff)
 
 
-def synthesized(generator: Generator, w_NLD: Tensor, noise: Sequence[Tensor]) -> Tensor:
-    """Images (N, 3, R, R) in about [-1, 1] at the full resolution, of w a layer and noise of one row or of N."""
+def synthesized(
+    generator: Generator, w_NLD: Tensor, noise: Sequence[Tensor], z_NZ: Tensor | None = None
+) -> Tensor:
+    """Images (N, 3, R, R) in about [-1, 1] at the full resolution, of w a layer and noise of one row or of N.
+
+    A synthesis that begins with z (config C) needs it too.
+    """
     rows = [layer.expand(len(w_NLD), -1, -1, -1) for layer in noise]
-    images = generator.synthesis(w_NLD, rows, generator.lod)
+    images = generator.synthesis(w_NLD, rows, generator.lod, z_NZ=z_NZ)
     return upsample(images, generator.resolution // images.shape[-1])
 
 
@@ -203,8 +220,9 @@ def generate_grid(
 ) -> dict[str, Any]:
     """Write a grid of images of `seeds`, and return the metadata it carries.
 
-    With several psis, a row a seed and a column a psi.
+    With several psis, a row a seed and a column a psi; those that can be (`possible_psi`), each once.
     """
+    psis = possible_psis(trained, psis)
     images = np.stack(
         [images_from_seeds(trained.generator, seeds, psi, truncation_cutoff=trained.cutoff) for psi in psis],
         axis=1,
@@ -221,6 +239,7 @@ def generate_files(
 ) -> list[Path]:
     """Write one PNG a seed and psi into `folder`, each with the metadata of a grid, and return their paths."""
     paths = []
+    psis = possible_psis(trained, psis)
     for psi in psis:
         suffix = f"-psi{psi:g}" if len(psis) > 1 else ""
         for start in range(0, len(seeds), batch_size):

@@ -44,10 +44,11 @@ def write_tick(run: Run, training: Training, tally: Tally, stage: Stage, tracker
     }
     with run.stats_path.open("a") as file:
         file.write(json.dumps(line) + "\n")
+    penalty = line.get("gradient_penalty" if training.config.loss == "wgan_gp" else "r1")
     log.info(
-        "%.2f of %g kimg  %dpx  G %.3f  D %.3f  penalty %.4f  %.1f s/kimg",
+        "%.2f of %g kimg  %dpx  G %.3f  D %.3f  penalty %s  %.1f s/kimg",
         line["kimg"], line["total_kimg"], stage.resolution, line["loss_g"], line["loss_d"],
-        line["gradient_penalty" if training.config.loss == "wgan_gp" else "r1"],
+        "-" if penalty is None else f"{penalty:.4f}",  # a lazy one may have had no step of these
         line["seconds_per_kimg"],
     )  # fmt: skip
     tracker.log_tick(line)

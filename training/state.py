@@ -60,24 +60,28 @@ class Tally:
         self.seconds_before = 0.0
         """The run's seconds when it began."""
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.counts = torch.zeros(len(terms), dtype=torch.int64, device=device)
+        """How many steps each term's sum is of."""
         self.sums = torch.zeros(len(terms), dtype=torch.float64, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.most_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(self, num: int, terms: Tensor, is_skipped: Tensor) -> None:
-        """Count one step; terms of a skipped one are left out."""
+        """Count one step; left out are terms that it did not come to, which are nan, and all of a skipped one."""
         self.images += num
         self.steps += ~is_skipped
-        self.sums += torch.where(is_skipped, 0.0, terms.double())
+        is_there = ~(terms.isnan() | is_skipped)
+        self.counts += is_there
+        self.sums += torch.where(is_there, terms.double(), 0.0)
         self.skipped += is_skipped
         self.skipped_in_a_row.add_(1).mul_(is_skipped)
         torch.maximum(self.most_in_a_row, self.skipped_in_a_row, out=self.most_in_a_row)
 
     def means(self) -> dict[str, float]:
-        """The mean of each term over the steps that were not skipped; none where all were."""
-        steps = int(self.steps)
-        return dict(zip(self._terms, (self.sums / steps).tolist(), strict=True)) if steps else {}
+        """The mean of each term over the steps that it is of; lazy penalties may be of none, and are left out then."""
+        means = zip(self._terms, (self.sums / self.counts).tolist(), self.counts.tolist(), strict=True)
+        return {name: mean for name, mean, count in means if count}
 
     def state(self) -> dict[str, Any]:
         """Its numbers as JSON, exactly."""
@@ -195,7 +199,10 @@ class Training:
             self.augmentation.update(terms_d[DiscriminatorPhase.terms.index("real_sign")], num)
 
         self.num_images += num
-        self.tally.add(num, torch.cat([terms_g, terms_d]), skipped_d | skipped_g)
+        terms = torch.cat([terms_g, terms_d])
+        if not has_penalty:
+            terms[terms_of(config).index("r1")] = torch.nan
+        self.tally.add(num, terms, skipped_d | skipped_g)
 
     def compile(self, stage: Stage, phase: str) -> None:
         """Have the cache hold a phase as the steps of such a stage need it; nothing is trained."""
@@ -248,7 +255,7 @@ class Training:
     ) -> Tensor:
         """Add path length regularization to the generator's gradients where its turn has come; its terms."""
         if self.num_images // num % self.config.path_length_interval:
-            return torch.stack([torch.zeros_like(self.path_length_mean), self.path_length_mean])
+            return torch.stack([torch.full_like(self.path_length_mean, torch.nan), self.path_length_mean])
         added, (terms,) = self.gradients["path_length"](*self._path_inputs(stage, num, rng))
         self.ranks.mean_([*added.values(), terms])
         for parameter, gradient in added.items():

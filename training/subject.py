@@ -22,7 +22,7 @@ from storage.runs import Run
 from training.checkpoint import read_state
 from training.config import TrainConfig
 from training.data import ImageArray
-from training.generate import images_from_seeds, load_generator
+from training.generate import images_from_seeds, load_generator, possible_psi
 from training.networks import Generator, TraditionalGenerator
 from training.reals import RealCrops
 
@@ -61,7 +61,7 @@ class Subject:
             generator=generator,
             reals=RealCrops.of(run.store, run.record["dataset"], generator.resolution),
             device=device,
-            psi=psi if isinstance(generator, Generator) else 1.0,
+            psi=possible_psi(generator, psi),
             cutoff=TrainConfig.model_validate(read_state(checkpoint)["config"]).truncation_cutoff,
             seed=seed,
             batch_size=batch_size,
