@@ -208,7 +208,7 @@ def test_half_a_copying_generator_and_other_settings(run, crops, monkeypatch):
 def test_held_out_photographs_of_another_dataset(run, tiny, crops):
     """Another dataset calibrates, but for the photographs in it that were trained on; one of those alone is refused."""
     others = list(pictures(20, 9, 16).permute(0, 2, 3, 1).numpy())
-    tiny.tiny_dataset(run.store, [*crops[:4], *others], "others")
+    tiny.tiny_dataset(run.store, [*others, *crops[:4]], "others")
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="others"), CPU)
     about = result["held_out"]
     assert about["method"].startswith("dataset others@")
