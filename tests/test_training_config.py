@@ -62,6 +62,13 @@ def test_face128_holds_what_drew_the_faces_of_the_results():
     assert config.augment == "none"
 
 
+def test_what_is_for_small_data_is_off_by_default():
+    """Flips, augmentation and path length regularization are asked for; the paper's presets flip, as on FFHQ."""
+    config = TrainConfig()
+    assert (config.x_flips, config.augment, config.path_length_weight) == (False, "none", 0)
+    assert all(TrainConfig(preset=name).x_flips for name in PRESETS if name != "smoke")
+
+
 def test_a_strength_without_augmentation_is_refused():
     """augment_p would be of nothing, and stand in the statistics."""
     with pytest.raises(

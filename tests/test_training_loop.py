@@ -38,7 +38,7 @@ TINY = {
     "resolution": 16, "start_resolution": 8, "channel_base": 64, "max_channels": 8, "z_dim": 8, "w_dim": 8,
     "mapping_layers": 2, "stable_kimg": 0.03, "fade_kimg": 0.02, "total_kimg": 0.1,
     "batch_size": {"4": 8, "16": 4}, "snapshot_kimg": 0.04, "tick_kimg": 0.02, "keep_checkpoints": 10,
-    "device": "cpu",
+    "device": "cpu", "x_flips": True,
 }  # fmt: skip
 
 

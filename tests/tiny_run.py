@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
     "resolution": 16, "start_resolution": 8, "channel_base": 64, "max_channels": 8, "z_dim": 8, "w_dim": 8,
     "mapping_layers": 2, "stable_kimg": 0.008, "fade_kimg": 0.008, "total_kimg": 0.032,
     "batch_size": {"4": 8}, "snapshot_kimg": 0.016, "tick_kimg": 0.016, "keep_checkpoints": 10, "device": "cpu",
+    "x_flips": True,
 }  # fmt: skip
 
 

@@ -211,7 +211,9 @@ class TrainConfig(Config):
         gt=0,
         description="Thousands of images over which adaptive augmentation could rise from 0 to 1.",
     )
-    x_flips: bool = Field(True, description="Show each image mirrored half the time.")
+    x_flips: bool = Field(
+        False, description="Show each image mirrored half the time; the paper does, on FFHQ."
+    )
     truncation_psi: float = Field(
         0.7, ge=0, le=2, description="Truncation of the sample grids: 0 is the mean face, 1 is none."
     )
