@@ -1,9 +1,10 @@
-"""A run's curves over its images, in one picture: losses, what steers augmentation, scores, and how near copies come.
+"""A run's curves in one picture: losses, what steers augmentation, and scores over its images; how near copies come.
 
     python benchmarks/run_curves.py store/runs/RUN --out curves.png
 
-From the files that training, `likeness evaluate` and `likeness audit` leave in the run's folder; of a score, every
-checkpoint that was measured. Needs matplotlib, which `pip install likeness[sample]` brings.
+From the files that training, `likeness evaluate` and `likeness audit` leave in the run's folder: of a score, every
+checkpoint that was measured; of audits, the newest checkpoint's. Needs matplotlib, which `pip install
+likeness[sample]` brings.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 SMOOTHED_KIMG = 4.0
 """Curves of single steps are means over about so many thousand images."""
@@ -42,7 +44,7 @@ def draw(run: Path, out: Path) -> None:
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     kimg = [line["kimg"] for line in lines]
     scores, audits = of_checkpoints(run / "metrics"), of_checkpoints(run / "audit")
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained", sharex=True)
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
 
     for name, label in (("loss_g", "generator"), ("loss_d", "discriminator")):
         axes[0, 0].plot(kimg, smoothed(lines, name), label=label)
@@ -64,31 +66,37 @@ def draw(run: Path, out: Path) -> None:
             axes[1, 0].plot(*zip(*points, strict=True), marker="o", label=f"{name}, of {counts}")
     axes[1, 0].set_yscale("symlog", linthresh=0.01)
     axes[1, 0].set_title("scores")
-    for space, colour in (("embedding", "C0"), ("pixels", "C1")):
-        for quantile, style in (("50%", "-"), ("1%", "--")):
-            points = [(at, record["spaces"][space]["generated"][quantile]) for at, record in audits]
-            if points:
-                axes[1, 1].plot(
-                    *zip(*points, strict=True), style, marker="o", color=colour, label=f"{space}, {quantile}"
-                )
-        if audits:
-            threshold = audits[-1][1]["spaces"][space]["threshold"]
-            axes[1, 1].axhline(threshold, color=colour, linestyle=":", label=f"{space}, a near-copy below")
-    axes[1, 1].set_title("distance to the nearest training crop")
+    if audits:
+        draw_audit(axes[1, 1], *audits[-1])
 
     grown = [
         at for at, a, b in zip(kimg[1:], lines, lines[1:], strict=False) if a["resolution"] != b["resolution"]
     ]
     for axis in axes.flat:
-        for at in grown:
-            axis.axvline(at, color="0.9", zorder=0)
+        if axis is not axes[1, 1]:
+            axis.set_xlabel("thousands of images; a resolution begins at each upright line")
+            for at in grown:
+                axis.axvline(at, color="0.9", zorder=0)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(
                 fontsize="small", loc="lower left", bbox_to_anchor=(0, 1.08), ncols=2, borderaxespad=0
             )
-    for axis in axes[1]:
-        axis.set_xlabel("thousands of images; a resolution begins at each upright line")
     figure.savefig(out, dpi=90)
+
+
+def draw_audit(axis: Axes, kimg: float, audit: dict[str, Any]) -> None:
+    """Draw how far generated and held-out images are from their nearest training crops, by shares of them."""
+    for space, colour in (("embedding", "C0"), ("pixels", "C1")):
+        found = audit["spaces"][space]
+        for what, style in (("generated", "-"), ("held_out", "--")):
+            shares = {name: value for name, value in found[what].items() if name not in ("min", "max")}
+            percent = [float(name.rstrip("%")) for name in shares]
+            label = f"{space}, {what.replace('_', '-')}"
+            axis.plot(percent, list(shares.values()), style, marker="o", color=colour, label=label)
+        axis.axhline(found["threshold"], color=colour, linestyle=":", label=f"{space}, a near-copy below")
+    axis.set_xscale("log")
+    axis.set_xlabel("percentile of the images")
+    axis.set_title(f"distance to the nearest training crop, {kimg:.0f} kimg")
 
 
 def main() -> None:
