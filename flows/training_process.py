@@ -22,7 +22,6 @@ from storage.runs import Run, create_run, find_run
 from storage.store import Store
 from training.config import TrainConfig
 from training.data import check_resolution
-from training.device import resolve_device
 from training.ranks import check_processes
 
 POLL_S = 0.5
@@ -47,9 +46,7 @@ def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions,
             f"run {run.id} is of {trained_on['name']}@{trained_on['version']}, not of {dataset}: "
             f"leave the dataset out to go on with it"
         )
-    config = TrainConfig.model_validate(run.record["config"])
-    resolve_device(config.device)
-    check_processes(config, options.processes)
+    check_processes(TrainConfig.model_validate(run.record["config"]), options.processes)
     return run
 
 
@@ -59,7 +56,6 @@ def check_training(store: Store, dataset: str | None, config: TrainConfig, optio
         raise ConfigError("a dataset is needed: likeness train NAME, or --resume RUN to go on with a run")
     opened = open_dataset(store, dataset)
     check_resolution(opened.resolution, config.resolution)
-    resolve_device(config.device)
     check_processes(config, options.processes)
     return opened
 

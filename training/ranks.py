@@ -144,9 +144,10 @@ def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
 
 
 def check_processes(config: TrainConfig, num: int) -> None:
-    """Raise ConfigError unless `num` processes of this machine can train by `config` together."""
+    """Raise ConfigError, or DeviceError, unless `num` processes of this machine can train by `config` together."""
+    device = resolve_device(config.device)
     Ranks(world=num).check(config)
-    if num > 1 and resolve_device(config.device).type == "cuda" and (gpus := torch.cuda.device_count()) < num:
+    if num > 1 and device.type == "cuda" and (gpus := torch.cuda.device_count()) < num:
         raise ConfigError(f"processes is {num}, and there are {gpus} GPUs here: each process needs its own")
 
 
