@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from storage.manifest import index_name
+from storage.shards import index_name
 from training.data import RealImages
 from training.loop import next_batch
 

@@ -23,10 +23,11 @@ from flows.report import write_report
 from flows.stages import Aligned, Context, Crawled, Report, Sharded
 from preprocessing.sources import open_source
 from preprocessing.sources.folder import FolderSource
+from storage.datasets.dataset import Dataset
+from storage.datasets.manifest import record_build
 from storage.digest import json_digest
+from storage.environment import run_facts
 from storage.errors import ConfigError
-from storage.facts import run_facts
-from storage.manifest import Dataset, record_build
 from storage.store import Store
 
 Parameters = ParamSpec("Parameters")

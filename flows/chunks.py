@@ -17,13 +17,11 @@ import pyarrow as pa
 
 from flows.rows import face_row
 from preprocessing.faces import FacesConfig, algorithm_digest, faces_in_photo
-from preprocessing.records import Face, Item, Rejection
+from preprocessing.records import FACE_FIELDS, Face, Item, Rejection
 from preprocessing.sources import Source
-from storage import manifest
 from storage.digest import bytes_digest, canonical_json, file_digest, json_digest
 from storage.errors import ConfigError, IntegrityError
-from storage.manifest import FACE_FIELDS
-from storage.shards import Sample, check_shard, index_json, read_entry, read_index, write_shard
+from storage.shards import Sample, check_shard, index_json, index_name, read_entry, read_index, write_shard
 from storage.store import Store
 from storage.tables import Row, put_table
 
@@ -102,7 +100,7 @@ def pack_shard(
     `job` is its number, its key, the rows of its images, and where their crops lie.
     """
     number, key, rows, crops = job
-    index_key = manifest.index_name(key)
+    index_key = index_name(key)
     packed = _packed(store, key, index_key)
     was_there = packed is not None
     if packed is None:

@@ -222,7 +222,7 @@ def trace(
     json_: Json = False,
 ) -> None:
     """Say what something was made of, down to original photographs, by files alone."""
-    from storage.lineage import trace as trace_reference
+    from storage.lineage.trace import trace as trace_reference
 
     chain = trace_reference(Store(options.store), reference)
     if json_:
@@ -239,9 +239,9 @@ def verify(
     json_: Json = False,
 ) -> None:
     """Check every hash of a dataset version: manifest, tables, shards, images, original photographs."""
+    from storage.datasets.dataset import open_dataset
+    from storage.datasets.verify import verify as verify_dataset
     from storage.errors import IntegrityError
-    from storage.lineage import verify as verify_dataset
-    from storage.manifest import open_dataset
 
     opened = open_dataset(Store(options.store), dataset)
     checked = verify_dataset(opened)

@@ -17,7 +17,7 @@ from preprocessing.faces import FacesConfig
 from preprocessing.fetch import FetchConfig
 from preprocessing.scores import ScoreConfig
 from storage.config import Config, OneOf
-from storage.manifest import NAME_PATTERN
+from storage.datasets.dataset import NAME_PATTERN
 from storage.shards import ShardConfig
 
 

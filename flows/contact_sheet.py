@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from storage.manifest import Dataset
+from storage.datasets.dataset import Dataset
 from storage.shards import read_entry
 
 COLUMNS, ROWS, CELL_PX = 8, 6, 96

@@ -23,12 +23,12 @@ from flows.config import BuildConfig, BuildOptions
 from flows.stages import Context, Crawled, Report
 from preprocessing.curate import Verdict, check, choose
 from preprocessing.faces import faces_in_photo
-from preprocessing.records import Face, Item, Photo, Rejection
+from preprocessing.records import SOURCE_FIELDS, Face, Item, Photo, Rejection
 from preprocessing.reject import CRAWL, Reason
+from storage.datasets.dataset import Dataset, open_dataset
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
-from storage.lineage import trace
-from storage.manifest import SOURCE_FIELDS, Dataset, open_dataset
+from storage.lineage.trace import trace
 from storage.store import Store, original_key
 
 

@@ -34,9 +34,10 @@ from preprocessing.curate import CurateConfig, Rule, rules
 from preprocessing.decode import DecodeConfig, decode
 from preprocessing.records import Face, Item, Rejection
 from preprocessing.reject import MEANING, Reason, Rejected
+from storage.datasets.dataset import Dataset
+from storage.datasets.manifest import KEY_DIGITS
 from storage.digest import bytes_digest
 from storage.errors import PipelineError
-from storage.manifest import KEY_DIGITS, Dataset
 
 KEPT_SHOWN, REJECTED_SHOWN = 96, 200
 PHOTOS_SHOWN = 40

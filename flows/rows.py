@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 
-from preprocessing.records import Face, Item, Photo, Rejection, Scores
-from storage import manifest
+from preprocessing.records import SOURCE_FIELDS, Face, Item, Photo, Rejection, Scores
+from storage.datasets.manifest import KEY_DIGITS
 from storage.tables import Row
 
 _FACE_COLUMNS = [field.name for field in fields(Face) if field.name not in ("image", "scores")]
@@ -36,7 +36,7 @@ def face_of_row(row: Row) -> Face:
 def image_row(face: Face, photo: Photo) -> Row:
     """The manifest's row of an image, but for its place in a shard."""
     return {
-        "key": face.image_sha256[: manifest.KEY_DIGITS],
+        "key": face.image_sha256[:KEY_DIGITS],
         **face_row(face),
         "photo_num_bytes": photo.num_bytes,
         **source_row(photo.item),
@@ -45,7 +45,7 @@ def image_row(face: Face, photo: Photo) -> Row:
 
 def source_row(item: Item) -> Row:
     """What the source says of a photograph."""
-    return {field.name: getattr(item, field.name) for field in manifest.SOURCE_FIELDS}
+    return {field.name: getattr(item, field.name) for field in SOURCE_FIELDS}
 
 
 def rejection_row(rejection: Rejection, items: Mapping[str, Item]) -> Row:

@@ -23,13 +23,13 @@ from flows.rows import face_of_row, image_row, rejection_row
 from preprocessing.curate import curate as curate_faces
 from preprocessing.encode import SUFFIX
 from preprocessing.faces import algorithm_digest
-from preprocessing.records import Face, Item, Photo, Rejection
+from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA, Face, Item, Photo, Rejection
 from preprocessing.reject import TRANSIENT, Reason
 from preprocessing.sources import open_source
-from storage import manifest
+from storage.datasets import manifest
+from storage.datasets.dataset import Dataset
 from storage.digest import canonical_json, code_digest, json_digest
 from storage.errors import IntegrityError, SourceError
-from storage.manifest import Dataset
 from storage.store import Store, original_key
 from storage.tables import Row, get_table
 
@@ -201,7 +201,7 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
     for key in context.store.keys(prefix):
         if key.endswith(".parquet"):
             try:
-                rows = get_table(context.store, key, ALIGN_SCHEMA)
+                rows = get_table(context.store, key, ALIGN_SCHEMA.names)
             except IntegrityError as error:
                 logger.warning("%s: its photographs are aligned again", error)
                 continue
@@ -210,7 +210,7 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
     reused = len(done)
     chunks = _chunks(sorted(wanted.keys() - done), context)
     for key in map_chunks(context.client, align_chunk, chunks, context.store, prefix, config.faces, code):
-        take(blob_key(key), get_table(context.store, key, ALIGN_SCHEMA))
+        take(blob_key(key), get_table(context.store, key, ALIGN_SCHEMA.names))
     return Aligned(crops, rejections, reused)
 
 
@@ -285,7 +285,9 @@ def publish(
             },
         },
         images=sharded.images,
+        image_schema=IMAGE_SCHEMA,
         rejections=rows,
+        rejection_schema=REJECTION_SCHEMA,
         shards=sharded.shards,
         num_photos=len(crawled.items),
     )
@@ -296,7 +298,7 @@ def publish(
 def _known_outcomes(store: Store, prefix: str, items: Mapping[str, Item]) -> dict[str, Row]:
     newest: dict[str, Row] = {}
     for key in store.keys(prefix):
-        for row in get_table(store, key, CRAWL_SCHEMA):
+        for row in get_table(store, key, CRAWL_SCHEMA.names):
             if (
                 row["ref"] in items
                 and row["fetched_at"] >= newest.get(row["ref"], {"fetched_at": ""})["fetched_at"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import TrainOptions
+from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, TrainingError
-from storage.manifest import Dataset, open_dataset
 from storage.runs import Run, create_run, find_run
 from storage.store import Store
 from training.config import TrainConfig

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from preprocessing.reject import Reason
 
 
@@ -115,3 +117,65 @@ class Rejection:
     face_index: int | None = None
     detail: str | None = None
     duplicate_of: str | None = None
+
+
+_POINTS = pa.list_(pa.list_(pa.float64()))
+SOURCE_FIELDS = [
+    pa.field("ref", pa.string()),
+    pa.field("page", pa.string()),
+    pa.field("author", pa.string()),
+    pa.field("license", pa.string()),
+    pa.field("license_url", pa.string()),
+    pa.field("title", pa.string()),
+]
+SCORE_FIELDS = [
+    pa.field("padding_fraction", pa.float64()),
+    pa.field("feature_margin", pa.float64()),
+    pa.field("sharpness", pa.float64()),
+    pa.field("landmark_error", pa.float64()),
+    pa.field("yaw_deg", pa.float64()),
+    pa.field("pitch_deg", pa.float64()),
+    pa.field("roll_deg", pa.float64()),
+    pa.field("brightness", pa.float64()),
+    pa.field("clipped_fraction", pa.float64()),
+    pa.field("colorfulness", pa.float64()),
+    pa.field("pdq", pa.string()),
+    pa.field("pdq_quality", pa.int32()),
+    pa.field("embedding", pa.list_(pa.float64())),
+    pa.field("filter_score", pa.float64()),
+]
+"""The columns of a face that are its scores: what curation judges by."""
+FACE_FIELDS = [
+    pa.field("photo_sha256", pa.string()),
+    pa.field("face_index", pa.int32()),
+    pa.field("photo_width_px", pa.int32()),
+    pa.field("photo_height_px", pa.int32()),
+    pa.field("box_px", pa.list_(pa.float64())),
+    pa.field("detector_score", pa.float64()),
+    pa.field("landmarks_px", _POINTS),
+    pa.field("quad_px", _POINTS),
+    pa.field("quad_side_px", pa.float64()),
+    *SCORE_FIELDS,
+    pa.field("image_sha256", pa.string()),
+]
+IMAGE_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("shard", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64()),
+        *FACE_FIELDS,
+        pa.field("photo_num_bytes", pa.int64()),
+        *SOURCE_FIELDS,
+    ]
+)
+REJECTION_SCHEMA = pa.schema(
+    [
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("duplicate_of", pa.string()),
+        pa.field("photo_sha256", pa.string()),
+        pa.field("face_index", pa.int32()),
+        *SOURCE_FIELDS,
+    ]
+)

@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from storage.digest import json_digest
+from storage.environment import run_facts
 from storage.errors import ConfigError, NotFoundError
-from storage.facts import run_facts
 from storage.store import Store, read_json
-
-GRID_TEXT = "likeness"
-"""The text chunk of a grid's PNG that says where it comes from."""
 
 
 @dataclass(frozen=True)

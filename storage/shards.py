@@ -121,3 +121,8 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
 
 def _blocks(size: int) -> int:
     return -(-size // tarfile.BLOCKSIZE)
+
+
+def index_name(shard: str) -> str:
+    """The index that stands beside a tar."""
+    return shard.removesuffix(".tar") + ".index.json"

@@ -6,7 +6,7 @@ Not here: what the columns mean. A table's identity is `rows_digest`, never the 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -29,13 +29,13 @@ def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) ->
     store.put(key, buffer.getvalue())
 
 
-def get_table(store: Store, key: str, schema: pa.Schema) -> list[Row]:
-    """Read rows back; IntegrityError where the file cannot be read or has other columns."""
+def get_table(store: Store, key: str, columns: Sequence[str]) -> list[Row]:
+    """Read rows back, all of their columns; IntegrityError where the file cannot be read or lacks one of `columns`."""
     try:
         table = pq.read_table(store.path(key))
         rows: list[Row] = table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError(f"{store.path(key)} cannot be read as Parquet: {error}") from error
-    if table.schema.names != schema.names:
-        raise IntegrityError(f"{store.path(key)} has other columns than were written")
+    if missing := [name for name in columns if name not in table.schema.names]:
+        raise IntegrityError(f"{store.path(key)} lacks the columns {', '.join(missing)}")
     return rows

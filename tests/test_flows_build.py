@@ -23,9 +23,10 @@ from flows.config import BuildConfig, BuildOptions
 from flows.stages import Progress
 from preprocessing.fetch import FetchConfig
 from preprocessing.sources import open_source
+from storage.datasets.verify import verify
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, EmptyDatasetError, SourceError
-from storage.lineage import trace, verify
+from storage.lineage.trace import trace
 from storage.store import Store
 
 PHOTOS = 12

@@ -20,8 +20,8 @@ from flows.curate import crawled, explain, recurate, recuration
 from flows.stages import Progress
 from preprocessing.fetch import FetchConfig
 from preprocessing.sources import open_source
+from storage.datasets.verify import verify
 from storage.errors import ConfigError, EmptyDatasetError, IntegrityError, NotFoundError
-from storage.lineage import verify
 from storage.store import Store
 
 STRICT = {"preset": "ffhq", "pdq_max_distance": None, "faces": "single"}

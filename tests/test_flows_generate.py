@@ -16,7 +16,7 @@ from flows.portrait import portrait
 from preprocessing.sources.sample import scene_bytes
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError, SourceError
-from storage.lineage import trace
+from storage.lineage.trace import trace
 from storage.runs import Run, create_run
 from storage.store import Store
 from training.checkpoint import save_checkpoint

@@ -19,8 +19,8 @@ from flows.build import build, run_with
 from flows.build_and_train import build_and_train
 from flows.build_dataset import PUBLISHED, build_dataset
 from flows.config import BuildAndTrainOptions, BuildConfig, BuildOptions
-from storage.lineage import trace
-from storage.manifest import open_dataset
+from storage.datasets.dataset import open_dataset
+from storage.lineage.trace import trace
 from storage.store import Store
 from training.config import TrainConfig
 

@@ -23,10 +23,11 @@ from PIL import Image
 from flows.config import BuildConfig
 from flows.report import KEPT_SHOWN, REJECTED_SHOWN, SCORES, write_report
 from flows.stages import Aligned, Crawled, Crop, Curated
-from preprocessing.records import Face, Item, Photo, Rejection, Scores
+from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA, Face, Item, Photo, Rejection, Scores
 from preprocessing.reject import MEANING, Reason
+from storage.datasets.dataset import Dataset
+from storage.datasets.manifest import publish
 from storage.digest import bytes_digest
-from storage.manifest import Dataset, publish
 from storage.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +108,8 @@ def results(tmp_path: Path) -> Results:
     )
     aligned = Aligned(crops, [Rejection("nobody.png", Reason.NO_FACE, empty.sha256)], 7)
     dataset = publish(
-        store, "faces", settings={"resolution": 32, "source": {"kind": "folder"}}, images=[], rejections=[], shards=[],
+        store, "faces", settings={"resolution": 32, "source": {"kind": "folder"}}, images=[],
+        image_schema=IMAGE_SCHEMA, rejections=[], rejection_schema=REJECTION_SCHEMA, shards=[],
         num_photos=NUM_PHOTOS + 2,
     )  # fmt: skip
     return dataset, crawled, aligned, Curated(kept, [*rejections, twin])

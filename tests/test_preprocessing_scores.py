@@ -20,7 +20,7 @@ from preprocessing.align import AlignConfig, aligned_crop, crop_quad
 from preprocessing.detect import DetectConfig, detect_faces, packaged_model
 from preprocessing.faces import FacesConfig
 from preprocessing.pose import FACE, MIRRORED, WEIGHTS, fit_pose
-from preprocessing.records import Scores
+from preprocessing.records import SCORE_FIELDS, Scores
 from preprocessing.scores import (
     FACE_AREA,
     ScoreConfig,
@@ -32,7 +32,6 @@ from preprocessing.scores import (
 )
 from storage.digest import file_digest
 from storage.errors import ConfigError
-from storage.manifest import SCORE_FIELDS
 
 Pixels = NDArray[np.uint8]
 Points = NDArray[np.float64]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
-from storage.provenance import read_provenance, sidecar_path
+from storage.lineage.origin import read_provenance, sidecar_path
 from training import export
 from training.config import TrainConfig
 from training.export import export_onnx, export_safetensors

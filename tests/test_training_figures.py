@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from storage.errors import ConfigError
-from storage.provenance import read_provenance
+from storage.lineage.origin import read_provenance
 from training.figures import (
     LAYERS,
     busiest_square,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from storage.errors import ConfigError
-from storage.lineage import trace
+from storage.lineage.trace import trace
 from storage.store import Store
 from training import audit as auditing
 from training import subject

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA
+from storage.datasets.manifest import publish, record_build
 from storage.digest import bytes_digest, file_digest
-from storage.manifest import IMAGE_SCHEMA, index_name, publish, record_build
 from storage.runs import Run, create_run
-from storage.shards import Sample, index_json, write_shard
+from storage.shards import Sample, index_json, index_name, write_shard
 from storage.store import Store
 from training.config import TrainConfig
 from training.data import ImageArray
@@ -61,7 +62,15 @@ def tiny_dataset(store: Store, images_HWC: Sequence[ImageArray], name: str = "fa
     }  # fmt: skip
     settings = {"resolution": len(images_HWC[0])}
     dataset = publish(
-        store, name, settings=settings, images=rows, rejections=[], shards=[shard], num_photos=len(rows)
+        store,
+        name,
+        settings=settings,
+        images=rows,
+        image_schema=IMAGE_SCHEMA,
+        rejections=[],
+        rejection_schema=REJECTION_SCHEMA,
+        shards=[shard],
+        num_photos=len(rows),
     )
     record_build(dataset, {"config_sha256": "0", "facts": {"code_commit": None}}, datetime.now(UTC))
     return dataset.summary()

@@ -21,8 +21,8 @@ from pydantic import Field
 from torch import Tensor
 
 from storage.config import Config
+from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, NotFoundError
-from storage.manifest import Dataset, open_dataset
 from storage.runs import Run
 from storage.tables import Row
 from training.checkpoint import read_state

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
-from storage.manifest import index_name
-from storage.shards import Entry, read_entry, read_index
+from storage.shards import Entry, index_name, read_entry, read_index
 
 ImageArray = NDArray[np.uint8]
 

@@ -24,8 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
-from storage.provenance import write_sidecar
-from storage.runs import GRID_TEXT
+from storage.lineage.origin import GRID_TEXT, write_sidecar
 from training.generate import Trained, inputs_from_seeds, synthesized
 from training.networks import Generator, TraditionalGenerator
 from training.ops import upsample

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
-from storage.runs import GRID_TEXT
+from storage.lineage.origin import GRID_TEXT
 from training.checkpoint import generator_sha256, network_tensors, read_state
 from training.config import TrainConfig
 from training.data import ImageArray

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from storage.config import Config
 from storage.errors import ConfigError
-from storage.runs import GRID_TEXT
+from storage.lineage.origin import GRID_TEXT
 from training.data import ImageArray
 from training.features import EfficientNetLite0, Vgg16Lpips, WeightsPlace, distance_of_layers, missing_for
 from training.figures import fixed_noise, tiled

@@ -22,7 +22,7 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from storage.errors import ConfigError
-from storage.provenance import write_sidecar
+from storage.lineage.origin import write_sidecar
 from training.data import ImageArray
 from training.generate import images_from_w
 from training.networks import Generator

@@ -1,4 +1,4 @@
-"""storage.manifest: a version is the hash of its content, whoever built it and when."""
+"""storage.datasets.manifest: a version is the hash of its content, whoever built it and when."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from typing import Any
 
 import pytest
 
+from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA
+from storage.datasets.dataset import Dataset, open_dataset
+from storage.datasets.manifest import publish, record_build
+from storage.datasets.verify import verify
 from storage.digest import bytes_digest, file_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
-from storage.lineage import verify
-from storage.manifest import (
-    IMAGE_SCHEMA,
-    REJECTION_SCHEMA,
-    Dataset,
-    index_name,
-    open_dataset,
-    publish,
-    record_build,
-)
-from storage.shards import Sample, index_json, write_shard
+from storage.shards import Sample, index_json, index_name, write_shard
 from storage.store import Store
 
 
@@ -52,7 +46,9 @@ def published(store: Store, name: str = "faces", image: bytes = b"crop", reason:
         name,
         settings={"resolution": 64},
         images=[row],
+        image_schema=IMAGE_SCHEMA,
         rejections=[rejection],
+        rejection_schema=REJECTION_SCHEMA,
         shards=[shard],
         num_photos=2,
     )

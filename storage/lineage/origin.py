@@ -5,7 +5,7 @@ and in a JSON file beside it otherwise.
     safetensors    an entry of the header's metadata
     all others     FILE.json, which also holds the file's sha256
 
-Not here: what the entries mean (`training.generate.Trained.origin`), and following them (`storage.lineage`).
+Not here: what the entries mean (`training.generate.Trained.origin`), and following them (`storage.lineage.trace`).
 
     metadata = read_provenance(Path("mixing.png"))
 """
@@ -21,8 +21,9 @@ from PIL import Image, UnidentifiedImageError
 
 from storage.digest import file_digest
 from storage.errors import IntegrityError
-from storage.runs import GRID_TEXT
 
+GRID_TEXT = "likeness"
+"""The entry, such as a PNG's text chunk, that says where a file comes from."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit on a safetensors header."""
 

@@ -1,0 +1,160 @@
+"""A published version of a dataset, read from its files: found by its reference, opened, its tables and indexes read.
+
+    dataset = open_dataset(Store("./store"), "faces")
+
+Not here: how a version is written (`storage.datasets.manifest`), and whether its bytes are intact
+(`storage.datasets.verify`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from storage.digest import bytes_digest
+from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.shards import Index, index_name, read_index
+from storage.store import Store, read_json
+from storage.tables import Row, get_table
+
+VERSION_DIGITS = 16
+SOURCE_COLUMNS = ("ref", "page", "author", "license", "license_url", "title")
+IMAGE_COLUMNS = (
+    "key",
+    "shard",
+    "offset",
+    "size",
+    "image_sha256",
+    "photo_sha256",
+    "face_index",
+    *SOURCE_COLUMNS,
+)
+"""The columns of an image that storage itself reads; all others are its writer's."""
+REJECTION_COLUMNS = ("reason", "detail", "duplicate_of", "photo_sha256", "face_index", *SOURCE_COLUMNS)
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One published version of a dataset, read from its files."""
+
+    store: Store
+    name: str
+    version: str
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION, which names these bytes forever."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def key(self) -> str:
+        """The version's folder in the store."""
+        return f"datasets/{self.name}/{self.version}"
+
+    @property
+    def folder(self) -> Path:
+        """The version's folder on disk."""
+        return self.store.path(self.key)
+
+    @cached_property
+    def manifest_bytes(self) -> bytes:
+        """The canonical manifest as stored."""
+        return self.store.get(f"{self.key}/manifest.json")
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Config, counts, table digests and shards; IntegrityError where it is not what its version names."""
+        if self.manifest_sha256[:VERSION_DIGITS] != self.version:
+            raise IntegrityError(f"{self.folder / 'manifest.json'} no longer has the sha256 of its version")
+        manifest: dict[str, Any] = json.loads(self.manifest_bytes)
+        return manifest
+
+    @property
+    def manifest_sha256(self) -> str:
+        """sha256 of the manifest; the version is its first digits."""
+        return bytes_digest(self.manifest_bytes)
+
+    @property
+    def resolution(self) -> int:
+        """Side of every image, px."""
+        return int(self.manifest["resolution"])
+
+    @property
+    def num_images(self) -> int:
+        """How many images the version holds."""
+        return int(self.manifest["images"]["rows"])
+
+    @property
+    def shard_paths(self) -> list[Path]:
+        """The tars, in order."""
+        return [self.folder / shard["file"] for shard in self.manifest["shards"]]
+
+    def images(self) -> list[Row]:
+        """Every image's row, ordered by key, with whatever columns the code that wrote it had."""
+        return get_table(self.store, f"{self.key}/images.parquet", IMAGE_COLUMNS)
+
+    def rejections(self) -> list[Row]:
+        """Every rejection's row, likewise."""
+        return get_table(self.store, f"{self.key}/rejections.parquet", REJECTION_COLUMNS)
+
+    def index(self, shard: str) -> Index:
+        """The index of one shard, named as in the manifest: "shards/00000.tar"."""
+        return read_index(self.store.get(f"{self.key}/{index_name(shard)}"))
+
+    def builds(self) -> list[dict[str, Any]]:
+        """The records of the builds that gave this version, oldest first."""
+        keys = self.store.keys(f"datasets/{self.name}/builds")
+        records = (read_json(self.store.path(key), "version", "build_id", "facts") for key in keys)
+        return [record for record in records if record["version"] == self.version]
+
+    def summary(self) -> dict[str, Any]:
+        """What a training run records of its input."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "manifest_sha256": self.manifest_sha256,
+            "directory": self.key,
+            "resolution": self.resolution,
+            "num_images": self.num_images,
+            "shards": [shard["file"] for shard in self.manifest["shards"]],
+        }
+
+
+def latest_version(store: Store, name: str) -> str | None:
+    """The version that the newest finished build of a name gave, or None."""
+    key = f"datasets/{name}/latest.json"
+    return str(read_json(store.path(key), "version")["version"]) if store.exists(key) else None
+
+
+def dataset_names(store: Store) -> list[str]:
+    """The names with at least one published version, sorted."""
+    return sorted(path.parent.name for path in store.path("datasets").glob("*/latest.json"))
+
+
+def open_dataset(store: Store, reference: str) -> Dataset:
+    """The version that NAME (its latest) or NAME@VERSION names; a unique beginning of VERSION will do."""
+    match = re.fullmatch(rf"({NAME_PATTERN})(?:@([0-9a-f]+))?", reference)
+    if match is None:
+        raise ConfigError(f"dataset reference {reference!r} is neither NAME nor NAME@VERSION")
+    name, version = match[1], match[2] or latest_version(store, match[1])
+    found = sorted(path.parent.name for path in store.path(f"datasets/{name}").glob("*/manifest.json"))
+    if not found:
+        names = dataset_names(store)
+        there = f"it holds {', '.join(names)}" if names else "it holds no dataset yet"
+        raise NotFoundError(f"no dataset {name!r} in {store.root}: {there}")
+    if version is None:
+        raise NotFoundError(
+            f"no build of dataset {name!r} has finished: build it again, or name a version of {', '.join(found)}"
+        )
+    matches = [candidate for candidate in found if candidate.startswith(version)]
+    if len(matches) != 1:
+        state = "no" if not matches else "more than one"
+        raise NotFoundError(
+            f"{state} version {version!r} of dataset {name!r}: its versions are {', '.join(found)}"
+        )
+    return Dataset(store, name, matches[0])
