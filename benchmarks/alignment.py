@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flows.cluster import map_chunks, open_client
-from preprocessing.align import AlignConfig, aligned_crop, crop_quad, quad_side
-from preprocessing.decode import DecodeConfig, decode
-from preprocessing.detect import DetectConfig, detect_faces, landmarks_in_box
-from preprocessing.encode import EncodeConfig, encoded
 from preprocessing.faces import FacesConfig, faces_in_photo
+from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad, quad_side
+from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.detect import DetectConfig, detect_faces, landmarks_in_box
+from preprocessing.photo.encode import EncodeConfig, encoded
 from preprocessing.reject import Rejected
-from preprocessing.scores import ScoreConfig, score_face
+from preprocessing.scores.score import ScoreConfig, score_face
 
 STAGES = ("decode", "detect", "landmarks", "crop", "encode")
 

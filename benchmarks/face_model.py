@@ -1,9 +1,9 @@
-"""The mean face that `preprocessing.pose` fits, made from the 68 landmarks of many near-frontal portraits.
+"""The mean face that `preprocessing.scores.pose` fits, made from the 68 landmarks of many near-frontal portraits.
 
     python benchmarks/face_model.py FOLDER...
 
-FOLDER holds portraits, one face each. Prints the rows of `preprocessing.pose.MEAN_FACE` and what is known of their
-accuracy. No other model enters, but for one length:
+FOLDER holds portraits, one face each. Prints the rows of `preprocessing.scores.pose.MEAN_FACE` and what is known of
+their accuracy. No other model enters, but for one length:
 
 1. Landmarks and their mirror images are brought together by similarity (Procrustes); the mean gives x and y.
 2. Of what is left, the first principal component is antisymmetric: heads that turn. A turn by a small angle moves
@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocessing.decode import DecodeConfig, decode
-from preprocessing.detect import DetectConfig, detect_faces
-from preprocessing.pose import MIRRORED, fit_pose
+from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.detect import DetectConfig, detect_faces
+from preprocessing.scores.pose import MIRRORED, fit_pose
 
 Points = NDArray[np.float64]
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from skimage.metrics import structural_similarity
 
-from preprocessing import align
-from preprocessing.align import AlignConfig, aligned_crop, check_quad, crop_quad, quad_side
-from preprocessing.decode import DecodeConfig, decode
-from preprocessing.detect import DetectConfig, detect_faces, landmarks_in_box
+from preprocessing.photo import align
+from preprocessing.photo.align import AlignConfig, aligned_crop, check_quad, crop_quad, quad_side
+from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.detect import DetectConfig, detect_faces, landmarks_in_box
 from preprocessing.reject import Rejected
 
 Pixels = NDArray[np.uint8]

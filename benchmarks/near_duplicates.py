@@ -23,9 +23,9 @@ import pdqhash
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from preprocessing.align import AlignConfig
-from preprocessing.duplicates import group_hashes
+from preprocessing.curation.duplicates import group_hashes
 from preprocessing.faces import FacesConfig, faces_in_photo
+from preprocessing.photo.align import AlignConfig
 from preprocessing.records import Face
 
 THRESHOLDS = (16, 24, 30, 36, 40, 48, 56)

@@ -17,10 +17,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from flows import stages
 from flows.cluster import open_client
-from flows.config import BuildConfig, BuildOptions
+from flows.config import BuildOptions
 from flows.contact_sheet import write_contact_sheet
 from flows.report import write_report
 from flows.stages import Aligned, Context, Crawled, Report, Sharded
+from preprocessing.config import BuildConfig
 from preprocessing.sources import open_source
 from preprocessing.sources.folder import FolderSource
 from storage.datasets.dataset import Dataset

@@ -10,8 +10,9 @@ from typing import Any
 from prefect import flow
 
 from flows.build_dataset import build_dataset
-from flows.config import BuildAndTrainOptions, BuildConfig
+from flows.config import BuildAndTrainOptions
 from flows.train import train
+from preprocessing.config import BuildConfig
 from training.config import TrainConfig
 
 

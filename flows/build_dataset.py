@@ -17,8 +17,9 @@ from prefect.events import emit_event
 
 from flows import artifacts
 from flows.build import Built, Parameters, Result, Runner, Stage, build
-from flows.config import BuildConfig, BuildOptions
+from flows.config import BuildOptions
 from flows.stages import Context, Progress
+from preprocessing.config import BuildConfig
 
 PUBLISHED = "dataset.published"
 

@@ -15,9 +15,8 @@ from pathlib import Path
 import cv2
 import pyarrow as pa
 
-from flows.rows import face_row
 from preprocessing.faces import FacesConfig, algorithm_digest, faces_in_photo
-from preprocessing.records import FACE_FIELDS, Face, Item, Rejection
+from preprocessing.records import FACE_FIELDS, Face, Item, Rejection, face_row
 from preprocessing.sources import Source
 from storage.digest import bytes_digest, canonical_json, file_digest, json_digest
 from storage.errors import ConfigError, IntegrityError

@@ -24,11 +24,12 @@ import pydantic
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from flows.config import BuildConfig, BuildOptions, RunOptions, StoreOptions, TrainOptions
+from flows.config import BuildOptions, RunOptions, StoreOptions, TrainOptions
 from flows.generate import export, figure, generate, project, video
 from flows.options import FLAT, DryRun, Json
 from flows.output import print_value as _print
 from flows.output import say as _say
+from preprocessing.config import BuildConfig
 from preprocessing.faces import FacesConfig
 from storage.errors import ConfigError, EmptyDatasetError, PipelineError
 from storage.runs import find_run
@@ -79,7 +80,7 @@ def align(
     json_: Json = False,
 ) -> None:
     """Write the aligned faces of photographs as files: no store, no dataset, no curation."""
-    from flows.align_files import align_files
+    from preprocessing.align_files import align_files
 
     min_quad_px = config.resolved().detect.min_quad_px
     assert min_quad_px is not None
@@ -118,11 +119,11 @@ def curate(
 
     The rules are the ones given here, not those of the build with some replaced.
     """
-    from flows import curate as curation
-
     store = Store(options.store)
     if explain is not None:
-        explanation = curation.explain(store, explain, config, dataset)
+        from preprocessing.explain import explain as explain_photo
+
+        explanation = explain_photo(store, explain, config, dataset)
         if json_:
             return _print(explanation.as_json(), json_)
         for line in explanation.lines():
@@ -130,7 +131,9 @@ def curate(
         return None
     if dataset is None:
         raise ConfigError("a dataset is needed: likeness curate NAME, or likeness curate --explain PHOTO")
-    version, config = curation.recuration(store, dataset, config)
+    from flows.curate import recurate, recuration
+
+    version, config = recuration(store, dataset, config)
     if dry_run:
         resolved = {"dataset": version.reference, "config": config.resolved()}
         return _print({**resolved, "options": options.model_dump(mode="json")}, json_)
@@ -138,7 +141,7 @@ def curate(
     from flows.progress import bars, stage_report
 
     with _progress(json_) as console, bars(console) as progress:
-        built = curation.recurate(version, config, options, run_with(stage_report(progress)))
+        built = recurate(version, config, options, run_with(stage_report(progress)))
     decoded = built.record["timings"]["align"]["done"]
     if json_:
         return _print({**built.summary(), "of": version.reference, "decoded": decoded}, json_)

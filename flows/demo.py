@@ -10,8 +10,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.config import BuildAndTrainOptions, BuildConfig, RunOptions
-from preprocessing.curate import CurateConfig
+from flows.config import BuildAndTrainOptions, RunOptions
+from preprocessing.config import BuildConfig
+from preprocessing.curation.settings import CurateConfig
 from storage.store import Store
 from training.config import TrainConfig
 

@@ -231,7 +231,7 @@ def project(
     json_: Json = False,
 ) -> None:
     """Find the w that draws a photograph best: the target, what w draws, and w itself as safetensors."""
-    from flows.portrait import portrait
+    from preprocessing.portrait import portrait
     from training.projection import ProjectConfig, save_projection
     from training.projection import project as search
 

@@ -18,12 +18,21 @@ from distributed import Client
 
 from flows.chunks import ALIGN_SCHEMA, CRAWL_SCHEMA, align_chunk, blob_key, crawl_chunk, pack_shard
 from flows.cluster import map_chunks
-from flows.config import BuildConfig
-from flows.rows import face_of_row, image_row, rejection_row
-from preprocessing.curate import curate as curate_faces
-from preprocessing.encode import SUFFIX
+from preprocessing.config import BuildConfig
+from preprocessing.curation.choose import curate as curate_faces
 from preprocessing.faces import algorithm_digest
-from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA, Face, Item, Photo, Rejection
+from preprocessing.photo.encode import SUFFIX
+from preprocessing.records import (
+    IMAGE_SCHEMA,
+    REJECTION_SCHEMA,
+    Face,
+    Item,
+    Photo,
+    Rejection,
+    face_of_row,
+    image_row,
+    rejection_row,
+)
 from preprocessing.reject import TRANSIENT, Reason
 from preprocessing.sources import open_source
 from storage.datasets import manifest

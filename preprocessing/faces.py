@@ -1,7 +1,7 @@
 """One photograph in, its aligned and encoded faces out: decode, detect, order, crop, encode.
 
 A pure function of the photograph's bytes and the config. Not here: reading sources, and choosing which faces
-are kept (curate.py).
+are kept (`preprocessing.curation`).
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from preprocessing.align import AlignConfig, aligned_crop, crop_quad, quad_side
-from preprocessing.decode import DecodeConfig, decode
-from preprocessing.detect import DetectConfig, Detection, detect_faces, predictor_digest
-from preprocessing.encode import EncodeConfig, encoded
+from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad, quad_side
+from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.detect import DetectConfig, Detection, detect_faces, predictor_digest
+from preprocessing.photo.encode import EncodeConfig, encoded
 from preprocessing.records import Face, Rejection
 from preprocessing.reject import Reason, Rejected
-from preprocessing.scores import ScoreConfig, score_face
+from preprocessing.scores.score import ScoreConfig, score_face
 from storage.config import Config
 from storage.digest import bytes_digest, code_digest
 
 ALGORITHM_MODULES = (
-    "preprocessing.align",
-    "preprocessing.decode",
-    "preprocessing.detect",
-    "preprocessing.encode",
+    "preprocessing.photo.align",
+    "preprocessing.photo.decode",
+    "preprocessing.photo.detect",
+    "preprocessing.photo.encode",
     "preprocessing.faces",
-    "preprocessing.pose",
+    "preprocessing.scores.pose",
     "preprocessing.records",
-    "preprocessing.scores",
+    "preprocessing.scores.models",
+    "preprocessing.scores.score",
 )
 """Modules whose change may change a face's bytes or record, for `storage.digest.code_digest`."""
 

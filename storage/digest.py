@@ -23,6 +23,12 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@cache
+def cached_file_digest(path: Path) -> str:
+    """As `file_digest`, once a process: for files that do not change while it runs, such as models."""
+    return file_digest(path)
+
+
 def canonical_json(value: Any) -> bytes:
     """The one JSON form of `value`: sorted keys, no spaces, UTF-8, no NaN."""
     return json.dumps(

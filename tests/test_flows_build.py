@@ -19,9 +19,10 @@ import webdataset
 from distributed import LocalCluster
 
 from flows.build import Built, build, run_with
-from flows.config import BuildConfig, BuildOptions
+from flows.config import BuildOptions
 from flows.stages import Progress
-from preprocessing.fetch import FetchConfig
+from preprocessing.config import BuildConfig
+from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.sources import open_source
 from storage.datasets.verify import verify
 from storage.digest import bytes_digest

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from flows.cli import main
-from flows.config import BuildConfig
 from flows.services import run_services
+from preprocessing.config import BuildConfig
 from storage.errors import ServiceError
 from storage.store import Store
 from training.config import TrainConfig

@@ -15,10 +15,12 @@ from PIL import Image, ImageFilter
 
 from flows.build import Built, build, run_with
 from flows.cli import main
-from flows.config import BuildConfig, BuildOptions
-from flows.curate import crawled, explain, recurate, recuration
+from flows.config import BuildOptions
+from flows.curate import crawled, recurate, recuration
 from flows.stages import Progress
-from preprocessing.fetch import FetchConfig
+from preprocessing.config import BuildConfig
+from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.explain import explain
 from preprocessing.sources import open_source
 from storage.datasets.verify import verify
 from storage.errors import ConfigError, EmptyDatasetError, IntegrityError, NotFoundError

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from flows.cli import main
-from flows.portrait import portrait
+from preprocessing.portrait import portrait
 from preprocessing.sources.sample import scene_bytes
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError, SourceError

@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.config import BuildConfig
-from flows.report import KEPT_SHOWN, REJECTED_SHOWN, SCORES, write_report
+from flows.report import KEPT_SHOWN, REJECTED_SHOWN, write_report
 from flows.stages import Aligned, Crawled, Crop, Curated
+from preprocessing.config import BuildConfig
 from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA, Face, Item, Photo, Rejection, Scores
 from preprocessing.reject import MEANING, Reason
+from preprocessing.scores.catalogue import SCORES
 from storage.datasets.dataset import Dataset
 from storage.datasets.manifest import publish
 from storage.digest import bytes_digest

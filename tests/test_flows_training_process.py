@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from flows.build import build, run_with
-from flows.config import BuildConfig, BuildOptions, TrainOptions
+from flows.config import BuildOptions, TrainOptions
 from flows.training_process import prepare_run, train_run
+from preprocessing.config import BuildConfig
 from storage.errors import ConfigError, TrainingError
 from storage.runs import Run
 from storage.store import Store

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing.align import AlignConfig
-from preprocessing.detect import DetectConfig, detect_faces, predictor_digest, predictor_path
-from preprocessing.encode import EncodeConfig, encoded
 from preprocessing.faces import (
     ALGORITHM_DISTRIBUTIONS,
     ALGORITHM_MODULES,
     FacesConfig,
     faces_in_photo,
 )
+from preprocessing.photo.align import AlignConfig
+from preprocessing.photo.detect import DetectConfig, detect_faces, predictor_digest, predictor_path
+from preprocessing.photo.encode import EncodeConfig, encoded
 from preprocessing.records import Face, Rejection
 from preprocessing.reject import Reason
 from storage.digest import bytes_digest, code_digest

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
-from preprocessing.fetch import FetchConfig
+from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.records import Item, Rejection
 from preprocessing.sources.folder import FolderSource
 from preprocessing.sources.sample import SampleSource

@@ -1,7 +1,7 @@
 """A list of URLs, fetched over HTTP: txt (a URL a line, # for comments), csv, jsonl or parquet.
 
 Tables have a column `url`, and may have license, license_url, author, title, page and sha256; other columns are
-ignored. Not here: how a URL is fetched (fetch.py), and searching for photographs.
+ignored. Not here: how a URL is fetched (`preprocessing.crawl`), and searching for photographs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from preprocessing.fetch import DEFAULT_USER_AGENT, FetchConfig, Memory, fetch_all
+from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, fetch_all
+from preprocessing.crawl.hosts import Memory
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Rejected
 from preprocessing.sources.metadata import checked, item_from_row

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from preprocessing.curate import PRESETS, CurateConfig, check, choose, curate, rules
+from preprocessing.curation.choose import choose, curate
+from preprocessing.curation.rules import check, rules
+from preprocessing.curation.settings import PRESETS, CurateConfig
 from preprocessing.records import Face, Item, Photo, Rejection, Scores
 from preprocessing.reject import Reason
 from storage.errors import ConfigError, EmptyDatasetError

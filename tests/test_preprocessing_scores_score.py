@@ -16,12 +16,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from preprocessing.align import AlignConfig, aligned_crop, crop_quad
-from preprocessing.detect import DetectConfig, detect_faces, packaged_model
 from preprocessing.faces import FacesConfig
-from preprocessing.pose import FACE, MIRRORED, WEIGHTS, fit_pose
+from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad
+from preprocessing.photo.detect import DetectConfig, detect_faces, packaged_model
 from preprocessing.records import SCORE_FIELDS, Scores
-from preprocessing.scores import (
+from preprocessing.scores.pose import FACE, MIRRORED, WEIGHTS, fit_pose
+from preprocessing.scores.score import (
     FACE_AREA,
     ScoreConfig,
     colorfulness,

@@ -4,33 +4,34 @@
 
 A pure function: the same pixels and points give the same numbers, none of them NaN. What belongs to the face is
 measured in the crop's middle (`FACE_AREA`), which the alignment fills with it. Not here: what is good enough
-(curate.py), and the size of the crop in its photograph and the detector's score, which the face's record holds.
+(`preprocessing.curation`), and the size of the crop in its photograph and the detector's score, which the face's
+record holds.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 import cv2
-import dlib
 import numpy as np
 import pdqhash
 from numpy.typing import NDArray
 from pydantic import Field
 
-from preprocessing.detect import DetectConfig, landmarks_in_box, packaged_model
-from preprocessing.pose import fit_pose
+from preprocessing.photo.detect import DetectConfig, landmarks_in_box
 from preprocessing.records import Scores
+from preprocessing.scores.models import (
+    Pixels,
+    Points,
+    embedding_of,
+    embedding_path,
+    filter_score_of,
+    filter_session,
+)
+from preprocessing.scores.pose import fit_pose
 from storage.config import Config
-from storage.digest import file_digest
-from storage.errors import ConfigError
-
-Pixels = NDArray[np.uint8]
-Points = NDArray[np.float64]
+from storage.digest import cached_file_digest
 
 FACE_AREA = (0.25, 0.30, 0.75, 0.85)
 """Left, top, right and bottom of what is surely face, in crop sides: brows to below the mouth, temple to temple."""
@@ -66,11 +67,11 @@ class ScoreConfig(Config):
         """What of this config determines the scores: models by their sha256, checked to be such models."""
         embedding = filter_model = None
         if self.embedding:
-            embedding = _file_digest(_embedding_path())
+            embedding = cached_file_digest(embedding_path())
         if self.filter_model is not None:
             path = self.filter_model.expanduser()
-            _filter_session(path)
-            filter_model = _file_digest(path)
+            filter_session(path)
+            filter_model = cached_file_digest(path)
         return {"embedding_sha256": embedding, "filter_model_sha256": filter_model}
 
 
@@ -95,7 +96,7 @@ def score_face(
     luma = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
     pose = fit_pose(landmarks)
     pdq, quality = pdqhash.compute(_resized(working, HASH_PX))
-    embedding = _embedding(crop, in_crop) if config.embedding else None
+    embedding = embedding_of(crop, in_crop) if config.embedding else None
     return Scores(
         padding_fraction=_rounded(padding_fraction(quad, photo_width_px, photo_height_px)),
         feature_margin=_rounded(feature_margin(landmarks, quad, photo_width_px, photo_height_px)),
@@ -112,7 +113,7 @@ def score_face(
         embedding=None if embedding is None else tuple(map(_rounded, embedding)),
         filter_score=None
         if config.filter_model is None
-        else _rounded(_filter_score(crop, config.filter_model)),
+        else _rounded(filter_score_of(crop, config.filter_model)),
     )
 
 
@@ -246,89 +247,3 @@ def _squared_slopes(grey: NDArray[np.float32], step: int) -> NDArray[np.float32]
     across = grey[1:-1:step, 2::step] - grey[1:-1:step, :-2:step]
     down = grey[2::step, 1:-1:step] - grey[:-2:step, 1:-1:step]
     return across * across + down * down
-
-
-# Models
-
-
-def _embedding(crop: Pixels, in_crop: Points) -> Sequence[float]:
-    points = [dlib.point(round(x), round(y)) for x, y in in_crop * crop.shape[0] - 0.5]
-    shape = dlib.full_object_detection(
-        dlib.rectangle(0, 0, crop.shape[1], crop.shape[0]), dlib.points(points)
-    )
-    vector = _embedding_model(_embedding_path()).compute_face_descriptor(crop, shape)
-    return list(vector)
-
-
-def _embedding_path() -> Path:
-    return packaged_model("dlib_face_recognition_resnet_model_v1.dat", "scores.embedding is set")
-
-
-@lru_cache(maxsize=1)
-def _embedding_model(path: Path) -> Any:
-    return dlib.face_recognition_model_v1(str(path))
-
-
-def _filter_score(crop: Pixels, path: Path) -> float:
-    path = path.expanduser()
-    session = _filter_session(path)
-    height, width = session.get_inputs()[0].shape[2:]
-    method = cv2.INTER_AREA if max(height, width) < crop.shape[0] else cv2.INTER_CUBIC
-    resized = cv2.resize(crop, (width, height), interpolation=method)
-    return _answer(session, path, resized.astype(np.float32).transpose(2, 0, 1)[None] / 255)
-
-
-@lru_cache(maxsize=1)
-def _filter_session(path: Path) -> Any:
-    """The user's model, ready to run on one thread; ConfigError where it is no model of that kind."""
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise ConfigError("scores.filter_model needs onnxruntime: pip install 'likeness[filter]'")
-    import onnxruntime
-
-    if not path.is_file():
-        raise ConfigError(f"filter model {path} (scores.filter_model) is not a file")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.use_deterministic_compute = True
-    options.log_severity_level = 3  # errors only
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no class of their own
-        raise ConfigError(
-            f"filter model {path} (scores.filter_model) is not an ONNX model that runs here"
-        ) from error
-    given = [(tensor.type, list(tensor.shape)) for tensor in session.get_inputs()]
-    match given:
-        case [("tensor(float)", [_, 3, int(height), int(width)])] if height > 0 and width > 0:
-            _answer(session, path, np.full((1, 3, height, width), 0.5, np.float32))
-        case _:
-            inputs = ", ".join(f"{kind} {shape}" for kind, shape in given)
-            raise ConfigError(
-                f"filter model {path} (scores.filter_model) takes {inputs}, not float32 (N, 3, H, W) of a fixed H and W"
-            )
-    return session
-
-
-def _answer(session: Any, path: Path, image: NDArray[np.float32]) -> float:
-    """The one finite number that a filter model gives for one image."""
-    try:
-        outputs = session.run(None, {session.get_inputs()[0].name: image})
-    except Exception as error:  # as above
-        raise ConfigError(
-            f"filter model {path} (scores.filter_model) does not run on float32 {image.shape}"
-        ) from error
-    shapes = [np.shape(output) for output in outputs]
-    if shapes not in ([(1,)], [(1, 1)]):
-        raise ConfigError(
-            f"filter model {path} (scores.filter_model) gives {shapes or 'nothing'} for one face, not one float: "
-            f"(N,) or (N, 1)"
-        )
-    value = float(np.ravel(outputs[0])[0])
-    if not np.isfinite(value):
-        raise ConfigError(f"filter model {path} (scores.filter_model) gives {value} for a face")
-    return value
-
-
-@lru_cache(maxsize=4)
-def _file_digest(path: Path) -> str:
-    return file_digest(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from preprocessing.fetch import FetchConfig
+from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Reason
 from preprocessing.sources import Source, open_source

@@ -14,9 +14,9 @@ from PIL import Image
 from pydantic import ValidationError
 from skimage.metrics import structural_similarity
 
-from preprocessing.align import AlignConfig, aligned_crop, check_quad, crop_quad, quad_side
-from preprocessing.decode import DecodeConfig, decode
-from preprocessing.detect import DetectConfig, detect_faces
+from preprocessing.photo.align import AlignConfig, aligned_crop, check_quad, crop_quad, quad_side
+from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.detect import DetectConfig, detect_faces
 from preprocessing.reject import Reason, Rejected
 from storage.digest import bytes_digest
 

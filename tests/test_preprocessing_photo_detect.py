@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from preprocessing import detect
-from preprocessing.align import crop_quad, quad_side
-from preprocessing.decode import DecodeConfig, decode
-from preprocessing.detect import DetectConfig, detect_faces, landmarks_in_box
+from preprocessing.photo import detect
+from preprocessing.photo.align import crop_quad, quad_side
+from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.detect import DetectConfig, detect_faces, landmarks_in_box
 
 
 def test_the_scale_follows_the_smallest_face() -> None:

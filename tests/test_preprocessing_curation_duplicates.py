@@ -1,4 +1,4 @@
-"""preprocessing.duplicates: exact, greedy, best first, and the same whatever the block size."""
+"""preprocessing.curation.duplicates: exact, greedy, best first, and the same whatever the block size."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from preprocessing import duplicates
-from preprocessing.duplicates import Groups, group_embeddings, group_hashes
+from preprocessing.curation import duplicates
+from preprocessing.curation.duplicates import Groups, group_embeddings, group_hashes
 
 Distance = Callable[[NDArray[np.generic], NDArray[np.generic]], float]
 

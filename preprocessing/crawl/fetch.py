@@ -2,39 +2,30 @@
 
 Few requests at once to a host, robots.txt and opt-out headers honoured, bodies bounded while they arrive, and
 only failures that may pass are tried again, ever later. The limits hold within one process. Not here: lists of
-URLs (sources/urls.py), and any look at the bytes.
+URLs (`preprocessing.sources.urls`), what robots.txt means (`preprocessing.crawl.robots`), and any look at the bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from importlib.metadata import version
 from types import TracebackType
 
 import aiohttp
 import tenacity
-from protego import Protego
 from pydantic import Field
 from yarl import URL
 
+from preprocessing.crawl.hosts import Host, HostPace, Memory, Passing
+from preprocessing.crawl.robots import BOT, MAX_ROBOTS_BYTES, Robots, opt_out
 from preprocessing.reject import Reason, Rejected
 from storage.config import Config
 
-BOT = "likeness"
-"""The name that robots.txt and X-Robots-Tag address."""
-
 DEFAULT_USER_AGENT = f"{BOT}/{version('likeness')} (+https://example.org/your-contact)"
-OPT_OUTS = frozenset({"noai", "noimageai"})
-
-_MAX_ROBOTS_BYTES = 512 * 1024  # RFC 9309, section 2.5
-_MAX_CRAWL_DELAY_S = 30.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429})
 _BLOCK_BYTES = 64 * 1024
@@ -76,56 +67,6 @@ class FetchConfig(Config):
     )
 
 
-class _Passing(Rejected):
-    """A failure that may be gone on the next attempt; `wait_s` is what the server asked for."""
-
-    def __init__(self, reason: Reason, detail: str | None = None, wait_s: float = 0.0) -> None:
-        super().__init__(reason, detail)
-        self.wait_s = wait_s
-
-
-@dataclass
-class HostPace:
-    """When a host may be asked next: `next_start_s` on the monotonic clock, and the wait after each request."""
-
-    delay_s: float
-    next_start_s: float = 0.0
-
-
-@dataclass
-class Memory:
-    """What is known of hosts, and outlives a call of `fetch_all`: robots.txt by origin, and each host's pace."""
-
-    robots: dict[str, str] = field(default_factory=dict)
-    robots_failures: dict[str, _Passing] = field(default_factory=dict)
-    paces: dict[str, HostPace] = field(default_factory=dict)
-
-
-@dataclass
-class _Host:
-    """The turns of one host."""
-
-    slots: asyncio.Semaphore
-    pace: HostPace
-    order: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a slot, then for the time of the next request."""
-        async with self.slots:
-            async with self.order:
-                while (
-                    wait_s := self.pace.next_start_s - time.monotonic()
-                ) > 0:  # a pause may come while waiting
-                    await asyncio.sleep(wait_s)
-                self.pace.next_start_s = time.monotonic() + self.pace.delay_s
-            yield
-
-    def pause(self, wait_s: float) -> None:
-        """Keep every request to the host back: one that was told to wait speaks for all."""
-        self.pace.next_start_s = max(self.pace.next_start_s, time.monotonic() + wait_s)
-
-
 @dataclass(frozen=True)
 class _Answer:
     """A response whose body was read, or that redirects to `location`."""
@@ -144,8 +85,8 @@ class Fetcher:
     def __init__(self, config: FetchConfig, memory: Memory) -> None:
         self._config = config
         self._memory = memory
-        self._robots_locks: dict[str, asyncio.Lock] = {}
-        self._hosts: dict[str, _Host] = {}
+        self._robots = Robots(memory, self._robots_text)
+        self._hosts: dict[str, Host] = {}
         self._slots = asyncio.Semaphore(config.max_concurrency)
         self._session: aiohttp.ClientSession | None = None
 
@@ -171,30 +112,14 @@ class Fetcher:
         target = _http_url(url)
         for _ in range(self._config.max_redirects + 1):
             if self._config.respect_robots:
-                await self._ask_robots(target)
+                delay_s = await self._robots.ask(target)
+                pace = self._host(target).pace
+                pace.delay_s = max(pace.delay_s, delay_s)
             answer = await self._get(target)
             if answer.location is None:
                 return answer.body
             target = _http_url(answer.location, target)
         raise Rejected(Reason.HTTP_STATUS, f"more than {self._config.max_redirects} redirects")
-
-    async def _ask_robots(self, url: URL) -> None:
-        origin = str(url.origin())
-        async with self._robots_locks.setdefault(origin, asyncio.Lock()):
-            if origin in self._memory.robots_failures:  # once is enough for every URL of a host that is down
-                failure = self._memory.robots_failures[origin]
-                raise Rejected(failure.reason, failure.detail)
-            if origin not in self._memory.robots:
-                try:
-                    self._memory.robots[origin] = await self._robots_text(url.origin())
-                except _Passing as failure:
-                    self._memory.robots_failures[origin] = failure
-                    raise
-        rules = _rules(self._memory.robots[origin])
-        if not rules.can_fetch(str(url), BOT):
-            raise Rejected(Reason.ROBOTS_DISALLOWED)
-        pace = self._host(url).pace
-        pace.delay_s = max(pace.delay_s, min(rules.crawl_delay(BOT) or 0.0, _MAX_CRAWL_DELAY_S))
 
     async def _robots_text(self, origin: URL) -> str:
         """The text of robots.txt; empty where there is none, which allows everything (RFC 9309, section 2.3.1)."""
@@ -205,9 +130,9 @@ class Fetcher:
                 if answer.location is None:
                     return answer.body.decode("utf-8", "replace")
                 target = _http_url(answer.location, target)
-        except _Passing as failure:
+        except Passing as failure:
             # An unreachable robots.txt forbids everything for now.
-            raise _Passing(failure.reason, f"robots.txt: {failure.detail}") from failure
+            raise Passing(failure.reason, f"robots.txt: {failure.detail}") from failure
         except Rejected:
             return ""
         return ""
@@ -215,7 +140,7 @@ class Fetcher:
     async def _get(self, url: URL, is_robots: bool = False) -> _Answer:
         """One URL, tried again where that may help; raises `Rejected`."""
         attempts = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type(_Passing),
+            retry=tenacity.retry_if_exception_type(Passing),
             stop=tenacity.stop_after_attempt(self._config.retries + 1),
             wait=self._wait_s,
             reraise=True,
@@ -225,7 +150,7 @@ class Fetcher:
 
     def _wait_s(self, state: tenacity.RetryCallState) -> float:
         failure = state.outcome.exception() if state.outcome else None
-        asked = failure.wait_s if isinstance(failure, _Passing) else 0.0
+        asked = failure.wait_s if isinstance(failure, Passing) else 0.0
         doubled = self._config.backoff_s * 2.0 ** (state.attempt_number - 1)
         return min(max(asked, doubled), self._config.max_backoff_s)
 
@@ -236,37 +161,37 @@ class Fetcher:
             try:
                 async with self._session.get(url, allow_redirects=False) as response:
                     return await self._answer(response, is_robots)
-            except _Passing as failure:
+            except Passing as failure:
                 host.pause(min(failure.wait_s, self._config.max_backoff_s))
                 raise
             except TimeoutError:
-                raise _Passing(Reason.TIMED_OUT, f"after {self._config.timeout_s:g} s") from None
+                raise Passing(Reason.TIMED_OUT, f"after {self._config.timeout_s:g} s") from None
             except (aiohttp.InvalidURL, UnicodeError):  # the latter from a host name that DNS cannot hold
                 raise Rejected(Reason.BAD_URL) from None
             except (aiohttp.ClientError, OSError) as error:
                 # The type alone: messages carry addresses.
-                raise _Passing(Reason.CONNECTION_FAILED, type(error).__name__) from error
+                raise Passing(Reason.CONNECTION_FAILED, type(error).__name__) from error
 
     async def _answer(self, response: aiohttp.ClientResponse, is_robots: bool) -> _Answer:
         status = response.status
         if status in _REDIRECTS and (location := response.headers.get("Location")):
             return _Answer(status, b"", location)
         if status in _PASSING or status >= 500:
-            raise _Passing(Reason.SERVER_ERROR, str(status), _retry_after_s(response.headers))
+            raise Passing(Reason.SERVER_ERROR, str(status), _retry_after_s(response.headers))
         if status != 200:
             raise Rejected(Reason.HTTP_STATUS, str(status))
         if is_robots:
-            return _Answer(status, await _body(response, _MAX_ROBOTS_BYTES, truncate=True), None)
-        if self._config.respect_opt_out and (mark := _opt_out(response.headers.getall("X-Robots-Tag", []))):
+            return _Answer(status, await _body(response, MAX_ROBOTS_BYTES, truncate=True), None)
+        if self._config.respect_opt_out and (mark := opt_out(response.headers.getall("X-Robots-Tag", []))):
             raise Rejected(Reason.OPTED_OUT, mark)
         return _Answer(status, await _body(response, self._config.max_bytes), None)
 
-    def _host(self, url: URL) -> _Host:
+    def _host(self, url: URL) -> Host:
         name = str(url.host)
         if name not in self._hosts:
             slots = asyncio.Semaphore(self._config.per_host_concurrency)
             pace = self._memory.paces.setdefault(name, HostPace(self._config.per_host_delay_s))
-            self._hosts[name] = _Host(slots, pace)
+            self._hosts[name] = Host(slots, pace)
         return self._hosts[name]
 
 
@@ -309,20 +234,6 @@ async def _body(response: aiohttp.ClientResponse, max_bytes: int, truncate: bool
     return bytes(body)
 
 
-def _opt_out(values: Sequence[str]) -> str | None:
-    """The directive among the X-Robots-Tag values that forbids use, whether for all bots or for this one."""
-    for value in values:
-        bot, colon, rest = value.partition(":")
-        if colon and "," not in bot:
-            if bot.strip().lower() not in (BOT, "*"):
-                continue
-            value = rest
-        for directive in value.lower().split(","):
-            if directive.strip() in OPT_OUTS:
-                return directive.strip()
-    return None
-
-
 def _retry_after_s(headers: Mapping[str, str]) -> float:
     """Seconds that Retry-After asks for, given as a number or a date; 0 where it is absent or unreadable."""
     value = headers.get("Retry-After", "").strip()
@@ -334,8 +245,3 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
         return 0.0
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
     return max((then - datetime.now(UTC)).total_seconds(), 0.0)
-
-
-@lru_cache(maxsize=1024)
-def _rules(text: str) -> Protego:
-    return Protego.parse(text)

@@ -14,8 +14,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, JpegImagePlugin
 
-from preprocessing import decode as module
-from preprocessing.decode import DecodeConfig, decode
+from preprocessing.photo import decode as module
+from preprocessing.photo.decode import DecodeConfig, decode
 from preprocessing.reject import Reason, Rejected
 
 CONFIG = DecodeConfig()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.align import AlignConfig
+from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.faces import FacesConfig, faces_in_photo
-from preprocessing.fetch import FetchConfig
+from preprocessing.photo.align import AlignConfig
 from preprocessing.records import Face
 from preprocessing.sources import open_source
 from preprocessing.sources.sample import scene_bytes

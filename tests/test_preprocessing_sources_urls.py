@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
-from preprocessing.fetch import FetchConfig
+from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import TRANSIENT, Reason
 from preprocessing.sources import open_source

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from preprocessing.align import AlignConfig
-from preprocessing.decode import DecodeConfig, decode
-from preprocessing.encode import EncodeConfig
 from preprocessing.faces import FacesConfig, faces_in_photo
+from preprocessing.photo.align import AlignConfig
+from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.encode import EncodeConfig
 from preprocessing.records import Rejection
 from preprocessing.reject import Rejected
 from storage.digest import bytes_digest

@@ -3,7 +3,7 @@
 The fit is weak perspective: rotation, one scale, and translation in the picture. Angles are in degrees and follow
 the picture: yaw is positive where the face turns to the picture's right, pitch where it looks up, roll where the
 head tips to the picture's right (clockwise). Zero is a face as the median portrait holds it. Not here: what angle
-is too much (curate.py).
+is too much (`preprocessing.curation`).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from preprocessing.encode import SUFFIX
 from preprocessing.faces import FacesConfig, faces_in_photo
+from preprocessing.photo.encode import SUFFIX
 from preprocessing.records import Face, Rejection
 from preprocessing.reject import Reason
 from storage.digest import bytes_digest

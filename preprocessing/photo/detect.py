@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from storage.config import Config
-from storage.digest import file_digest
+from storage.digest import cached_file_digest
 from storage.errors import ConfigError
 
 _SURELY_FOUND_PX = 161
@@ -145,12 +145,7 @@ def predictor_path(config: DetectConfig) -> Path:
 
 def predictor_digest(config: DetectConfig) -> str:
     """sha256 of the predictor file: the part of a detection's identity that a path cannot give."""
-    return _file_digest(predictor_path(config))
-
-
-@lru_cache(maxsize=4)
-def _file_digest(path: Path) -> str:
-    return file_digest(path)
+    return cached_file_digest(predictor_path(config))
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ import pillow_heif
 import pytest
 from PIL import Image, ImageCms
 
-from preprocessing.decode import DecodeConfig, decode
+from preprocessing.photo.decode import DecodeConfig, decode
 from preprocessing.reject import Rejected
 
 NUM_FILES = 10_000

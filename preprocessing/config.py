@@ -1,0 +1,87 @@
+"""What a build is: one model, which is the Prefect form, the command line and the record.
+
+    config = BuildConfig(source="folder:photos", resolution=256)
+
+Not here: where a build runs (`flows.config`), which never changes a byte of a dataset.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.curation.settings import CurateConfig
+from preprocessing.faces import FacesConfig
+from preprocessing.photo.align import AlignConfig
+from preprocessing.photo.decode import DecodeConfig
+from preprocessing.photo.detect import DetectConfig
+from preprocessing.photo.encode import EncodeConfig
+from preprocessing.scores.score import ScoreConfig
+from storage.config import Config, OneOf
+from storage.datasets.dataset import NAME_PATTERN, Dataset
+from storage.errors import ConfigError, NotFoundError
+from storage.shards import ShardConfig
+
+
+class BuildConfig(Config):
+    """Photographs in, a dataset version out."""
+
+    source: str = Field(
+        "sample:", description="folder:PATH, urls:FILE (txt, csv, jsonl, parquet), or sample: (offline demo)."
+    )
+    name: str = Field("faces", pattern=f"^{NAME_PATTERN}$", description="The dataset's name in the store.")
+    resolution: Annotated[int, OneOf(32, 64, 128, 256, 512, 1024)] = Field(
+        256, description="Side of every image, px: 32, 64, 128, 256, 512 or 1024."
+    )
+    limit: int | None = Field(None, ge=1, description="Take only the first N photographs of the source.")
+    fetch: FetchConfig = Field(FetchConfig(), description="How photographs are fetched from the web.")
+    decode: DecodeConfig = Field(DecodeConfig(), description="What a photograph may be.")
+    detect: DetectConfig = Field(DetectConfig(), description="How faces are found.")
+    align_mode: Literal["fast", "exact"] = Field(
+        "fast", description="exact: FFHQ's crop bit for bit; fast: the same to within 50 dB, and much faster."
+    )
+    scores: ScoreConfig = Field(ScoreConfig(), description="What is measured of each face.")
+    encode: EncodeConfig = Field(EncodeConfig(), description="How crops are stored.")
+    curate: CurateConfig = Field(default_factory=CurateConfig, description="Which faces are kept.")
+    shard: ShardConfig = Field(ShardConfig(), description="How images are grouped into tars.")
+
+    @property
+    def faces(self) -> FacesConfig:
+        """What the alignment of one photograph depends on."""
+        align = AlignConfig(output_px=self.resolution, mode=self.align_mode)
+        return FacesConfig(
+            decode=self.decode, detect=self.detect, align=align, scores=self.scores, encode=self.encode
+        )
+
+    @property
+    def curation(self) -> CurateConfig:
+        """The rules as they will run; ConfigError where one needs faces or scores that this build will not have."""
+        detect = self.detect.resolved(self.resolution)
+        assert detect.min_quad_px is not None
+        return self.curate.resolved(
+            self.resolution,
+            detect.min_quad_px,
+            measures_filter_score=self.scores.filter_model is not None,
+            measures_embedding=self.scores.embedding,
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole config as it will run, every None that has a meaning replaced by it."""
+        faces = self.faces.resolved()
+        update = {"detect": faces.detect, "curate": self.curation}
+        return self.model_copy(update=update).model_dump(mode="json")
+
+
+def recorded_config(dataset: Dataset) -> BuildConfig:
+    """The config of the newest build that gave a version."""
+    builds = dataset.builds()
+    if not builds:
+        raise NotFoundError(
+            f"{dataset.reference} has no build record, which would hold its config: build again"
+        )
+    try:
+        return BuildConfig.model_validate(builds[-1]["config"])
+    except (KeyError, ValidationError) as error:
+        raise ConfigError(
+            f"the config of {builds[-1]['build_id']} was recorded by another version of likeness: build again"
+        ) from error

@@ -1,0 +1,1 @@
+"""Which faces make the dataset, on records alone."""
