@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from training.features import EfficientNetLite0
-from training.memorization import (
+from training.extractors.efficientnet import EfficientNetLite0
+from training.metrics.memorization import (
     calibrated_threshold,
     coarse,
     nearest,

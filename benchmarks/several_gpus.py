@@ -16,9 +16,9 @@ import time
 import torch
 
 from training.config import TrainConfig
-from training.ranks import Ranks, joined
+from training.engine.ranks import Ranks, joined
+from training.engine.state import Training
 from training.schedule import stage_at
-from training.state import Training
 
 
 def images_per_second(

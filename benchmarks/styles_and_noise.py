@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from storage.runs import Run
-from training.generate import inputs_from_seeds, load_generator
+from training.drawing.images import inputs_from_seeds
+from training.drawing.trained import load_generator
 from training.networks import Generator
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from training.config import TrainConfig
+from training.engine.state import TERMS, Tally, Training
 from training.schedule import stage_at
-from training.state import TERMS, Tally, Training
 
 
 def faces(num: int, side: int, device: torch.device) -> Tensor:

@@ -35,8 +35,8 @@ from torch.utils.flop_counter import flop_registry
 
 from training.config import TrainConfig
 from training.device import resolve_device
+from training.engine.state import Training
 from training.schedule import stage_at
-from training.state import Training
 
 HEADER = (
     "px    batch  R1 every  features  compiled | s/kimg  images/s  TFLOP/kimg  TFLOP/s  peak GB  first step s"

@@ -22,8 +22,8 @@ def measure(preset: str, threads: int, repeats: int) -> None:
     import torch
 
     from training.config import TrainConfig
+    from training.engine.state import Training
     from training.schedule import stage_at, value_at
-    from training.state import Training
 
     torch.set_num_threads(threads)
     config = TrainConfig.model_validate({"preset": preset})

@@ -3,7 +3,7 @@
     likeness evaluate RUN --metrics fd_efficientnet_lite0,kid_efficientnet_lite0 --images 5000
     likeness audit RUN --images 1000 --held-out other-faces
 
-Not here: any measuring (`training.evaluate`, `training.audit`).
+Not here: any measuring (`training.metrics.evaluate`, `training.metrics.audit`).
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from flows.output import answer
 from storage.errors import ConfigError, PipelineError
 from storage.runs import Run, find_checkpoint, find_run
 from storage.store import Store
-from training.audit import AuditConfig
-from training.audit import audit as run_audit
 from training.device import resolve_device
-from training.evaluate import EvaluateConfig
-from training.evaluate import evaluate as run_evaluate
-from training.features import WeightsPlace, check_extractor
-from training.measures import MEASURES
+from training.extractors import check_extractor
+from training.extractors.weights import WeightsPlace
+from training.metric_names import MEASURES
+from training.metrics.audit import AuditConfig
+from training.metrics.audit import audit as run_audit
+from training.metrics.evaluate import EvaluateConfig
+from training.metrics.evaluate import evaluate as run_evaluate
 
 RunReference = Annotated[str | None, RUN]
 Weights = Annotated[

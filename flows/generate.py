@@ -25,7 +25,7 @@ from storage.store import Store
 
 if TYPE_CHECKING:  # torch is imported where it is needed
     from training.data import ImageArray
-    from training.generate import Trained
+    from training.drawing.trained import Trained
 
 
 RunName = Annotated[str, RUN]
@@ -54,7 +54,7 @@ def generate(
     json_: Json = False,
 ) -> None:
     """Draw images of seeds with a trained generator, as one grid that knows where it came from."""
-    from training.generate import generate_files, generate_grid, parse_psis, parse_seeds
+    from training.drawing.pictures import generate_files, generate_grid, parse_psis, parse_seeds
 
     numbers, psis = parse_seeds(seeds), parse_psis(truncation_psi)
     trained = _trained(run, options)
@@ -79,8 +79,8 @@ def truncation(
     json_: Json = False,
 ) -> None:
     """Figure 8: seeds in rows, truncations in columns, from the image itself over the mean face to its opposite."""
-    from training.figures import tiled, truncation_figure
-    from training.generate import parse_psis, parse_seeds
+    from training.drawing.figures import tiled, truncation_figure
+    from training.drawing.pictures import parse_psis, parse_seeds
 
     numbers, columns = parse_seeds(seeds), parse_psis(psis)
     if cutoff is not None and cutoff < 0:
@@ -111,8 +111,8 @@ def mixing(
     json_: Json = False,
 ) -> None:
     """Figure 3: each image takes some layers' styles from the source above it, all others from the one at its left."""
-    from training.figures import mixing_figure, mixing_layers, mixing_rows, tiled
-    from training.generate import parse_psis, parse_seeds
+    from training.drawing.figures import mixing_figure, mixing_layers, mixing_rows, tiled
+    from training.drawing.pictures import parse_psis, parse_seeds
 
     a, b = parse_seeds(rows), parse_seeds(columns)
     [checked_psi], [noise] = parse_psis(str(psi)), parse_seeds(str(noise_seed))
@@ -141,8 +141,8 @@ def noise(
     First row: the image, a place of it under other noise, enlarged, and each pixel's standard deviation, white being
     the largest. Second row: the four cases; third: the same place of them.
     """
-    from training.figures import NOISE_CASES, noise_figure, tiled
-    from training.generate import parse_psis, parse_seeds
+    from training.drawing.figures import NOISE_CASES, noise_figure, tiled
+    from training.drawing.pictures import parse_psis, parse_seeds
 
     [checked_psi], [number] = parse_psis(str(psi)), parse_seeds(str(seed))
     for name, value, largest in (("crops", crops, 16), ("realisations", realisations, 10_000)):
@@ -183,9 +183,10 @@ def video(
     json_: Json = False,
 ) -> None:
     """Film a smooth closed walk through the styles of seeds, noise held still, as H.264."""
-    from training.figures import fixed_noise
-    from training.generate import parse_psis, parse_seeds, w_from_seeds
-    from training.video import check_video, closed_loop, frames, write_video
+    from training.drawing.figures import fixed_noise
+    from training.drawing.images import w_from_seeds
+    from training.drawing.pictures import parse_psis, parse_seeds
+    from training.drawing.video import check_video, closed_loop, frames, write_video
 
     numbers, [noise] = parse_seeds(seeds), parse_seeds(str(noise_seed))
     [checked_psi] = parse_psis(str(psi))
@@ -232,8 +233,8 @@ def project(
 ) -> None:
     """Find the w that draws a photograph best: the target, what w draws, and w itself as safetensors."""
     from preprocessing.portrait import portrait
-    from training.projection import ProjectConfig, save_projection
-    from training.projection import project as search
+    from training.drawing.projection import ProjectConfig, save_projection
+    from training.drawing.projection import project as search
 
     config = ProjectConfig.model_validate(
         {"space": space, "steps": steps, "distance": distance, "seed": seed}
@@ -278,8 +279,8 @@ def export(
     json_: Json = False,
 ) -> None:
     """Write the averaged generator as one file; ONNX is run, and compared with torch, before it is kept."""
-    from training.export import export_onnx, export_safetensors
-    from training.generate import parse_seeds
+    from training.drawing.export import export_onnx, export_safetensors
+    from training.drawing.pictures import parse_seeds
 
     [number] = parse_seeds(str(noise_seed))
     trained = _trained(run, DrawOptions(**options.model_dump(), device="cpu"))
@@ -302,7 +303,7 @@ def export(
 def _trained(run: str, options: DrawOptions) -> Trained:
     checkpoint = find_checkpoint(Store(options.store), run, options.checkpoint)
     from training.device import resolve_device
-    from training.generate import open_trained
+    from training.drawing.trained import open_trained
 
     return open_trained(checkpoint, resolve_device(options.device))
 
@@ -314,7 +315,7 @@ def _source(trained: Trained) -> str:
 
 def _finish(trained: Trained, picture: ImageArray, out: Path, about: dict[str, Any], json_: bool) -> None:
     """Write a figure with its metadata, and say so."""
-    from training.generate import write_png
+    from training.drawing.pictures import write_png
 
     metadata = {**trained.origin, "kind": "figure", **about}
     with _writing(out):

@@ -22,7 +22,7 @@ from storage.runs import Run, create_run, find_run
 from storage.store import Store
 from training.config import TrainConfig
 from training.data import check_resolution
-from training.ranks import check_processes
+from training.engine.ranks import check_processes
 
 POLL_S = 0.5
 STOP_S = 120.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from storage.digest import json_digest
 from storage.environment import run_facts
 from storage.errors import ConfigError, NotFoundError
 from storage.store import Store, read_json
+from training.metrics import formulas as formulas
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,26 @@ def find_checkpoint(store: Store, reference: str, name: str | None = None) -> Pa
     if name is not None:
         raise ConfigError(f"{reference} is a checkpoint itself: name its run, or not {name!r} beside it")
     return folder
+
+
+def metrics_path(run: Run, checkpoint: Path) -> Path:
+    """Where a checkpoint's metrics are on record."""
+    return run.folder / "metrics" / f"{checkpoint.name}.json"
+
+
+def recorded_metrics(run: Run, checkpoint: Path) -> dict[str, Record]:
+    """What was measured of a checkpoint so far."""
+    path = metrics_path(run, checkpoint)
+    return read_json(path) if path.is_file() else {}
+
+
+def write_merged(path: Path, records: Record) -> None:
+    """Add records to a JSON file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    merged = {**(read_json(path) if path.is_file() else {}), **records}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n")
+    os.replace(partial, path)
+
+
+Record = dict[str, Any]

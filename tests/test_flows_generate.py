@@ -21,8 +21,8 @@ from storage.runs import Run, create_run
 from storage.store import Store
 from training.checkpoint import save_checkpoint
 from training.config import TrainConfig
-from training.generate import load_exported, read_exported
-from training.state import Training
+from training.drawing.trained import load_exported, read_exported
+from training.engine.state import Training
 
 SIZES = {"resolution": 16, "channel_base": 64, "max_channels": 8, "z_dim": 8, "w_dim": 8, "mapping_layers": 2}
 COMMANDS = {

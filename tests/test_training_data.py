@@ -15,7 +15,7 @@ from storage.shards import Sample, index_json, write_shard
 from training import data
 from training.data import RealImages, area_resampled, is_flipped
 from training.loop import next_batch
-from training.reals import RealCrops
+from training.metrics.crops import RealCrops
 
 SIDE = 8
 NUM = 23

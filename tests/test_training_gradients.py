@@ -24,6 +24,7 @@ from plain_networks import (
     small_networks,
 )
 from training.augment import NUM_NORMAL, NUM_UNIFORM
+from training.engine.gradients import GradientFunction
 from training.loss import (
     CriticPhase,
     DiscriminatorPhase,
@@ -33,7 +34,6 @@ from training.loss import (
     wasserstein_generator_loss,
 )
 from training.networks import Discriminator, Generator
-from training.step import GradientFunction
 
 log = logging.getLogger(__name__)
 

@@ -23,12 +23,14 @@ from storage.store import Store
 from training.checkpoint import network_tensors, read_state
 from training.config import TrainConfig
 from training.device import resolve_device
-from training.generate import images_from_seeds, load_generator, read_grid_metadata
+from training.drawing.images import images_from_seeds
+from training.drawing.pictures import read_grid_metadata
+from training.drawing.trained import load_generator
+from training.engine.precompile import CORES_A_JOB
+from training.engine.state import TERMS, Training, average_into, step_rng, terms_of
 from training.loop import train
-from training.precompile import CORES_A_JOB
 from training.process import images_of, train_folder
 from training.schedule import stage_at
-from training.state import TERMS, Training, average_into, step_rng, terms_of
 from training.tracking import Tracker
 
 NUM = 13

@@ -25,12 +25,12 @@ from plain_networks import (
 )
 from training.augment import augmented, draw_augmentation
 from training.config import TrainConfig
+from training.engine.state import Training, step_rng
 from training.loss import (
     draw_latents,
 )
 from training.networks import Discriminator, Generator
 from training.schedule import stage_at
-from training.state import Training, step_rng
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from storage.errors import PipelineError
+from training.engine.ranks import run_ranks
 from training.process import StopRequest, train_aloud
-from training.ranks import run_ranks
 
 
 def main(arguments: list[str] | None = None) -> int:

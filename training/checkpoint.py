@@ -4,8 +4,8 @@
     optimizers.safetensors   Adam's moments and step counts, by network and parameter name
     state.json               where training stood, its config, and the sha256 of each file
 
-To draw, generator_ema.safetensors and state.json are enough. What training puts in is in `training.state`; how
-a generator alone is read is in `training.generate`.
+To draw, generator_ema.safetensors and state.json are enough. What training puts in is in `training.engine.state`; how
+a generator alone is read is in `training.drawing.pictures`.
 """
 
 from __future__ import annotations

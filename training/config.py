@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from storage.config import Config, OneOf
-from training.measures import MEASURES, MetricName
+from training.metric_names import MEASURES, MetricName
 
 PresetName = Literal[
     "smoke", "face128", "paper256", "paper1024",

@@ -2,8 +2,8 @@
 
 It does no mathematics of its own and starts no process; `python -m training` calls it. Everything is counted in
 real images shown, and everything random is drawn from (seed, images shown), so that a run that was stopped and
-resumed is, on a CPU, bit for bit the run that was not. Not here: what a step is (`training.state`), what is written
-down (`training.records`).
+resumed is, on a CPU, bit for bit the run that was not. Not here: what a step is (`training.engine.state`), what is
+written down (`training.journal`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from storage.runs import Run
 from training.config import TrainConfig
 from training.data import RealImages, Shown
-from training.evaluate import SnapshotMetrics
-from training.ranks import Ranks
-from training.records import forget_later_stats, write_result, write_snapshot, write_tick
+from training.engine.ranks import Ranks
+from training.engine.state import ALONE, Training, colours_first
+from training.journal import forget_later_stats, write_result, write_snapshot, write_tick
+from training.metrics.snapshots import SnapshotMetrics
 from training.schedule import stage_at
-from training.state import ALONE, Training, colours_first
 from training.tracking import Tracker
 
 log = logging.getLogger(__name__)

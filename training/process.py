@@ -1,7 +1,7 @@
 """What a process that trains a run does: it takes device, images and tracker from the run's folder, and minds a stop.
 
 Not here: the loop (`training.loop`), arguments (`training.__main__`), how several such processes are started
-(`training.ranks`).
+(`training.engine.ranks`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from storage.errors import NotFoundError
 from storage.runs import Run
 from training.config import TrainConfig
 from training.data import RealImages
+from training.engine.precompile import compiling_ahead, keep_compiled
+from training.engine.ranks import joined
 from training.loop import train
-from training.precompile import compiling_ahead, keep_compiled
-from training.ranks import joined
 from training.tracking import Tracker, open_tracker
 
 log = logging.getLogger("training")

@@ -5,7 +5,8 @@ and in a JSON file beside it otherwise.
     safetensors    an entry of the header's metadata
     all others     FILE.json, which also holds the file's sha256
 
-Not here: what the entries mean (`training.generate.Trained.origin`), and following them (`storage.lineage.trace`).
+Not here: what the entries mean (`training.drawing.trained.Trained.origin`), and following them
+(`storage.lineage.trace`).
 
     metadata = read_provenance(Path("mixing.png"))
 """

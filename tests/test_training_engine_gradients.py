@@ -1,0 +1,87 @@
+"""Compiled gradients: the plain ones, kept for the next process, compiled once where two ask at a time."""
+
+import multiprocessing
+import shutil
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from training.engine.gradients import GradientFunction, _one_at_a_time
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is here")
+
+
+class Parabola(nn.Module):
+    """A phase with one network of one weight."""
+
+    form = False
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Linear(3, 1)
+
+    def forward(self, x_N3):
+        """The loss, and its value."""
+        loss = self.network(x_N3).square().mean()
+        return loss, loss[None]
+
+
+def compiled_gradients(x):
+    """The bias's gradient by a compiled function, and what the compiler says of its cache."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    torch.manual_seed(0)
+    phase = Parabola()
+    gradients, (loss,) = GradientFunction(phase, phase.network, compiled=True)(x)
+    plain, (expected,) = GradientFunction(phase, phase.network, compiled=False)(x)
+    for parameter, gradient in plain.items():
+        torch.testing.assert_close(gradients[parameter], gradient)
+    torch.testing.assert_close(loss, expected)
+    return dict(counters["inductor"])
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
+def test_what_was_compiled_is_kept(tmp_path, monkeypatch):
+    """A second function of the same phase and inputs comes from the cache, other inputs do not."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert compiled_gradients(torch.randn(4, 3))["fxgraph_cache_miss"] == 1
+    again = compiled_gradients(torch.randn(4, 3))
+    assert again["fxgraph_cache_hit"] == 1, again
+    assert "fxgraph_cache_miss" not in again, again
+    assert compiled_gradients(torch.randn(5, 3))["fxgraph_cache_miss"] == 1
+
+
+def lock(rows):
+    """That of the phase and inputs of so many rows."""
+    phase, x = Parabola(), torch.zeros(rows, 3)
+    return _one_at_a_time(GradientFunction(phase, phase.network, compiled=True).record([x]), [x])
+
+
+def hold(queue, folder, rows):
+    """Compile, as far as others can see, for half a second."""
+    import os
+
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    with lock(rows):
+        queue.put("holding")
+        time.sleep(0.5)
+        queue.put("done")
+
+
+def test_two_that_compile_the_same_take_turns(tmp_path, monkeypatch):
+    """While another process compiles the same phase of the same inputs, this one waits; other inputs do not."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    spawning = multiprocessing.get_context("spawn")
+    queue = spawning.Queue()
+    process = spawning.Process(target=hold, args=(queue, tmp_path, 4))
+    process.start()
+    assert queue.get(timeout=60) == "holding"
+    with lock(5):
+        assert queue.empty(), "waited for other inputs"
+    with lock(4):
+        assert queue.get(timeout=5) == "done"
+    process.join(60)

@@ -1,0 +1,253 @@
+"""The memorization audit: copies are flagged, strangers are not, and the closest pairs lead to their photographs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from storage.errors import ConfigError
+from storage.lineage.trace import trace
+from storage.store import Store
+from training.metrics import audit as auditing
+from training.metrics import subject
+from training.metrics.audit import AuditConfig, audit
+from training.metrics.memorization import (
+    calibrated_threshold,
+    closest,
+    coarse,
+    nearest,
+    pixel_vectors,
+    quantiles,
+    share_nearer,
+    unit_vectors,
+)
+
+CPU = torch.device("cpu")
+NUM = 16
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small networks are quickest on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pictures(num, seed, side=32):
+    """Smooth random pictures (num, 3, side, side), uint8."""
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(num, 3, 6, 6, generator=rng)
+    return (torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1) * 255).byte()
+
+
+def noisy(images, amount, seed=0):
+    """The same pictures a little off."""
+    rng = torch.Generator().manual_seed(seed)
+    return (images.float() + amount * torch.randn(images.shape, generator=rng)).clamp(0, 255).byte()
+
+
+def test_copies_are_flagged_and_strangers_at_the_calibrations_rate():
+    """A generator that copies is flagged nearly always; one that draws like the held-out set, about as often as it."""
+    train, held_out = pixel_vectors(pictures(200, 0), 16), pixel_vectors(pictures(2000, 1), 16)
+    threshold = calibrated_threshold(nearest(held_out, train).distance, 1)
+    copies = pixel_vectors(noisy(pictures(200, 0), 8), 16)
+    strangers = pixel_vectors(pictures(2000, 2), 16)
+    assert share_nearer(nearest(copies, train).distance, threshold) > 0.99
+    assert share_nearer(nearest(strangers, train).distance, threshold) == pytest.approx(0.01, abs=0.008)
+
+
+def test_mirrored_copies_are_found_as_mirrored():
+    """With the mirror images among the references, a mirrored copy is found and told; without them it is not."""
+    images = pictures(50, 0)
+    train, mirrored = pixel_vectors(images), pixel_vectors(images.flip(-1))
+    copies = pixel_vectors(images.flip(-1))
+    found = nearest(copies, train, mirrored)
+    assert found.distance.max() == 0
+    assert found.index.tolist() == list(range(50))
+    assert found.mirrored.all()
+    assert nearest(copies, train).distance.min() > 0
+    assert not nearest(train, train, mirrored).mirrored.any()
+
+
+def test_leave_one_out_excludes_the_picture_itself_and_its_mirror_image():
+    """A crop among the references is not its own neighbour, nor is its mirror image; a second copy of it is."""
+    half = pictures(20, 0)
+    symmetric = torch.cat([half[..., :16], half[..., :16].flip(-1)], dim=-1)
+    train = pixel_vectors(symmetric)
+    own = np.arange(20)
+    assert nearest(train, train, train, own).distance.min() > 0.01
+    twice = torch.cat([train, train[:1]])
+    alone = nearest(twice, twice, None, np.arange(21)).distance
+    assert (alone == 0).sum() == 2
+
+
+def test_nearest_equals_a_slow_search():
+    """Chunks and all, the nearest is the nearest."""
+    rng = torch.Generator().manual_seed(0)
+    queries, references = torch.randn(1500, 4, generator=rng), torch.randn(70, 4, generator=rng)
+    table = (queries[:, None] - references[None]).norm(dim=2)
+    found = nearest(queries, references)
+    assert np.array_equal(found.index, table.argmin(1).numpy())
+    assert found.distance == pytest.approx(table.min(1).values.numpy(), abs=1e-6)
+
+
+def test_vectors():
+    """Pixel distances are RMS differences from 0 to 1; unit vectors have length 1."""
+    black, white = torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.full((1, 3, 64, 64), 255).byte()
+    assert float(torch.dist(pixel_vectors(black), pixel_vectors(white))) == pytest.approx(1, rel=1e-5)
+    torch.testing.assert_close(unit_vectors(torch.randn(3, 5)).norm(dim=1), torch.ones(3))
+
+
+def test_order_and_quantiles():
+    """Pairs are ordered by their distance over the threshold, in whichever space that is less."""
+    assert closest([np.array([3.0, 1.0, 2.0]), np.array([0.1, 9.0, 0.5])], [1.0, 1.0], 2) == [0, 2]
+    assert quantiles(np.arange(101.0)) == {
+        "min": 0,
+        "1%": 1,
+        "5%": 5,
+        "25%": 25,
+        "50%": 50,
+        "75%": 75,
+        "max": 100,
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The audit of a run
+
+
+@pytest.fixture(scope="module")
+def crops(tiny):
+    """The training crops, (side, side, 3)."""
+    return list(pictures(NUM, 0, 16).permute(0, 2, 3, 1).numpy())
+
+
+@pytest.fixture(scope="module")
+def run(tiny, crops, tmp_path_factory):
+    """A tiny trained run on crops with photographs on record."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    return tiny.trained(store, tiny.tiny_dataset(store, crops))
+
+
+def copying(crops):
+    """Draws, for each seed, a training crop, mirrored for odd seeds."""
+
+    def images_from_seeds(generator, seeds, psi, **_):
+        chosen = [crops[seed % len(crops)].transpose(2, 0, 1) for seed in seeds]
+        flipped = [crop[..., ::-1] if seed % 2 else crop for seed, crop in zip(seeds, chosen, strict=True)]
+        return np.ascontiguousarray(np.stack(flipped))
+
+    return images_from_seeds
+
+
+def test_an_honest_generator_copies_nothing(run):
+    """A generator hardly trained has no near-copies; the audit says how it was calibrated and by what."""
+    result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=8, num_pairs=3), CPU)
+    assert result["near_copies_in_both"] == 0
+    assert result["held_out"]["method"].startswith("leave-one-out")
+    assert result["held_out"]["num_images"] == NUM
+    assert (result["num_training_crops"], result["mirror_images"]) == (NUM, True)
+    assert len(result["weights_sha256"]) == 64
+    kept = json.loads((run.folder / "audit" / f"{run.newest_checkpoint().name}.json").read_text())
+    assert kept == json.loads(json.dumps(result))
+
+
+def test_a_copying_generator_is_caught_with_its_sources(run, crops, monkeypatch):
+    """Of a generator that hands out training crops, mirrored or not, all are near-copies in both spaces, and each
+    pair names the crop and its photograph's page, licence and author.
+    """
+    monkeypatch.setattr(subject, "images_from_seeds", copying(crops))
+    result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=12, num_pairs=5, seed=3), CPU)
+    assert result["near_copies_in_both"] == 1
+    rows = {row["ref"]: row for row in trace(run.store, run.id).images}
+    for pair in result["pairs"]:
+        row = rows[f"{pair['seed'] % NUM}.jpg"]
+        for space in ("embedding", "pixels"):
+            hit = pair[space]
+            assert hit["is_near_copy"]
+            assert (hit["key"], hit["mirrored"]) == (row["key"], bool(pair["seed"] % 2))
+            assert hit["source"]["page"] == row["page"]
+            assert hit["source"]["license"] == "CC-BY-4.0"
+            assert hit["source"]["photo_sha256"] == row["photo_sha256"]
+    with Image.open(result["sheet"]) as sheet:
+        pixels = np.asarray(sheet)
+    assert pixels.shape == (5 * 16, 3 * 16, 3)
+    assert np.array_equal(pixels[:, :16], pixels[:, 16:32])
+    assert np.array_equal(pixels[:, :16], pixels[:, 32:])
+    kinds = [step.kind for step in trace(run.store, result["sheet"]).steps]
+    assert kinds == ["grid", "checkpoint", "training run", "dataset"]
+
+
+def test_half_a_copying_generator_and_other_settings(run, crops, monkeypatch):
+    """Copies are a share of what is generated, at the truncation asked for; the percentile sets the threshold."""
+    psis = set()
+
+    def half_copied(generator, seeds, psi, **others):
+        psis.add(psi)
+        images = copying(crops)(generator, seeds, psi, **others)
+        images[[seed % 2 == 1 for seed in seeds]] = 0
+        return images
+
+    monkeypatch.setattr(subject, "images_from_seeds", half_copied)
+    checkpoint = run.newest_checkpoint()
+    result = audit(run, checkpoint, AuditConfig(num_images=12, truncation_psi=0.6), CPU)
+    assert psis == {0.6}
+    assert result["near_copies_in_either"] == result["near_copies_in_both"] == 0.5
+    apart = [space["held_out_near_copies"] for space in result["spaces"].values()]
+    assert 0 < max(apart) <= result["held_out_near_copies_in_either"] <= sum(apart)
+    for percentile, quantile in ((5.0, "5%"), (25.0, "25%")):
+        result = audit(run, checkpoint, AuditConfig(num_images=4, percentile=percentile), CPU)
+        for space in result["spaces"].values():
+            assert space["threshold"] == pytest.approx(space["held_out"][quantile])
+
+
+def test_held_out_photographs_of_another_dataset(run, tiny, crops):
+    """Another dataset calibrates, but for the photographs in it that were trained on; one of those alone is refused."""
+    others = list(pictures(20, 9, 16).permute(0, 2, 3, 1).numpy())
+    tiny.tiny_dataset(run.store, [*others, *crops[:4]], "others")
+    result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="others"), CPU)
+    about = result["held_out"]
+    assert about["method"].startswith("dataset others@")
+    assert (about["num_images"], about["num_left_out_as_trained_on"]) == (20, 4)
+    fewer = AuditConfig(num_images=4, held_out="others", num_held_out=10)
+    assert audit(run, run.newest_checkpoint(), fewer, CPU)["held_out"]["num_images"] == 10
+    with pytest.raises(ConfigError, match="name another dataset"):
+        audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="faces"), CPU)
+
+
+def test_embeddings_are_of_a_quarter():
+    """Pictures are shrunk by area to a quarter of their side, small ones less, before they are embedded."""
+    images = pictures(2, 0, 128)
+    shrunk = torch.nn.functional.avg_pool2d(images.float(), 4).round().byte()
+    assert torch.equal(coarse(images), shrunk)
+    assert coarse(pictures(1, 0, 32)).shape[-1] == 16
+    assert coarse(pictures(1, 0, 8)).shape[-1] == 8
+
+
+def test_few_calibrate_where_there_are_many(tiny, tmp_path):
+    """Of more crops than calibrate, every so many does, and none of them meets itself."""
+    store = Store(tmp_path)
+    crops = list(pictures(25, 0, 16).permute(0, 2, 3, 1).numpy())
+    run = tiny.trained(store, tiny.tiny_dataset(store, crops))
+    result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, num_held_out=10), CPU)
+    assert result["held_out"]["num_images"] == len(range(0, 25, 3))
+    for name, space in result["spaces"].items():
+        assert space["held_out"]["min"] > 0, name
+
+
+def test_mirror_images_are_looked_at_where_they_were_trained_on(tiny, crops, tmp_path, monkeypatch):
+    """A run without flips has not seen mirror images, and none is found; embeddings are of shrunk pictures."""
+    store = Store(tmp_path)
+    run = tiny.trained(store, tiny.tiny_dataset(store, crops), x_flips=False)
+    monkeypatch.setattr(subject, "images_from_seeds", copying(crops))
+    sizes = []
+    monkeypatch.setattr(auditing, "coarse", lambda images: sizes.append(len(images)) or coarse(images))
+    result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, num_pairs=4), CPU)
+    assert not any(pair[space]["mirrored"] for pair in result["pairs"] for space in ("embedding", "pixels"))
+    for pair in result["pairs"]:
+        assert (pair["pixels"]["distance"] == 0) == (pair["seed"] % 2 == 0)
+    assert sum(sizes) == NUM + 4

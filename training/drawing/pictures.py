@@ -1,0 +1,126 @@
+"""Images from a trained generator, each from its seed alone, and grids of them that say where they come from.
+
+Not here: figures (`training.drawing.figures`), videos (`training.drawing.video`), projection and export.
+
+    trained = open_trained(checkpoint, torch.device("cpu"))
+    generate_grid(trained, range(16), Path("grid.png"), [0.7])
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from storage.errors import ConfigError, IntegrityError
+from storage.lineage.origin import GRID_TEXT
+from training.data import ImageArray
+from training.drawing.images import images_from_seeds, possible_psis
+from training.drawing.trained import Trained
+
+MAX_SEEDS = 10_000
+MAX_PSI = 2.0
+SEED_LIMIT = 2**63
+
+
+def generate_grid(
+    trained: Trained, seeds: Sequence[int], path: Path, psis: Sequence[float]
+) -> dict[str, Any]:
+    """Write a grid of images of `seeds`, and return the metadata it carries.
+
+    With several psis, a row a seed and a column a psi; those that can be (`possible_psi`), each once.
+    """
+    psis = possible_psis(trained, psis)
+    images = np.stack(
+        [images_from_seeds(trained.generator, seeds, psi, truncation_cutoff=trained.cutoff) for psi in psis],
+        axis=1,
+    )
+    shown = psis[0] if len(psis) == 1 else list(psis)
+    metadata = {**trained.origin, "seeds": list(seeds), "truncation_psi": shown}
+    columns = len(psis) if len(psis) > 1 else None
+    write_grid(images.reshape(-1, *images.shape[2:]), path, metadata, columns=columns)
+    return metadata
+
+
+def generate_files(
+    trained: Trained, seeds: Sequence[int], folder: Path, psis: Sequence[float], *, batch_size: int = 8
+) -> list[Path]:
+    """Write one PNG a seed and psi into `folder`, each with the metadata of a grid, and return their paths."""
+    paths = []
+    psis = possible_psis(trained, psis)
+    for psi in psis:
+        suffix = f"-psi{psi:g}" if len(psis) > 1 else ""
+        for start in range(0, len(seeds), batch_size):
+            batch = seeds[start : start + batch_size]
+            images = images_from_seeds(trained.generator, batch, psi, truncation_cutoff=trained.cutoff)
+            for seed, image in zip(batch, images, strict=True):
+                paths.append(folder / f"seed{seed:05d}{suffix}.png")
+                metadata = {**trained.origin, "kind": "image", "seeds": [seed], "truncation_psi": psi}
+                write_png(image.transpose(1, 2, 0), paths[-1], metadata)
+    return paths
+
+
+def write_grid(
+    images: ImageArray, path: Path, metadata: Mapping[str, Any], *, columns: int | None = None
+) -> None:
+    """Tile images (N, 3, R, R) into a PNG that carries `metadata` as JSON in a text chunk."""
+    num, _, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(num))
+    rows = math.ceil(num / columns)
+    canvas = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * height, index % columns * width
+        canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
+    write_png(canvas, path, metadata)
+
+
+def write_png(pixels_HWC: ImageArray, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a picture (H, W, 3) that carries `metadata` as JSON in a text chunk."""
+    text = PngInfo()
+    text.add_itxt(GRID_TEXT, json.dumps(metadata, sort_keys=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels_HWC).save(path, format="PNG", pnginfo=text)
+
+
+def read_grid_metadata(path: Path) -> dict[str, Any]:
+    """The metadata a grid was written with; IntegrityError where there is none."""
+    with Image.open(path) as image:
+        text = image.info.get(GRID_TEXT)
+    if text is None:
+        raise IntegrityError(f"{path} carries no {GRID_TEXT} text: it was not written here, or was re-saved")
+    metadata: dict[str, Any] = json.loads(text)
+    return metadata
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from a list of numbers and ranges, such as "0-15,20", both ends included."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise ConfigError(f"seeds {text!r}: {part!r} is neither a number nor a range such as 0-15")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ConfigError(f"seeds {text!r}: the range {part.strip()} runs backwards")
+        if last >= SEED_LIMIT or len(seeds) + last - first >= MAX_SEEDS:
+            raise ConfigError(f"seeds {text!r}: at most {MAX_SEEDS} seeds below 2^63")
+        seeds.extend(range(first, last + 1))
+    return seeds
+
+
+def parse_psis(text: str) -> list[float]:
+    """Truncations from a list of numbers, such as "1,0.7,0,-0.5"."""
+    try:
+        psis = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"psi {text!r} is not a list of numbers such as 1,0.7,0,-0.5") from None
+    if not all(abs(psi) <= MAX_PSI for psi in psis):  # false for nan too
+        raise ConfigError(f"psi {text!r}: each must be from {-MAX_PSI:g} to {MAX_PSI:g}")
+    return psis

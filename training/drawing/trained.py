@@ -1,0 +1,110 @@
+"""A trained generator opened for drawing, with where its images come from.
+
+    trained = open_trained(run.newest_checkpoint(), torch.device("cpu"))
+
+Not here: what is drawn with it (`training.drawing.images`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.lineage.origin import GRID_TEXT
+from training.checkpoint import generator_sha256, network_tensors, read_state
+from training.config import TrainConfig
+from training.networks import Generator, TraditionalGenerator, build_generator
+from training.schedule import stage_at
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint draws with: its averaged generator and config, and `origin`, where its images come from."""
+
+    generator: Generator | TraditionalGenerator
+    config: TrainConfig
+    origin: dict[str, Any]
+
+    @property
+    def cutoff(self) -> int:
+        """How many first layers truncation acts on."""
+        return self.config.truncation_cutoff
+
+    def style_generator(self, purpose: str) -> Generator:
+        """The generator, where w and noise alone make images; otherwise a ConfigError with what needs that."""
+        if not isinstance(self.generator, Generator):
+            raise ConfigError(
+                f"{purpose} needs a style-based generator: run {self.origin['run_id']} trained the traditional one, "
+                "which has neither w nor noise"
+            )
+        if not self.config.draws_from_w:
+            raise ConfigError(
+                f"{purpose} needs images made from w alone: run {self.origin['run_id']} trained a generator that z "
+                "enters too (synthesis_input latent)"
+            )
+        return self.generator
+
+
+def open_trained(checkpoint: Path, device: torch.device) -> Trained:
+    """A checkpoint opened for drawing; IntegrityError if its networks have changed since they were written."""
+    state = read_state(checkpoint)
+    generator = load_generator(checkpoint, device)
+    return Trained(generator, TrainConfig.model_validate(state["config"]), grid_metadata(checkpoint, state))
+
+
+def load_generator(checkpoint: Path, device: torch.device) -> Generator | TraditionalGenerator:
+    """The averaged generator of a checkpoint, at the level of detail its training had reached.
+
+    IntegrityError if the file has changed since it was written.
+    """
+    state = read_state(checkpoint)
+    config = TrainConfig.model_validate(state["config"])
+    generator = build_generator(config)
+    generator.load_state_dict(network_tensors(checkpoint, state, "generator_ema"))
+    generator.lod = stage_at(config, state["num_images"]).lod
+    return generator.to(device).requires_grad_(False)
+
+
+def load_exported(path: Path, device: torch.device | None = None) -> Generator | TraditionalGenerator:
+    """The generator of a file that `training.drawing.export` wrote, as `load_generator` gave it then."""
+    tensors, metadata = read_exported(path)
+    generator = build_generator(TrainConfig.model_validate(metadata["config"]))
+    generator.load_state_dict(tensors)
+    generator.lod = metadata["lod"]
+    return generator.to(device or torch.device("cpu")).requires_grad_(False)
+
+
+def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of a file written here; IntegrityError where it is none that can be read."""
+    try:
+        with safe_open(path, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(GRID_TEXT)
+            tensors = {key: opened.get_tensor(key) for key in sorted(opened.keys())}
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} is not there") from error
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(f"{path} cannot be read as safetensors: {error}") from error
+    if text is None:
+        raise IntegrityError(f"{path} carries no {GRID_TEXT} metadata: it was not exported here")
+    metadata: dict[str, Any] = json.loads(text)
+    return tensors, metadata
+
+
+def grid_metadata(checkpoint: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Where images of a checkpoint come from: run, checkpoint, weights and dataset version."""
+    dataset = state["dataset"]
+    return {
+        "run_id": state["run_id"],
+        "checkpoint": checkpoint.name,
+        "generator_sha256": generator_sha256(state),
+        "dataset": f"{dataset['name']}@{dataset['version']}",
+        "dataset_manifest_sha256": dataset["manifest_sha256"],
+    }

@@ -1,0 +1,288 @@
+"""The memorization audit: generated pictures against the crops the run was trained on.
+
+    audit(run, run.newest_checkpoint(), AuditConfig(num_images=1000), device)
+
+Writes <run>/audit/<checkpoint>.json, with the share of near-copies and where the photographs behind the closest pairs
+came from, and beside it a PNG of those pairs: generated, nearest by embedding, nearest by pixels. What is near is
+calibrated on held-out photographs. Not here: the mathematics (`training.metrics.memorization`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from storage.config import Config
+from storage.datasets.dataset import Dataset, open_dataset
+from storage.errors import ConfigError, NotFoundError
+from storage.runs import Run, write_merged
+from storage.tables import Row
+from training.checkpoint import read_state
+from training.config import TrainConfig
+from training.data import ImageArray
+from training.device import full_precision
+from training.drawing.pictures import write_grid
+from training.drawing.trained import grid_metadata
+from training.extractors import Extractor, check_extractor, open_extractor
+from training.extractors.weights import WeightsPlace
+from training.metrics.crops import RealCrops
+from training.metrics.memorization import (
+    Nearest,
+    calibrated_threshold,
+    closest,
+    coarse,
+    nearest,
+    pixel_vectors,
+    quantiles,
+    share_nearer,
+    unit_vectors,
+)
+from training.metrics.subject import Subject
+
+SPACES = ("embedding", "pixels")
+SOURCE_COLUMNS = ("photo_sha256", "ref", "page", "author", "license", "license_url", "title")
+SHEET_PX = 128
+
+
+class AuditConfig(Config):
+    """How many pictures are looked at, and what near is measured by."""
+
+    num_images: int = Field(1000, ge=1, description="Generated pictures.")
+    held_out: str | None = Field(
+        None,
+        description="Dataset (NAME or NAME@VERSION) of photographs that were not trained on, to calibrate by; unset: "
+        "training crops against the other training crops.",
+    )
+    num_held_out: int = Field(2000, ge=10, description="At most so many photographs calibrate.")
+    percentile: float = Field(
+        1.0, gt=0, lt=50, description="Percent of held-out photographs that pass for near-copies."
+    )
+    num_pairs: int = Field(16, ge=1, le=200, description="Closest pairs on record and on the sheet.")
+    extractor: Literal["efficientnet_lite0", "inception", "vgg16"] = Field(
+        "efficientnet_lite0", description="Network of the embedding."
+    )
+    truncation_psi: float = Field(1.0, ge=0, le=2, description="Truncation; 1 is none.")
+    seed: int = Field(0, ge=0, lt=2**31, description="The first picture's seed; the others follow it.")
+    batch_size: int = Field(32, ge=1, le=4096, description="Images at a time; changes no number.")
+    weights: Path | None = Field(
+        None, description="Folder of weights by their published names; unset: torch hub's cache."
+    )
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """Pictures in both spaces, in order, with what they are called."""
+
+    keys: list[str]
+    embedding: Tensor
+    pixels: Tensor
+
+    def __getitem__(self, space: str) -> Tensor:
+        return self.embedding if space == "embedding" else self.pixels
+
+    def rows(self, chosen: list[int]) -> _Vectors:
+        return _Vectors([self.keys[i] for i in chosen], self.embedding[chosen], self.pixels[chosen])
+
+
+def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device) -> dict[str, Any]:
+    """Look for near-copies among a checkpoint's pictures; returns what the JSON says."""
+    begun = time.perf_counter()
+    place = WeightsPlace(config.weights)
+    check_extractor(config.extractor, place)
+    state = read_state(checkpoint)
+    x_flips = TrainConfig.model_validate(state["config"]).x_flips
+    sources = _sources(run)
+    with torch.random.fork_rng(devices=[]), full_precision(device):
+        subject = Subject.of(
+            run,
+            checkpoint,
+            device,
+            psi=config.truncation_psi,
+            seed=config.seed,
+            batch_size=config.batch_size,
+        )
+        extractor = open_extractor(config.extractor, place, device)
+        crops = subject.reals
+        train = _vectors(_batches(crops, config.batch_size), extractor)
+        mirrored = _vectors(_batches(crops, config.batch_size, mirrored=True), extractor) if x_flips else None
+        held_out, about_held_out, own = _held_out(run, config, train, sources, extractor, crops.resolution)
+        seeds = subject.seeds(config.num_images)
+        fakes = _vectors(_fakes(subject, config.num_images), extractor)
+
+    found: dict[str, Nearest] = {}
+    spaces: dict[str, dict[str, Any]] = {}
+    is_near, is_held_out_near = [], []
+    for space in SPACES:
+        mirror = mirrored[space].to(device) if mirrored else None
+        references = train[space].to(device)
+        calibration = nearest(held_out[space].to(device), references, mirror, own).distance
+        found[space] = nearest(fakes[space].to(device), references, mirror)
+        threshold = calibrated_threshold(calibration, config.percentile)
+        is_near.append(found[space].distance < threshold)
+        is_held_out_near.append(calibration < threshold)
+        spaces[space] = {
+            "threshold": threshold,
+            "near_copies": share_nearer(found[space].distance, threshold),
+            "held_out_near_copies": share_nearer(calibration, threshold),
+            "generated": quantiles(found[space].distance),
+            "held_out": quantiles(calibration),
+        }
+    thresholds = {space: spaces[space]["threshold"] for space in SPACES}
+    chosen = closest([found[s].distance for s in SPACES], list(thresholds.values()), config.num_pairs)
+    pairs = [_pair(index, seeds[index], found, thresholds, train.keys, sources) for index in chosen]
+    sheet = run.folder / "audit" / f"{checkpoint.name}.png"
+    lineage = {
+        **grid_metadata(checkpoint, state),
+        "seeds": [pair["seed"] for pair in pairs],
+        "truncation_psi": subject.psi,
+    }
+    _write_sheet(sheet, subject, pairs, lineage)
+    result = {
+        **lineage,
+        "seed": config.seed,
+        "num_images": config.num_images,
+        "num_training_crops": len(train.keys),
+        "mirror_images": x_flips,
+        "extractor": extractor.name,
+        "weights_sha256": extractor.weights_sha256,
+        "resize": extractor.resize,
+        "percentile": config.percentile,
+        "held_out": about_held_out,
+        "near_copies_in_either": float(np.any(is_near, axis=0).mean()),
+        "near_copies_in_both": float(np.all(is_near, axis=0).mean()),
+        "held_out_near_copies_in_either": float(np.any(is_held_out_near, axis=0).mean()),
+        "spaces": spaces,
+        "sources": "from the dataset's tables" if sources else "the dataset's tables are not in this store",
+        "pairs": pairs,
+        "sheet": str(sheet),
+        "seconds": round(time.perf_counter() - begun, 3),
+    }
+    write_merged(run.folder / "audit" / f"{checkpoint.name}.json", result)
+    return result
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def _batches(
+    crops: RealCrops, size: int, mirrored: bool = False, limit: int | None = None
+) -> Iterator[tuple[list[str], Tensor]]:
+    for keys, images in crops.batches(size, limit):
+        pixels = torch.from_numpy(images)
+        yield keys, pixels.flip(-1) if mirrored else pixels
+
+
+def _fakes(subject: Subject, num: int) -> Iterator[tuple[list[str], Tensor]]:
+    for images in subject.fakes(num):
+        yield [""] * len(images), images
+
+
+def _vectors(batches: Iterator[tuple[list[str], Tensor]], extractor: Extractor) -> _Vectors:
+    keys: list[str] = []
+    embedding, pixels = [], []
+    for names, images in batches:
+        keys += names
+        embedding.append(unit_vectors(extractor.features(coarse(images))))
+        pixels.append(pixel_vectors(images).cpu())
+    return _Vectors(keys, torch.cat(embedding), torch.cat(pixels))
+
+
+def _held_out(
+    run: Run,
+    config: AuditConfig,
+    train: _Vectors,
+    sources: dict[str, Row],
+    extractor: Extractor,
+    resolution: int,
+) -> tuple[_Vectors, dict[str, Any], np.ndarray[Any, np.dtype[np.int64]] | None]:
+    """The pictures that calibrate, what is said of them, and which training crop each one is, if it is one."""
+    if config.held_out is None:
+        if len(train.keys) < 2:
+            raise ConfigError("an audit without --held-out needs two training crops or more")
+        step = max(1, -(-len(train.keys) // config.num_held_out))
+        chosen = list(range(0, len(train.keys), step))
+        about = {
+            "method": "leave-one-out: training crops against the other training crops",
+            "num_images": len(chosen),
+        }
+        return train.rows(chosen), about, np.array(chosen, np.int64)
+    dataset = open_dataset(run.store, config.held_out)
+    trained_on = {row["photo_sha256"] for row in sources.values()}
+    overlapping = {row["key"] for row in dataset.images() if row["photo_sha256"] in trained_on}
+    overlapping |= {row["key"] for row in dataset.images() if row["key"] in set(train.keys)}
+    crops = RealCrops.of(run.store, dataset.summary(), resolution)
+    limit = config.num_held_out + len(overlapping)
+    vectors = _vectors(_batches(crops, config.batch_size, limit=limit), extractor)
+    kept = [i for i, key in enumerate(vectors.keys) if key not in overlapping][: config.num_held_out]
+    if len(kept) < 2:
+        raise ConfigError(
+            f"--held-out {dataset.reference} has {len(kept)} photographs that run {run.id} was not trained on: "
+            f"name another dataset, or leave it out"
+        )
+    about = {
+        "method": f"dataset {dataset.reference}",
+        "num_images": len(kept),
+        "num_left_out_as_trained_on": len(overlapping),
+    }
+    return vectors.rows(kept), about, None
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Records
+
+
+def _sources(run: Run) -> dict[str, Row]:
+    """The training crops' rows by key; empty where the store has lost the version's tables."""
+    recorded = run.record["dataset"]
+    try:
+        dataset: Dataset = open_dataset(run.store, f"{recorded['name']}@{recorded['version']}")
+    except (NotFoundError, ConfigError):
+        return {}
+    return {row["key"]: row for row in dataset.images()}
+
+
+def _pair(
+    index: int,
+    seed: int,
+    found: dict[str, Nearest],
+    thresholds: dict[str, float],
+    keys: list[str],
+    sources: dict[str, Row],
+) -> dict[str, Any]:
+    """A generated picture and its nearest crop in each space, with the photographs these were cut from."""
+    pair: dict[str, Any] = {"seed": seed}
+    for space in SPACES:
+        hit = found[space]
+        key = keys[hit.index[index]]
+        pair[space] = {
+            "key": key,
+            "mirrored": bool(hit.mirrored[index]),
+            "distance": float(hit.distance[index]),
+            "is_near_copy": bool(hit.distance[index] < thresholds[space]),
+            "source": {column: sources[key][column] for column in SOURCE_COLUMNS} if key in sources else None,
+        }
+    return pair
+
+
+def _write_sheet(path: Path, subject: Subject, pairs: list[dict[str, Any]], metadata: dict[str, Any]) -> None:
+    """A row a pair: generated, nearest by embedding, nearest by pixels, mirrored as they were found."""
+    crops = subject.reals.chosen({pair[space]["key"] for pair in pairs for space in SPACES})
+    cells: list[ImageArray] = []
+    for pair in pairs:
+        cells.append(subject.images(range(pair["seed"], pair["seed"] + 1))[0])
+        for space in SPACES:
+            crop = crops[pair[space]["key"]]
+            cells.append(crop[..., ::-1] if pair[space]["mirrored"] else crop)
+    factor = max(1, subject.reals.resolution // SHEET_PX)
+    pictures = torch.from_numpy(np.stack(cells)).float()
+    shrunk = torch.nn.functional.avg_pool2d(pictures, factor).round().to(torch.uint8).numpy()
+    write_grid(shrunk, path, metadata, columns=1 + len(SPACES))

@@ -1,0 +1,148 @@
+"""The metrics of a checkpoint, on request or while it is trained: which ones, of how many images, and on record where.
+
+    evaluate(run, run.newest_checkpoint(), EvaluateConfig(metrics=("fd_efficientnet_lite0",)), device)
+
+Numbers go to <run>/metrics/<checkpoint>.json, each with all that it depends on. Nothing here touches the global random
+state. Not here: what is measured (`training.metrics.subject`), how (`training.metrics.measure`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from pydantic import Field
+
+from storage.config import Config
+from storage.errors import ConfigError
+from storage.runs import Record, Run, metrics_path, recorded_metrics, write_merged
+from training.checkpoint import generator_sha256, read_state
+from training.config import TrainConfig
+from training.device import full_precision
+from training.extractors import check_extractor
+from training.extractors.weights import WeightsPlace
+from training.metric_names import MEASURES, Measure, MetricName
+from training.metrics.measure import by_features, path_length, separabilities
+from training.metrics.subject import Subject
+
+log = logging.getLogger(__name__)
+
+
+class EvaluateConfig(Config):
+    """Which metrics, and of how many images."""
+
+    metrics: tuple[MetricName, ...] = Field(min_length=1, description="Names of metrics.")
+    num_images: int | None = Field(
+        None,
+        ge=2,
+        description="Generated samples; unset: as many as published figures are of, 50,000 images, 100,000 paths, "
+        "200,000 for separability.",
+    )
+    num_reals: int | None = Field(None, ge=2, description="Real crops, the first so many; unset: all.")
+    truncation_psi: float = Field(
+        1.0, ge=0, le=2, description="Truncation; 1 is none, as for published figures."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="The first image's seed; the others follow it.")
+    batch_size: int = Field(32, ge=1, le=4096, description="Images at a time; changes no number.")
+    face_crop: bool = Field(
+        True, description="Take path lengths on the part that shows the face, as for FFHQ."
+    )
+    weights: Path | None = Field(
+        None, description="Folder of weights by their published names; unset: torch hub's cache."
+    )
+    weights_sha256: dict[str, str] = Field(
+        {}, description="sha256 that a weights file must have, by its name, instead of the published one."
+    )
+    attributes: Path | None = Field(
+        None, description="Folder of attribute classifiers, an ONNX file an attribute, for separability."
+    )
+
+    @property
+    def place(self) -> WeightsPlace:
+        """Where weights are."""
+        return WeightsPlace(self.weights, self.weights_sha256, self.attributes)
+
+    @property
+    def measures(self) -> list[Measure]:
+        """The metrics asked for, each once."""
+        return [MEASURES[name] for name in dict.fromkeys(self.metrics)]
+
+    def num_fakes(self, measure: Measure) -> int:
+        """How many samples a metric is of."""
+        return self.num_images or measure.published_samples
+
+
+def check_evaluation(config: EvaluateConfig, train_config: TrainConfig) -> None:
+    """Raise, before any work, the error that these metrics of such a run would end in."""
+    for measure in config.measures:
+        if measure.space == "w" and not train_config.draws_from_w:
+            raise ConfigError(
+                f"{measure.name} is of W, and this run's images are not made from w alone: ask for it in Z"
+            )
+        check_extractor(measure.extractor, config.place)
+
+
+def evaluate(run: Run, checkpoint: Path, config: EvaluateConfig, device: torch.device) -> dict[str, Record]:
+    """Measure a checkpoint and return, and put on record, {metric: {value, and what it depends on}}."""
+    state = read_state(checkpoint)
+    train_config = TrainConfig.model_validate(state["config"])
+    check_evaluation(config, train_config)
+    with torch.random.fork_rng(devices=[]), full_precision(device):
+        subject = Subject.of(
+            run,
+            checkpoint,
+            device,
+            psi=config.truncation_psi,
+            seed=config.seed,
+            batch_size=config.batch_size,
+        )
+        found = _measured(subject, config)
+    facts = {
+        "checkpoint": checkpoint.name,
+        "generator_sha256": generator_sha256(state),
+        "dataset_manifest_sha256": run.record["dataset"]["manifest_sha256"],
+        "resolution": train_config.resolution,
+        "lod": subject.generator.lod,
+        "truncation_psi": subject.psi,
+        "seed": config.seed,
+        "device": device.type,
+        "torch": torch.__version__,
+    }
+    records = {name: {**found[name], **facts} for name in dict.fromkeys(config.metrics)}
+    write_merged(metrics_path(run, checkpoint), records)
+    return records
+
+
+def _measured(subject: Subject, config: EvaluateConfig) -> dict[str, Record]:
+    """Each metric's value and what it depends on, an extractor at a time."""
+    place = config.place
+    found: dict[str, Record] = {}
+    for extractor in dict.fromkeys(measure.extractor for measure in config.measures):
+        of_it = [measure for measure in config.measures if measure.extractor == extractor]
+        compared = [m for m in of_it if m.family in ("frechet", "kernel", "precision", "recall")]
+        separated = [m for m in of_it if m.family == "separability"]
+        if compared:
+            num = config.num_fakes(compared[0])
+            found |= by_features(subject, extractor, compared, place, num, config.num_reals)
+        for measure in of_it:
+            if measure.family == "path":
+                num = config.num_fakes(measure)
+                found[measure.name] = path_length(subject, measure, place, num, face_crop=config.face_crop)
+        if separated:
+            found |= separabilities(subject, separated, place, config.num_fakes(separated[0]))
+    return found
+
+
+def best_checkpoint(run: Run, metric: str) -> Path | None:
+    """The checkpoint with the best recorded value of a metric; None where none has one."""
+    values = {
+        checkpoint: record[metric]["value"]
+        for checkpoint in run.checkpoints()
+        if metric in (record := recorded_metrics(run, checkpoint)) and math.isfinite(record[metric]["value"])
+    }
+    if not values:
+        return None
+    choose = max if MEASURES[metric].best_is_highest else min
+    return choose(values, key=lambda checkpoint: float(values[checkpoint]))
