@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -28,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from flows.cluster import map_chunks, open_client
+from flows.operations.cluster import open_workers
 from preprocessing.faces import FacesConfig, faces_in_photo
 from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad, quad_side
 from preprocessing.photo.decode import DecodeConfig, decode
@@ -187,14 +188,14 @@ def rescaled(
 
 def print_scaling(photos: Sequence[bytes], rounds: int = 8) -> None:
     """Photographs a second with 1 and with 2 Dask workers, after a first round that warms them up."""
-    config = FacesConfig(align=AlignConfig(output_px=256))
+    work = partial(align_chunk, config=FacesConfig(align=AlignConfig(output_px=256)))
     chunks = [[data] for data in photos] * rounds
     rates = []
     for workers in (1, 2):
-        with open_client(None, workers) as client:
-            list(map_chunks(client, align_chunk, chunks[: len(photos)], config))
+        with open_workers(None, workers) as cluster:
+            list(cluster.map(work, chunks[: len(photos)]))
             start = time.perf_counter()
-            list(map_chunks(client, align_chunk, chunks, config))
+            list(cluster.map(work, chunks))
             rates.append(len(chunks) / (time.perf_counter() - start))
     print(f"scaling: {rates[0]:.1f} photographs a second with 1 worker, {rates[1]:.1f} with 2: "
           f"{rates[1] / rates[0]:.2f}x", flush=True)  # fmt: skip

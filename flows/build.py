@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from flows import stages
-from flows.cluster import open_client
-from flows.config import BuildOptions
-from flows.contact_sheet import write_contact_sheet
-from flows.report import write_report
-from flows.stages import Aligned, Context, Crawled, Report, Sharded
+from flows.operations.cluster import open_workers
+from flows.options import BuildOptions
+from flows.pages.contact_sheet import write_contact_sheet
+from flows.pages.report import write_report
+from flows.stages.align import Aligned, align
+from flows.stages.crawl import Crawled, crawl
+from flows.stages.curate import curate
+from flows.stages.publish import publish
+from flows.stages.shard import Sharded, shard
+from flows.stages.work import Context, Report
 from preprocessing.config import BuildConfig
 from preprocessing.sources import open_source
 from preprocessing.sources.folder import FolderSource
@@ -31,22 +35,15 @@ from storage.environment import run_facts
 from storage.errors import ConfigError
 from storage.store import Store
 
-Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
-Stage = Callable[Concatenate[Context, Report, Parameters], Result]
 
 
-class Runner(Protocol):
-    """Runs one stage: gives it a report, and adds whatever its world adds to a call."""
+class Run(Protocol):
+    """Runs one stage: hands it a report, and adds whatever its world adds to a call."""
 
-    def __call__(
-        self,
-        stage: Stage[Parameters, Result],
-        context: Context,
-        *args: Parameters.args,
-        **kwargs: Parameters.kwargs,
-    ) -> Result:
-        """The stage's result."""
+    def __call__(self, name: str, work: Callable[[Report], Result]) -> Result:
+        """What `work` gives; `name` is the stage's."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,39 +71,25 @@ class Built:
         }
 
 
-def run_with(report: Report) -> Runner:
-    """A runner that just calls the stage."""
+def run_with(report: Report) -> Run:
+    """Just calls the stage."""
 
-    def run(
-        stage: Stage[Parameters, Result],
-        context: Context,
-        *args: Parameters.args,
-        **kwargs: Parameters.kwargs,
-    ) -> Result:
-        return stage(context, report, *args, **kwargs)
+    def run(name: str, work: Callable[[Report], Result]) -> Result:
+        return work(report)
 
     return run
 
 
-@dataclass(frozen=True)
-class Timed:
-    """A runner that also notes how many seconds each stage took."""
+def timed(run: Run, seconds: dict[str, float]) -> Run:
+    """As `run`, and notes in `seconds` how long each stage took."""
 
-    run: Runner
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def __call__(
-        self,
-        stage: Stage[Parameters, Result],
-        context: Context,
-        *args: Parameters.args,
-        **kwargs: Parameters.kwargs,
-    ) -> Result:
-        """The stage's result, its seconds noted under its name."""
+    def run_timed(name: str, work: Callable[[Report], Result]) -> Result:
         clock = time.perf_counter()
-        result = self.run(stage, context, *args, **kwargs)
-        self.seconds[stage.__name__] = time.perf_counter() - clock
+        result = run(name, work)
+        seconds[name] = time.perf_counter() - clock
         return result
+
+    return run_timed
 
 
 def check_build(config: BuildConfig, store: Store) -> None:
@@ -121,27 +104,31 @@ def check_build(config: BuildConfig, store: Store) -> None:
         )
 
 
-def build(config: BuildConfig, options: BuildOptions, run: Runner) -> Built:
+def build(config: BuildConfig, options: BuildOptions, run: Run) -> Built:
     """Build a dataset version from a source; the same photographs and config give the same version."""
     check_build(config, Store(options.store))
-    return build_from(stages.crawl, config, options, run)
+    return build_from(crawl, config, options, run)
 
 
 def build_from(
-    crawl: Stage[[BuildConfig], Crawled], config: BuildConfig, options: BuildOptions, run: Runner
+    crawl: Callable[[Context, Report, BuildConfig], Crawled],
+    config: BuildConfig,
+    options: BuildOptions,
+    run: Run,
 ) -> Built:
     """As `build`, of the photographs that the stage `crawl` gives."""
     started, clock = datetime.now(UTC), time.perf_counter()
     store = Store(options.store)
-    timed = Timed(run)
-    with open_client(options.scheduler, options.workers) as client:
-        context = Context(store, client, options.chunk_size, options.refetch)
-        crawled = timed(crawl, context, config)
-        aligned = timed(stages.align, context, config, crawled.photos)
-        curated = timed(stages.curate, context, config, crawled.photos, aligned)
-        sharded = timed(stages.shard, context, config, curated)
+    seconds: dict[str, float] = {}
+    run = timed(run, seconds)
+    with open_workers(options.scheduler, options.workers) as workers:
+        context = Context(store, workers, options.chunk_size, options.refetch)
+        crawled = run("crawl", lambda report: crawl(context, report, config))
+        aligned = run("align", lambda report: align(context, report, config, crawled.photos))
+        curated = run("curate", lambda report: curate(report, config, crawled.photos, aligned))
+        sharded = run("shard", lambda report: shard(context, report, config, curated))
         rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]
-        dataset = timed(stages.publish, context, config, crawled, rejections, sharded)
+        dataset = run("publish", lambda report: publish(store, report, config, crawled, rejections, sharded))
     sheet = write_contact_sheet(dataset)
     resolved = config.resolved()
     facts = {
@@ -155,7 +142,7 @@ def build_from(
             "curate": curated.counts(),
             "shard": sharded.counts(),
         },
-        "timings": _timings(timed.seconds, crawled, aligned, sharded),
+        "timings": _timings(seconds, crawled, aligned, sharded),
         "facts": run_facts(),
     }
     record = record_build(dataset, facts, started)

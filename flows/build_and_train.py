@@ -10,7 +10,7 @@ from typing import Any
 from prefect import flow
 
 from flows.build_dataset import build_dataset
-from flows.config import BuildAndTrainOptions
+from flows.options import BuildAndTrainOptions
 from flows.train import train
 from preprocessing.config import BuildConfig
 from training.config import TrainConfig

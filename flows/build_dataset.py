@@ -8,6 +8,7 @@ When it is the top-level flow it emits `dataset.published`, which starts the tra
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prefect import flow, task
@@ -16,9 +17,9 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from flows import artifacts
-from flows.build import Built, Parameters, Result, Runner, Stage, build
-from flows.config import BuildOptions
-from flows.stages import Context, Progress
+from flows.build import Built, Result, Run, build
+from flows.options import BuildOptions
+from flows.stages.work import Progress, Report
 from preprocessing.config import BuildConfig
 
 PUBLISHED = "dataset.published"
@@ -43,17 +44,10 @@ def build_dataset(
     return built.summary()
 
 
-def run_as_tasks() -> Runner:
-    """A runner that makes each stage a Prefect task with its progress and its table of counts."""
+def run_as_tasks() -> Run:
+    """Makes each stage a Prefect task with its progress and its table of counts."""
 
-    def run(
-        stage: Stage[Parameters, Result],
-        context: Context,
-        *args: Parameters.args,
-        **kwargs: Parameters.kwargs,
-    ) -> Result:
-        name = stage.__name__
-
+    def run(name: str, work: Callable[[Report], Result]) -> Result:
         # no parameters: Prefect would walk through every record it is passed
         @task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
         def run_stage() -> Result:
@@ -62,7 +56,7 @@ def run_as_tasks() -> Runner:
             def report(now: Progress) -> None:
                 bar.update(now.done, now.total, f"{now.done} of {now.total} {now.unit}")
 
-            result = stage(context, report, *args, **kwargs)
+            result = work(report)
             counts = getattr(result, "counts", None)
             if counts is not None:
                 artifacts.counts_table(f"{name}-counts", f"What {name} did", counts())

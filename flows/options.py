@@ -1,38 +1,50 @@
-"""What commands have in common on the command line: which run and which of its weights, and how they answer.
+"""Where work runs, and where it is kept: options that never enter a version, nor change a byte of it."""
 
-Declarations alone, so that an option reads the same wherever it is. Not here: what a build or a training is run with
-(`flows.config`), and the commands.
-"""
+from pathlib import Path
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
 from pydantic import Field
 
-from flows.config import StoreOptions
-
-FLAT = Parameter(name="*")
-"""Of a config: its fields are options by their own names."""
-RUN = Parameter(help="A run, by its id or folder, or one of its checkpoints' folders.", negative="")
-
-DryRun = Annotated[bool, Parameter(negative="", help="Print the resolved config and stop.")]
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else.")]
+from storage.config import Config
 
 
-class CheckpointOptions(StoreOptions):
-    """Which weights are used."""
+class StoreOptions(Config):
+    """Where everything is kept; nothing here or below changes a result."""
 
-    checkpoint: str | None = Field(
-        None, description="A checkpoint of the run, such as 000002500; unset: the newest."
+    store: Path = Field(Path("./store"), description="Folder that holds photographs, datasets and runs.")
+
+
+class RunOptions(StoreOptions):
+    """Where work runs."""
+
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Processes that build, or threads that decode for training; unset: one a core, at most 4 threads.",
     )
 
 
-class DrawOptions(CheckpointOptions):
-    """Which weights draw, and where."""
+class BuildOptions(RunOptions):
+    """Where a build runs."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one.")
+    scheduler: str | None = Field(
+        None, description="Address of a running Dask scheduler; unset starts local worker processes."
+    )
+    chunk_size: int = Field(64, ge=1, le=10_000, description="Photographs in one unit of work and of retry.")
+    refetch: bool = Field(False, description="Fetch again the URLs that an earlier build has fetched.")
 
 
-Options = Annotated[DrawOptions, FLAT]
+class TrainOptions(RunOptions):
+    """Where training runs."""
+
+    tracking_uri: str | None = Field(
+        None, description="MLflow tracking server; unset: a SQLite file in the store; none: no tracking."
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        description="Processes of this machine that train the run together, each on a GPU of its own.",
+    )
+
+
+class BuildAndTrainOptions(BuildOptions, TrainOptions):
+    """Where a build and the training after it run."""

@@ -11,9 +11,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
-from flows.config import TrainOptions
-from flows.progress import training_note
-from flows.training_process import prepare_run, train_run
+from flows.operations.training_process import prepare_run, train_run, training_note
+from flows.options import TrainOptions
 from storage.runs import Run
 from training.config import TrainConfig
 

@@ -2,7 +2,7 @@
 
     config = BuildConfig(source="folder:photos", resolution=256)
 
-Not here: where a build runs (`flows.config`), which never changes a byte of a dataset.
+Not here: where a build runs (`flows.options`), which never changes a byte of a dataset.
 """
 
 from typing import Annotated, Any, Literal

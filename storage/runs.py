@@ -24,7 +24,9 @@ from storage.digest import json_digest
 from storage.environment import run_facts
 from storage.errors import ConfigError, NotFoundError
 from storage.store import Store, read_json
-from training.metrics import formulas as formulas
+
+Record = dict[str, Any]
+"""What was measured: a metric's value and what it depends on."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,3 @@ def write_merged(path: Path, records: Record) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n")
     os.replace(partial, path)
-
-
-Record = dict[str, Any]

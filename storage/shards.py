@@ -3,7 +3,7 @@
 A sample is an image entry and a JSON entry under one key. Entries are USTAR with time, owner and mode fixed, in
 the order given. Beside each tar stands an index of where every entry's bytes lie, made while packing.
 
-Not here: which samples go into which shard (`flows.stages`), or decoding them (`training.data`).
+Not here: which samples go into which shard (`flows.stages.work`), or decoding them (`training.data`).
 """
 
 from __future__ import annotations

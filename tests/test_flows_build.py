@@ -19,8 +19,8 @@ import webdataset
 from distributed import LocalCluster
 
 from flows.build import Built, build, run_with
-from flows.config import BuildOptions
-from flows.stages import Progress
+from flows.options import BuildOptions
+from flows.stages.work import Progress
 from preprocessing.config import BuildConfig
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.sources import open_source
@@ -225,7 +225,17 @@ def test_killed_builds_go_on(photos: Path, tmp_path: Path, first: Built) -> None
     """SIGKILL in the middle of alignment, then the same command: finished photographs are not aligned again."""
     arguments = ["build", "--source", f"folder:{photos}", "--resolution", "64", "--store", str(tmp_path)]
     arguments += ["--curate.pdq-max-distance", "none"]
-    command = [sys.executable, "-m", "flows.cli", *arguments, "--workers", "1", "--chunk-size", "1", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        *arguments,
+        "--workers",
+        "1",
+        "--chunk-size",
+        "1",
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("chunks/align/*/*.parquet"))) < 3 and time.monotonic() < deadline:

@@ -18,7 +18,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.build import build, run_with
 from flows.build_and_train import build_and_train
 from flows.build_dataset import PUBLISHED, build_dataset
-from flows.config import BuildAndTrainOptions, BuildOptions
+from flows.options import BuildAndTrainOptions, BuildOptions
 from preprocessing.config import BuildConfig
 from storage.datasets.dataset import open_dataset
 from storage.lineage.trace import trace

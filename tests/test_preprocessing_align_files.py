@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.cli import main
+from flows.cli.main import main
 from preprocessing.sources.sample import scene_bytes
 
 

@@ -5,17 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from flows.cli.parameters import parse_seeds
 from storage.errors import ConfigError, IntegrityError
 from training.checkpoint import save_checkpoint
 from training.config import TrainConfig
 from training.drawing.images import images_from_seeds, pixels
-from training.drawing.pictures import (
-    generate_files,
-    generate_grid,
-    parse_seeds,
-    read_grid_metadata,
-    write_grid,
-)
+from training.drawing.pictures import generate_files, generate_grid, read_grid_metadata, write_grid
 from training.drawing.trained import Trained, grid_metadata, load_generator
 from training.engine.state import Training
 from training.networks import TraditionalGenerator

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flows.config import TrainOptions
-from flows.training_process import train_run
+from flows.operations.training_process import train_run
+from flows.options import TrainOptions
 from storage.errors import ConfigError
 from storage.runs import Run
 from storage.store import Store

@@ -1,7 +1,7 @@
 """The paper's figures of what styles and noise do, drawn with a trained generator: arrays in, arrays out.
 
 A figure is images; `tiled` lays them out. Styles are those of `training.drawing.images.w_from_seeds`; noise is held
-fixed where it is not the subject, so that only styles differ. Not here: files, and their metadata (`flows.generate`).
+fixed where it is not the subject, so that only styles differ. Not here: files, and their metadata (`flows.cli.draw`).
 
     sources_a, sources_b, mixed = mixing_figure(generator, [0, 1], [2, 3], ["coarse", "fine"])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,11 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from storage.errors import ConfigError, IntegrityError
+from storage.errors import IntegrityError
 from storage.lineage.origin import GRID_TEXT
 from training.data import ImageArray
 from training.drawing.images import images_from_seeds, possible_psis
 from training.drawing.trained import Trained
-
-MAX_SEEDS = 10_000
-MAX_PSI = 2.0
-SEED_LIMIT = 2**63
 
 
 def generate_grid(
@@ -97,30 +92,3 @@ def read_grid_metadata(path: Path) -> dict[str, Any]:
         raise IntegrityError(f"{path} carries no {GRID_TEXT} text: it was not written here, or was re-saved")
     metadata: dict[str, Any] = json.loads(text)
     return metadata
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds from a list of numbers and ranges, such as "0-15,20", both ends included."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None:
-            raise ConfigError(f"seeds {text!r}: {part!r} is neither a number nor a range such as 0-15")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ConfigError(f"seeds {text!r}: the range {part.strip()} runs backwards")
-        if last >= SEED_LIMIT or len(seeds) + last - first >= MAX_SEEDS:
-            raise ConfigError(f"seeds {text!r}: at most {MAX_SEEDS} seeds below 2^63")
-        seeds.extend(range(first, last + 1))
-    return seeds
-
-
-def parse_psis(text: str) -> list[float]:
-    """Truncations from a list of numbers, such as "1,0.7,0,-0.5"."""
-    try:
-        psis = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"psi {text!r} is not a list of numbers such as 1,0.7,0,-0.5") from None
-    if not all(abs(psi) <= MAX_PSI for psi in psis):  # false for nan too
-        raise ConfigError(f"psi {text!r}: each must be from {-MAX_PSI:g} to {MAX_PSI:g}")
-    return psis

@@ -1,0 +1,180 @@
+"""Commands about datasets: build, align, curate, trace, verify. Not here: any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from flows.cli.output import console, print_value, say
+from flows.cli.parameters import FLAT, DryRun, Json
+from flows.options import BuildOptions, StoreOptions
+from preprocessing.config import BuildConfig
+from preprocessing.faces import FacesConfig
+from storage.errors import ConfigError, EmptyDatasetError
+from storage.store import Store
+
+if TYPE_CHECKING:  # what starts Dask is imported where it is needed
+    from flows.build import Built
+
+
+def build(
+    config: Annotated[BuildConfig, FLAT] = BuildConfig(),
+    options: Annotated[BuildOptions, FLAT] = BuildOptions(),
+    *,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Build a dataset version from photographs."""
+    if dry_run:
+        from flows.build import check_build
+
+        check_build(config, Store(options.store))
+        return print_value({"config": config.resolved(), "options": options.model_dump(mode="json")}, json_)
+    from flows.build import build as run_build
+    from flows.build import run_with
+    from flows.cli.progress import bars, stage_report
+
+    with bars(console(json_)) as progress:
+        built = run_build(config, options, run_with(stage_report(progress)))
+    if json_:
+        return print_value(built.summary(), json_)
+    say_built(built)
+
+
+def align(
+    photos: Annotated[list[Path], Parameter(help="Photographs, as files.", negative="")],
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the crops, made where it is not there.")],
+    config: Annotated[FacesConfig, FLAT] = FacesConfig(),
+    json_: Json = False,
+) -> None:
+    """Write the aligned faces of photographs as files: no store, no dataset, no curation."""
+    from preprocessing.align_files import align_files
+
+    min_quad_px = config.resolved().detect.min_quad_px
+    assert min_quad_px is not None
+    results = []
+    for result in align_files(photos, out, config):
+        results.append(result)
+        if not json_:
+            for line in result.lines(min_quad_px):
+                say(line)
+    if json_:
+        print_value({"photos": [result.as_json() for result in results]}, json_)
+    if not any(result.crops for result in results):
+        raise EmptyDatasetError(f"no face was aligned: photographs looked at: {len(photos)}")
+
+
+def curate(
+    dataset: Annotated[
+        str | None,
+        Parameter(help="NAME or NAME@VERSION; with --explain, the dataset whose records are told too."),
+    ] = None,
+    *,
+    explain: Annotated[
+        str | None,
+        Parameter(
+            help="Build nothing, but say why this photograph passes or not: a file, or an image's key, a ref or a "
+            "sha256 in the store."
+        ),
+    ] = None,
+    config: Annotated[BuildConfig, FLAT] = BuildConfig(),
+    options: Annotated[BuildOptions, FLAT] = BuildOptions(),
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Publish a dataset again by other --curate rules, decoding nothing; or explain one photograph's verdict.
+
+    The rules are the ones given here, not those of the build with some replaced.
+    """
+    store = Store(options.store)
+    if explain is not None:
+        from preprocessing.explain import explain as explain_photo
+
+        explanation = explain_photo(store, explain, config, dataset)
+        if json_:
+            return print_value(explanation.as_json(), json_)
+        for line in explanation.lines():
+            say(line)
+        return None
+    if dataset is None:
+        raise ConfigError("a dataset is needed: likeness curate NAME, or likeness curate --explain PHOTO")
+    from flows.recurate import recurate, recuration
+
+    version, config = recuration(store, dataset, config)
+    if dry_run:
+        resolved = {"dataset": version.reference, "config": config.resolved()}
+        return print_value({**resolved, "options": options.model_dump(mode="json")}, json_)
+    from flows.build import run_with
+    from flows.cli.progress import bars, stage_report
+
+    with bars(console(json_)) as progress:
+        built = recurate(version, config, options, run_with(stage_report(progress)))
+    decoded = built.record["timings"]["align"]["done"]
+    if json_:
+        return print_value({**built.summary(), "of": version.reference, "decoded": decoded}, json_)
+    say_built(built)
+    say(
+        f"  {decoded} photographs decoded again, since code, libraries or models have changed"
+        if decoded
+        else "  no photograph was decoded"
+    )
+
+
+def trace(
+    reference: Annotated[
+        str,
+        Parameter(
+            help="A drawn or exported file, a checkpoint or run, a dataset (NAME or NAME@VERSION), an image's key, "
+            "a photograph's file, URL or sha256."
+        ),
+    ],
+    *,
+    options: Annotated[StoreOptions, FLAT] = StoreOptions(),
+    limit: Annotated[int, Parameter(help="How many images of a dataset to print.")] = 5,
+    json_: Json = False,
+) -> None:
+    """Say what something was made of, down to original photographs, by files alone."""
+    from storage.lineage.trace import trace as trace_reference
+
+    chain = trace_reference(Store(options.store), reference)
+    if json_:
+        return print_value(chain.as_json(), json_)
+    for line in chain.lines(limit):
+        say(line)
+
+
+def verify(
+    dataset: Annotated[str, Parameter(help="NAME or NAME@VERSION.")],
+    *,
+    options: Annotated[StoreOptions, FLAT] = StoreOptions(),
+    json_: Json = False,
+) -> None:
+    """Check every hash of a dataset version: manifest, tables, shards, images, original photographs."""
+    from storage.datasets.dataset import open_dataset
+    from storage.datasets.verify import verify as verify_dataset
+    from storage.errors import IntegrityError
+
+    opened = open_dataset(Store(options.store), dataset)
+    checked = verify_dataset(opened)
+    if json_:
+        print_value({"dataset": opened.reference, **checked.as_json()}, json_)
+    if checked.problems:
+        raise IntegrityError("; ".join(checked.problems))
+    if not json_:
+        say(f"{opened.reference} is intact: {checked.summary()}")
+
+
+def say_built(built: Built) -> None:
+    """A finished build in a few lines."""
+    summary = built.summary()
+    state = "unchanged, as the build before it" if summary["unchanged"] else "new"
+    say(f"dataset {built.dataset.reference} ({state})")
+    say(f"  {summary['images']} images of {summary['photos']} photographs in {summary['shards']} shards")
+    for reason, count in summary["rejected"].items():
+        say(f"  {count} rejected: {reason}")
+    say(f"  contact sheet {built.contact_sheet}")
+    say(f"  report {built.report}")
+    say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")

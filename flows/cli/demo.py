@@ -1,0 +1,68 @@
+"""The whole pipeline once, as Prefect flows on a server of its own: what `make demo` runs.
+
+Offline, on the embedded sample (`sample:`, two people only: a sample, never a dataset). Prefect's state goes to
+the folder that PREFECT_HOME or prefect.toml names, else to ./.prefect; never to the user's home.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.options import BuildAndTrainOptions, RunOptions
+from preprocessing.config import BuildConfig
+from preprocessing.curation.settings import CurateConfig
+from storage.store import Store
+from training.config import TrainConfig
+
+# the sample varies two photographs, which are near-duplicates of each other on purpose
+BUILD = BuildConfig(
+    source="sample:", name="sample", resolution=64, curate=CurateConfig(pdq_max_distance=None)
+)
+TRAINING = TrainConfig(preset="smoke")
+
+
+def run_demo(options: RunOptions) -> Iterator[str]:
+    """Run the flow `build-and-train` on the sample, then yield where things are, a line each."""
+    _keep_prefect_here()
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
+
+    from flows.build_and_train import build_and_train
+
+    store = Store(options.store)
+    options = BuildAndTrainOptions(store=store.root, workers=options.workers)
+    with temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True}, restore_defaults={PREFECT_API_URL}):
+        result = build_and_train(BUILD, TRAINING, options)
+    dataset, training = result["dataset"], result["training"]
+    reference = f"{dataset['name']}@{dataset['version']}"
+    run_folder = store.path(f"runs/{training['run']}")
+    grids = sorted((run_folder / "grids").glob("*.png"))
+    yield ""
+    yield f"dataset        {reference}{' (unchanged)' if dataset['unchanged'] else ''}"
+    yield f"               {dataset['images']} images of {dataset['photos']} photographs"
+    yield f"               rejected: {_counts(dataset['rejected'])}"
+    yield f"shards         {dataset['directory']}/shards"
+    yield f"contact sheet  {dataset['directory']}/contact-sheet.jpg"
+    yield f"training run   {run_folder}"
+    yield f"               {training['kimg']:.1f} kimg, {training['seconds_per_kimg']:.1f} s/kimg"
+    yield f"sample grid    {grids[-1]}"
+    yield ""
+    yield "look further:"
+    yield f"  likeness trace {grids[-1]} --store {store.root}"
+    yield f"  likeness verify {dataset['name']} --store {store.root}"
+    yield f"  mlflow ui --backend-store-uri sqlite:///{store.root}/mlflow.db"
+    yield "  prefect server start    (then http://127.0.0.1:4200 shows these flow runs)"
+    yield "(commands are in .venv/bin)"
+
+
+def _keep_prefect_here() -> None:
+    """Point Prefect into the working folder before it is imported."""
+    os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve()))
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def _counts(rejected: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in rejected.items()) or "none"

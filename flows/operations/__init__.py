@@ -1,0 +1,1 @@
+"""What runs the work: clusters, the training process, servers, deployments."""

@@ -1,0 +1,147 @@
+"""Training as its own process: start it for a run, follow its statistics, pass on a stop, check its result.
+
+A process of its own keeps a GPU's memory and a crash away from the orchestrator, and starts one for each GPU.
+Not here: training (`training.loop`), Prefect (`flows.train`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flows.options import TrainOptions
+from storage.datasets.dataset import Dataset, open_dataset
+from storage.errors import ConfigError, TrainingError
+from storage.runs import Run, create_run, find_run
+from storage.store import Store
+from training.config import TrainConfig
+from training.data import check_resolution
+from training.engine.ranks import check_processes
+
+POLL_S = 0.5
+STOP_S = 120.0
+"""How long a stopped process may take to write its checkpoint before it is killed."""
+
+OnTick = Callable[[dict[str, Any]], None]
+
+
+def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions, resume: str | None) -> Run:
+    """A new run of `dataset`, or the one that `resume` names; everything checkable is checked here."""
+    store = Store(options.store)
+    if resume is None:
+        opened = check_training(store, dataset, config, options)
+        return create_run(store, opened.summary(), config.model_dump(mode="json"))
+    if config != TrainConfig():
+        raise ConfigError("--resume goes on with the run's own config: leave the other training options out")
+    run = find_run(store, resume)
+    trained_on = run.record["dataset"]
+    if dataset is not None and open_dataset(store, dataset).version != trained_on["version"]:
+        raise ConfigError(
+            f"run {run.id} is of {trained_on['name']}@{trained_on['version']}, not of {dataset}: "
+            f"leave the dataset out to go on with it"
+        )
+    check_processes(TrainConfig.model_validate(run.record["config"]), options.processes)
+    return run
+
+
+def check_training(store: Store, dataset: str | None, config: TrainConfig, options: TrainOptions) -> Dataset:
+    """The dataset to train on, if this config can be trained on it here."""
+    if dataset is None:
+        raise ConfigError("a dataset is needed: likeness train NAME, or --resume RUN to go on with a run")
+    opened = open_dataset(store, dataset)
+    check_resolution(opened.resolution, config.resolution)
+    check_processes(config, options.processes)
+    return opened
+
+
+def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any]:
+    """Train a run to its end, from its newest checkpoint if it has one, and return what it came to.
+
+    Calls `on_tick` with each new line of statistics. TrainingError carries the process's last words. Whatever
+    ends this function ends the process too: it is told to stop, and has time to save.
+    """
+    with run.locked():  # asked here too, for an error of its own
+        pass
+    command = [sys.executable, "-m", "training", str(run.folder), "--stop-with-parent"]
+    if options.processes > 1:
+        command += ["--processes", str(options.processes)]
+    if options.workers is not None:
+        command += ["--workers", str(options.workers)]
+    if options.tracking_uri is not None:
+        command += ["--tracking-uri", options.tracking_uri]
+    with run.log_path.open("ab") as log:
+        log_start = log.tell()
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
+        try:
+            for row in _follow(run, process):
+                on_tick(row)
+        finally:
+            stop_process(process, STOP_S)
+    if process.returncode != 0:
+        raise TrainingError(f"training of {run.id} failed: {_last_words(run.log_path, log_start)}")
+    result: dict[str, Any] = json.loads(run.result_path.read_bytes())
+    return {
+        "run": run.id,
+        "dataset": f"{run.record['dataset']['name']}@{run.record['dataset']['version']}",
+        "kimg": result["kimg"],
+        "checkpoint": str(run.checkpoints_dir / result["checkpoint"]),
+        "seconds_per_kimg": result["seconds_per_kimg"],
+        "stopped": result.get("stopped", False),
+    }
+
+
+def _follow(run: Run, process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+    """The new lines of statistics, until the process ends.
+
+    Lines are told apart by their image count: a resumed run first drops those after its checkpoint.
+    """
+    seen = int(run.checkpoints()[-1].name) if run.checkpoints() else 0
+    size = -1
+    ended = False
+    while not ended:
+        ended = process.poll() is not None  # asked before reading, so that the last lines are read too
+        if run.stats_path.exists() and run.stats_path.stat().st_size != size:
+            data = run.stats_path.read_bytes()
+            size = len(data)
+            for line in data[: data.rfind(b"\n") + 1].splitlines():
+                row = json.loads(line)
+                if row["num_images"] > seen:
+                    seen = row["num_images"]
+                    yield row
+        if not ended:
+            time.sleep(POLL_S)
+
+
+def stop_process(process: subprocess.Popen[bytes], patience_s: float) -> None:
+    """Ask a process to end, insist after `patience_s`, and return when it has ended."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _last_words(log: Path, start: int) -> str:
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return f"{lines[-1] if lines else 'it printed nothing'} (all of it in {log})"
+
+
+def training_note(row: dict[str, Any]) -> str:
+    """A training tick in a few words."""
+    return (
+        f"{row['resolution']}px  G {row['loss_g']:.2f}  D {row['loss_d']:.2f}  "
+        f"{row['seconds_per_kimg']:.1f} s/kimg"
+    )

@@ -1,0 +1,134 @@
+"""The stage `align`: the faces of every distinct photograph, found, cropped and encoded, or why it has none.
+
+A chunk is a table of faces and rejections beside one object in which its crops lie end to end. It is written once,
+under a key made of its photographs, the config and the code: a build that was killed finds its finished chunks, and
+a build with other settings or other code meets none of them. Reuse is by photograph, whatever the chunks were then.
+Not here: what happens inside a photograph (`preprocessing.faces`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from flows.stages.work import Context, Progress, Report, reasons, spread
+from preprocessing.config import BuildConfig
+from preprocessing.faces import FacesConfig, algorithm_digest, faces_in_photo
+from preprocessing.records import FACE_FIELDS, Face, Photo, Rejection, face_of_row, face_row
+from preprocessing.reject import Reason
+from storage.digest import json_digest
+from storage.errors import ConfigError, IntegrityError
+from storage.store import Store
+from storage.tables import Row, get_table, put_table
+
+logger = logging.getLogger(__name__)
+
+ALIGN_SCHEMA = pa.schema(
+    [
+        *FACE_FIELDS,
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One aligned face, without its bytes, and where those lie: `size` bytes at `offset` of the object `blob`."""
+
+    face: Face
+    blob: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Every photograph's faces, or why it has none."""
+
+    crops: list[Crop]
+    rejections: list[Rejection]
+    reused: int
+
+    def counts(self) -> dict[str, int]:
+        """What became of the photographs; `reused` photographs were aligned by an earlier build."""
+        return {"faces": len(self.crops), "reused": self.reused, **reasons(self.rejections)}
+
+
+def align(context: Context, report: Report, config: BuildConfig, photos: Sequence[Photo]) -> Aligned:
+    """Find, crop and encode the faces of every distinct photograph that no earlier build has aligned."""
+    code = algorithm_digest()
+    prefix = f"chunks/align/{json_digest({'config': config.faces.identity(), 'code': code})}"
+    wanted = {
+        photo.sha256: photo.item.ref
+        for photo in sorted(photos, key=lambda photo: photo.item.ref, reverse=True)
+    }
+    crops: list[Crop] = []
+    rejections: list[Rejection] = []
+    done: set[str] = set()
+    counts: Counter[str] = Counter()
+
+    def take(blob: str, rows: list[Row]) -> None:
+        for row in rows:
+            sha256 = row["photo_sha256"]
+            if row["reason"] is None:
+                crops.append(Crop(face_of_row(row), blob, row["offset"], row["size"]))
+                counts["faces"] += 1
+            else:
+                reason = Reason(row["reason"])
+                rejections.append(Rejection(wanted[sha256], reason, sha256, row["face_index"], row["detail"]))
+                counts[reason] += 1
+        done.update(row["photo_sha256"] for row in rows)
+        report(Progress("align", len(done), len(wanted), "photos", counts))
+
+    for key in context.store.keys(prefix):
+        if key.endswith(".parquet"):
+            try:
+                rows = get_table(context.store, key, ALIGN_SCHEMA.names)
+            except IntegrityError as error:
+                logger.warning("%s: its photographs are aligned again", error)
+                continue
+            missing = wanted.keys() - done
+            take(blob_key(key), [row for row in rows if row["photo_sha256"] in missing])
+    reused = len(done)
+    work = partial(align_chunk, store=context.store, prefix=prefix, config=config.faces, code=code)
+    for key in context.workers.map(work, spread(sorted(wanted.keys() - done), context)):
+        take(blob_key(key), get_table(context.store, key, ALIGN_SCHEMA.names))
+    return Aligned(crops, rejections, reused)
+
+
+def align_chunk(sha256s: Sequence[str], store: Store, prefix: str, config: FacesConfig, code: str) -> str:
+    """Align these photographs; the key of the table of ALIGN_SCHEMA, whose crops lie end to end at its `blob_key`."""
+    import cv2
+
+    cv2.setNumThreads(1)  # a worker is one core
+    if algorithm_digest() != code:
+        raise ConfigError("a worker has other code or library versions than this build: make them the same")
+    rows: list[Row] = []
+    blob = bytearray()
+    for sha256 in sha256s:
+        for result in faces_in_photo("", sha256, store.original(sha256), config):
+            row: Row = dict.fromkeys(ALIGN_SCHEMA.names)
+            if isinstance(result, Face):
+                row |= face_row(result) | {"offset": len(blob), "size": len(result.image)}
+                blob += result.image
+            else:
+                row |= {"photo_sha256": sha256, "face_index": result.face_index}
+                row |= {"reason": result.reason.value, "detail": result.detail}
+            rows.append(row)
+    key = f"{prefix}/{json_digest(list(sha256s))}.parquet"
+    store.put(blob_key(key), bytes(blob))
+    put_table(store, key, rows, ALIGN_SCHEMA)  # last: a chunk whose table exists is complete
+    return key
+
+
+def blob_key(table_key: str) -> str:
+    """Where the crops of a chunk's table lie."""
+    return table_key.removesuffix(".parquet") + ".images"

@@ -1,0 +1,87 @@
+"""What stages are given to work with: a store, workers, a report of how far they are.
+
+A stage hands chunks to `Workers` and takes their results as they finish, in any order. A Dask cluster is one kind of
+workers (`flows.operations.cluster`), `Inline` another. Not here: any stage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from preprocessing.records import Rejection
+from storage.store import Store
+
+CHUNKS_PER_WORKER = 4
+
+Element = TypeVar("Element")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class Workers(Protocol):
+    """Whatever does chunks of work, in this process or in others."""
+
+    @property
+    def num(self) -> int:
+        """How many chunks are worked on at once."""
+        ...
+
+    def map(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """`work(job)` of every job, as each finishes; jobs are made as workers ask for them.
+
+        `work` and jobs can be pickled. The first exception ends it, and is raised.
+        """
+        ...
+
+
+class Inline:
+    """Workers that are this process: a plain loop."""
+
+    num = 1
+
+    def map(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """`work(job)` of every job, in order."""
+        return map(work, jobs)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is: `done` of `total` units, and what became of them so far."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+    counts: Mapping[str, int]
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a build works."""
+
+    store: Store
+    workers: Workers
+    chunk_size: int
+    refetch: bool
+
+
+def reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
+    """How many rejections have each reason."""
+    return dict(sorted(Counter(rejection.reason.value for rejection in rejections).items()))
+
+
+def chunked(elements: Sequence[Element], size: int) -> list[Sequence[Element]]:
+    """The elements in chunks of a size, the last perhaps smaller."""
+    return [elements[start : start + size] for start in range(0, len(elements), size)]
+
+
+def spread(elements: Sequence[Element], context: Context) -> list[Sequence[Element]]:
+    """Chunks of the configured size, smaller where they would be too few to keep all workers busy."""
+    share = -(-len(elements) // (CHUNKS_PER_WORKER * max(context.workers.num, 1)))
+    return chunked(elements, max(1, min(context.chunk_size, share)))

@@ -1,0 +1,152 @@
+"""flows.cli.main: the configs as options, one JSON object for scripts, one sentence for errors."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli.main import main
+from flows.operations.services import run_services
+from preprocessing.config import BuildConfig
+from storage.errors import ServiceError
+from storage.store import Store
+from training.config import TrainConfig
+
+
+def likeness(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run the command in this process: status, standard output, standard error."""
+    status = 0
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    output = capsys.readouterr()
+    return status, output.out, output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "--source", "folder:/no/such"], "folder /no/such does not exist"),
+        (["build", "--source", "urls:/no/list.csv"], "/no/list.csv"),
+        (["build", "--source", "flickr:x"], "is none of folder:PATH, urls:FILE, sample:"),
+        (["build", "--resolution", "100"], "--resolution: 100 is not one of 32, 64, 128, 256, 512, 1024"),
+        (["build", "--detect.upsample", "9"], "--detect.upsample: Input should be less than or equal to 3"),
+        (["build", "--name", "../x"], "--name: "),
+        (["build", "--store", "s3://bucket"], "a store is a local folder"),
+        (["build", "--colour", "red"], "--colour"),
+        (["train"], "a dataset is needed"),
+        (["train", "nobody"], "no dataset 'nobody'"),
+        (["train", "nobody", "--preset", "huge"], "'smoke', 'face128', 'paper256', 'paper1024', 'table1_a'"),
+        (["train", "--resume", "nobody"], "no training run 'nobody'"),
+        (["train", "--resume", "nobody", "--prepare"], "--prepare makes a new run"),
+        (["train", "nobody", "--batch-size.126", "16"], "'126' is no resolution: choose of 4, 8, 16"),
+        (["generate", "nobody", "--out", "x.png"], "no training run 'nobody'"),
+        (["verify", "nobody"], "no dataset 'nobody'"),
+        (["trace", "nobody"], "names no grid, checkpoint, run, dataset, image or photograph"),
+        (["curate"], "a dataset is needed"),
+        (["curate", "nobody"], "no dataset 'nobody'"),
+        (["curate", "nobody", "--resolution", "64"], "changes --curate options only, not --resolution"),
+        (["curate", "--explain", "nobody.jpg"], "'nobody.jpg' is no file, and no image or photograph"),
+        (["build", "--curate.min-quad-px", "5"], "curate.min_quad_px=5 is below detect.min_quad_px=128"),
+        (["build", "--curate.min-filter-score", "0"], "build with scores.filter_model set"),
+        (["build", "--curate.preset", "strict"], "'lenient', 'ffhq' or 'none'"),
+        (["dance"], "Available commands: build, "),
+    ],
+)
+def test_errors_are_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    """A wrong request says what is wrong and what is valid in one line, exits 1, and prints no traceback."""
+    monkeypatch.chdir(tmp_path)
+    status, out, err = likeness(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert (status, out, len(lines)) == (1, "", 1), err
+    assert message in lines[0]
+
+
+def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --debug the traceback stands before the sentence."""
+    _, _, err = likeness(capsys, "build", "--source", "folder:/no/such", "--debug")
+    assert "Traceback" in err
+    assert err.splitlines()[-1] == "likeness: folder /no/such does not exist"
+
+
+def test_dry_run_prints_the_resolved_config(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A dry run prints what a build would record, every derived value filled in, and writes nothing."""
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = likeness(
+        capsys, "build", "--source", "sample:", "--resolution", "128", "--dry-run", "--json"
+    )
+    config = json.loads(out)["config"]
+    assert status == 0
+    assert (config["curate"]["min_quad_px"], config["detect"]["min_quad_px"]) == (64, 64)
+    assert BuildConfig.model_validate(config).resolved() == config
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
+    """Builds and trainings print one JSON object with the promised keys, also to a script that pipes them."""
+    store = ["--store", str(tmp_path), "--json"]
+    built = run(
+        "build", "--source", "sample:6", "--name", "s", "--resolution", "32", "--workers", "1", *store
+    )
+    assert built.keys() >= {"name", "version", "images", "rejected", "shards", "seconds"}
+    small = ["--total-kimg", "0.064", "--resolution", "16", "--stable-kimg", "0.016", "--fade-kimg", "0.016"]
+    trained = run("train", "s", "--preset", "smoke", *small, "--tracking-uri", "none", *store)
+    assert trained.keys() >= {"run", "dataset", "kimg", "checkpoint", "seconds_per_kimg"}
+    assert trained["dataset"] == f"s@{built['version']}"
+    prepared = run("train", "s", *small, "--prepare", *store)
+    assert sorted(path.name for path in Path(prepared["folder"]).iterdir()) == ["run.json"]
+    assert run("train", "--resume", prepared["run"], "--tracking-uri", "none", *store)["kimg"] == 0.064
+    again = run("train", "--resume", trained["run"], "--tracking-uri", "none", *store)
+    assert (again["run"], again["checkpoint"]) == (trained["run"], trained["checkpoint"])
+    grid = run("generate", trained["run"], "--seeds", "0-3", "--out", str(tmp_path / "grid.png"), *store)
+    assert grid["seeds"] == [0, 1, 2, 3]
+    chain = run("trace", str(tmp_path / "grid.png"), *store)
+    assert [step["kind"] for step in chain["chain"]] == ["grid", "checkpoint", "training run", "dataset"]
+    assert run("verify", "s", *store)["intact"] is True
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    """Services refuse a port in use, naming it and the option, before they start anything."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match=rf"port {port} is taken: choose another with --port"):
+            run_services(port, 5000, Store(tmp_path), print)
+
+
+def test_training_options_are_those_of_the_config() -> None:
+    """Every field of the training config is an option, and the presets differ."""
+    help_text = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in TrainConfig.model_fields:
+        assert f"--{name.replace('_', '-')}" in help_text
+
+
+def run(*arguments: str) -> dict[str, Any]:
+    """Run the command in a process of its own; its whole standard output is one JSON object."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value

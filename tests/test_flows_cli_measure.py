@@ -1,0 +1,101 @@
+"""flows.cli.measure: the commands that measure a run, one JSON object for scripts, one sentence for errors."""
+
+import json
+
+import pytest
+import torch
+
+from flows.cli.main import main
+from storage.store import Store
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Small networks are quickest on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """A tiny trained run."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    return tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(12)), total_kimg=0.016)
+
+
+def likeness(capsys, *arguments):
+    """Run the command in this process: status, standard output, standard error."""
+    status = 0
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    output = capsys.readouterr()
+    return status, output.out, output.err
+
+
+def test_evaluate_by_id_and_by_checkpoint(run, capsys):
+    """A run's id in its store and a checkpoint's folder measure the same; both forms of output have the number."""
+    asked = ("--metrics", "fd_efficientnet_lite0, kid_efficientnet_lite0", "--images", "4", "--device", "cpu")
+    status, out, err = likeness(capsys, "evaluate", run.id, "--store", str(run.store.root), *asked, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert (found["run"], found["checkpoint"]) == (run.id, run.newest_checkpoint().name)
+    value = found["metrics"]["fd_efficientnet_lite0"]["value"]
+    status, out, _ = likeness(capsys, "evaluate", str(run.newest_checkpoint()), *asked)
+    assert status == 0
+    assert f"fd_efficientnet_lite0: {value:.6g}  (4 generated, 12 real" in out
+
+
+def test_audit(run, capsys):
+    """The audit says shares, thresholds and where its sheet is."""
+    arguments = ("audit", str(run.folder), "--images", "4", "--pairs", "2", "--device", "cpu")
+    status, out, _ = likeness(capsys, *arguments)
+    assert status == 0
+    assert "4 pictures, 12 crops" in out
+    assert "calibrated by leave-one-out" in out
+    assert f"closest pairs {run.folder / 'audit' / run.newest_checkpoint().name}.png" in out
+    _, out, _ = likeness(capsys, *arguments, "--json")
+    assert len(json.loads(out)["pairs"]) == 2
+
+
+def test_list_says_what_can_be_had(capsys, monkeypatch, tmp_path):
+    """Every metric with its extractor; those whose weights are absent say so, and the stand-ins are there."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    status, out, _ = likeness(capsys, "evaluate", "--list", "--json")
+    rows = {row["metric"]: row for row in json.loads(out)["metrics"]}
+    assert status == 0
+    assert rows["fd_efficientnet_lite0"]["problem"] is None
+    assert "weights-inception-2015-12-05-6726825d.pth" in rows["fid"]["problem"]
+    _, out, _ = likeness(capsys, "evaluate", "--list")
+    assert "ppl_efficientnet_lite0_w_full     efficientnet_lite0  usable" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate"], "a run and metrics are needed"),
+        (["evaluate", "RUN", "--metrics", "is50k"], "'is50k' is none of the metrics fid, "),
+        (["evaluate", "RUN", "--metrics", "fid"], "inception needs weights-inception"),
+        (["evaluate", "RUN", "--metrics", "fid", "--images", "1"], "--images: Input should be greater than"),
+        (
+            ["evaluate", "RUN", "--metrics", "fid", "--checkpoint", "7"],
+            "has no checkpoint '7' (kept are 0000",
+        ),
+        (["evaluate", "nobody", "--metrics", "fid"], "no training run 'nobody'"),
+        (["audit"], "a run is needed"),
+        (["audit", "RUN", "--held-out", "nobody"], "no dataset 'nobody'"),
+        (["audit", "RUN", "--percentile", "80"], "--percentile: Input should be less than 50"),
+    ],
+)
+def test_errors_are_one_sentence(run, capsys, monkeypatch, tmp_path, arguments, message):
+    """A wrong request says what is wrong in one line and exits 1."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    arguments = [str(run.folder) if argument == "RUN" else argument for argument in arguments]
+    status, out, err = likeness(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert len(err.splitlines()) == 1

@@ -1,0 +1,315 @@
+"""flows.pages.report: self-contained pages that show what was chosen, whatever the photographs are called."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.pages.report import KEPT_SHOWN, REJECTED_SHOWN, write_report
+from flows.stages.align import Aligned, Crop
+from flows.stages.crawl import Crawled
+from flows.stages.curate import Curated
+from preprocessing.config import BuildConfig
+from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA, Face, Item, Photo, Rejection, Scores
+from preprocessing.reject import MEANING, Reason
+from preprocessing.scores.catalogue import SCORES
+from storage.datasets.dataset import Dataset
+from storage.datasets.manifest import publish
+from storage.digest import bytes_digest
+from storage.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+HOSTILE = '"><script>alert(1)</script><img src=//example.org/x onerror=alert(1)>'
+MIN_QUAD_PX = 100
+NUM_PHOTOS = 260
+CONFIG = BuildConfig.model_validate(
+    {"resolution": 32, "curate": {"preset": "none", "min_quad_px": MIN_QUAD_PX}}
+)
+RECORD = {
+    "finished_at": "2026-01-02T03:04:05+00:00",
+    "seconds": 12.5,
+    "unchanged": False,
+    "config": CONFIG.model_dump(mode="json") | {"source": HOSTILE},
+    "stages": {"align": {"reused": 7}},
+    "timings": {"align": {"seconds": 10.0, "done": 250, "unit": "photographs", "per_second": 25.0}},
+}
+Results = tuple[Dataset, Crawled, Aligned, Curated]
+
+
+def encoded(seed: int) -> bytes:
+    """A crop of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def scored(number: int, photo_sha256: str, image: bytes) -> Face:
+    """A face whose crop side is its number, and whose other scores are something."""
+    numbers = {"pdq": "0" * 64, "embedding": None, "filter_score": None}
+    scores = Scores(**{field.name: numbers.get(field.name, number / 100) for field in fields(Scores)})  # type: ignore[arg-type]
+    return Face(
+        photo_sha256, 0, 400, 300, (0.0, 0.0, 9.0, 9.0), number / 50, ((0.0, 0.0),) * 68, ((0.0, 0.0),) * 4,
+        float(number), scores, bytes_digest(image), b"",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """What stages gave: faces kept and too small, a duplicate, a photograph without a face, an address that failed."""
+    store = Store(tmp_path / "store")
+    crops, photos, kept, rejections = [], [], [], []
+    blob = b""
+    for number in range(NUM_PHOTOS):
+        image, sha256 = encoded(number), f"{number:064x}"
+        item = Item(f"photo-{number:04d}.jpg", page=f"https://example.org/{number}", author="A. Photographer")
+        crop = Crop(scored(number, sha256, image), "chunks/x.images", len(blob), len(image))
+        blob += image
+        crops.append(crop)
+        photos.append(Photo(item, sha256, 1))
+        if number >= MIN_QUAD_PX:
+            kept.append((crop, photos[-1]))
+        else:
+            detail = f"{number} px < {MIN_QUAD_PX} px"
+            rejections.append(Rejection(item.ref, Reason.QUAD_TOO_SMALL, sha256, 0, detail))
+    store.put("chunks/x.images", blob)
+    twin = Rejection(
+        photos[3].item.ref,
+        Reason.DUPLICATE_IMAGE,
+        photos[3].sha256,
+        0,
+        "a twin",
+        kept[0][0].face.image_sha256,
+    )
+    photos[5] = replace(
+        photos[5], item=Item(photos[5].item.ref, "javascript:alert(1)", HOSTILE, title=HOSTILE)
+    )
+    photos[200] = replace(photos[200], item=Item(photos[200].item.ref, "data:text/html,x", title=HOSTILE))
+    empty = Photo(Item("nobody.png", title=HOSTILE), store.put_original(encoded(1)), 1)
+    bad = Item(f"https://example.org/{HOSTILE}")
+    crawled = Crawled(
+        {"kind": "folder"},
+        {item.ref: item for item in [*(photo.item for photo in [*photos, empty]), bad]},
+        [*photos, empty],
+        [Rejection(bad.ref, Reason.HTTP_STATUS, detail=f"404 {HOSTILE}")],
+        0,
+    )
+    aligned = Aligned(crops, [Rejection("nobody.png", Reason.NO_FACE, empty.sha256)], 7)
+    dataset = publish(
+        store, "faces", settings={"resolution": 32, "source": {"kind": "folder"}}, images=[],
+        image_schema=IMAGE_SCHEMA, rejections=[], rejection_schema=REJECTION_SCHEMA, shards=[],
+        num_photos=NUM_PHOTOS + 2,
+    )  # fmt: skip
+    return dataset, crawled, aligned, Curated(kept, [*rejections, twin])
+
+
+def written(results: Results) -> dict[str, str]:
+    """The pages, by name."""
+    dataset, *stages = results
+    index = write_report(dataset, RECORD, *stages)
+    assert index == dataset.folder / "report" / "index.html"
+    return {path.name: path.read_text() for path in sorted(index.parent.iterdir())}
+
+
+class Page(HTMLParser):
+    """A page's tags with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag."""
+        self.tags.append((tag, dict(attrs)))
+        self.text += " "
+
+    def handle_data(self, data: str) -> None:
+        """Note text."""
+        self.text += data
+
+    def values(self, name: str) -> list[str]:
+        """Every value of an attribute."""
+        return [value or "" for _, attrs in self.tags for key, value in attrs.items() if key == name]
+
+
+def test_each_page_needs_nothing_but_itself(results: Results) -> None:
+    """Pictures are data URIs, styles inline, links lead to pages beside or to the web, and there is no script."""
+    pages = written(results)
+    assert set(pages) == {
+        "index.html", "quad_too_small.html", "duplicate_image.html", "no_face.html", "http_status.html",
+    }  # fmt: skip
+    for name, text in pages.items():
+        page = Page(text)
+        tags = {tag for tag, _ in page.tags}
+        assert tags.isdisjoint({"script", "link", "iframe", "object", "base", "form"}), (name, tags)
+        assert all(src.startswith("data:image/jpeg;base64,") for src in page.values("src")), name
+        assert "url(" not in text, name
+        assert "@import" not in text, name
+        for href in page.values("href"):
+            local = href.partition("#")[0]
+            assert href.startswith(("https://", "#")) or local in pages, (name, href)
+        assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img"), name
+
+
+def test_hostile_text_stays_text(results: Results) -> None:
+    """Names, titles, authors and details from the web are shown as they are, and make no tag, handler or link."""
+    pages = written(results)
+    for name, text in pages.items():
+        page = Page(text)
+        handlers = [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
+        assert not handlers, name
+        assert "<script" not in text, name
+        assert not [
+            href for href in page.values("href") if re.match(r"\s*(javascript|data|vbscript):", href, re.I)
+        ]
+    page = Page(pages["http_status.html"])
+    assert f"404 {HOSTILE}" in page.text
+    assert f"title: {HOSTILE}" in "\n".join(Page(pages["no_face.html"]).values("title"))
+
+
+def test_counts_are_those_of_the_build(results: Results) -> None:
+    """Totals, reasons, thresholds and seconds are in the first page, and each reason's page has its own."""
+    pages = written(results)
+    text = " ".join(Page(pages["index.html"]).text.split())
+    assert f"{NUM_PHOTOS - MIN_QUAD_PX} images kept" in text
+    assert f"{MIN_QUAD_PX} px or more passes: {MIN_QUAD_PX} of {NUM_PHOTOS} faces do not" in text
+    assert "align 10.00 250 photographs 25.0 7" in text
+    assert f"{KEPT_SHOWN} of {NUM_PHOTOS - MIN_QUAD_PX} images" in text
+    small = " ".join(Page(pages["quad_too_small.html"]).text.split())
+    assert f"{MIN_QUAD_PX} rejected. Those that miss the threshold by least come first" in small
+    assert small.index("99 px <") < small.index("98 px <") < small.index("0 px <")
+
+
+def test_long_pages_are_cut_and_say_so(results: Results) -> None:
+    """Of more rejections than a page holds, an even choice with the first and the last of them."""
+    dataset, crawled, aligned, curated = results
+    rejections = [
+        Rejection(photo.item.ref, Reason.TOO_MANY_FACES, photo.sha256, 0)
+        for photo in crawled.photos[:NUM_PHOTOS]
+    ]
+    page = Page(
+        written((dataset, crawled, aligned, replace(curated, rejections=rejections)))["too_many_faces.html"]
+    )
+    assert f"{NUM_PHOTOS} rejected; {REJECTED_SHOWN} of them here" in " ".join(page.text.split())
+    assert len(page.values("src")) == REJECTED_SHOWN
+    assert "photo-0000.jpg" in page.text
+    assert f"photo-{NUM_PHOTOS - 1:04d}.jpg" in page.text
+
+
+def test_duplicates_stand_beside_what_is_kept(results: Results) -> None:
+    """Both crops are shown, each with its name."""
+    page = Page(written(results)["duplicate_image.html"])
+    assert len(set(page.values("src"))) == 2
+    assert "photo-0003.jpg" in page.text
+    assert f"photo-{MIN_QUAD_PX:04d}.jpg" in page.text
+
+
+def test_order_of_work_does_not_show(results: Results) -> None:
+    """Faces and rejections in another order give the same pages, byte for byte."""
+    dataset, crawled, aligned, curated = results
+    first = written(results)
+    mixed = [random.Random(0).sample(found, len(found)) for found in (aligned.crops, curated.rejections)]
+    again = written(
+        (dataset, crawled, replace(aligned, crops=mixed[0]), replace(curated, rejections=mixed[1]))
+    )
+    assert again == first
+
+
+def test_lost_bytes_leave_a_gap_not_an_error(results: Results) -> None:
+    """Crops and photographs that are no longer in the store are named without a picture."""
+    store = results[0].store
+    shutil.rmtree(store.path("originals"))
+    store.put("chunks/x.images", b"other bytes")
+    pages = written(results)
+    assert all(not Page(text).values("src") for text in pages.values())
+    assert "nobody.png" in pages["no_face.html"]
+    assert "photo-0000.jpg" in pages["quad_too_small.html"]
+
+
+def test_every_reason_and_score_is_explained() -> None:
+    """A reason without a sentence, or a score that no histogram shows, is not complete."""
+    assert set(MEANING) == set(Reason)
+    measured = {field.name for field in fields(Scores)} - {"pdq", "embedding"}
+    assert {score.name for score in SCORES} == measured | {"quad_side_px", "detector_score"}
+
+
+def test_templates_ship_with_the_package() -> None:
+    """Every file of a package that is no module is declared as its data."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    for package in setuptools["packages"]:
+        folder = ROOT / package.replace(".", "/")
+        declared = {
+            path for glob in setuptools["package-data"].get(package, []) for path in folder.glob(glob)
+        }
+        found = {path for path in folder.glob("*/*") if path.suffix in (".html", ".css")}
+        assert found <= declared, found - declared
+
+
+@pytest.fixture(scope="session")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Chromium as a function from a page to its text once loaded."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on the PATH")
+
+    def dumped(path: Path) -> str:
+        profile = tmp_path_factory.mktemp("profile")
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+        command += [
+            "--disable-background-networking",
+            "--disable-component-update",
+            f"--user-data-dir={profile}",
+        ]
+        command += ["--virtual-time-budget=10000", "--dump-dom", path.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+    return dumped
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_shows_every_picture(
+    results: Results, dump: Callable[[Path], str], tmp_path: Path, width: int
+) -> None:
+    """In chromium every picture loads, no page is wider than its window, and nothing hostile has run."""
+    measure = """
+        const seen = [...document.querySelectorAll("iframe")].map(frame => {
+          const page = frame.contentDocument, images = [...page.images];
+          return {images: images.length, broken: images.filter(image => !image.naturalWidth).length,
+                  bars: page.querySelectorAll("rect.kept").length, wide: page.documentElement.scrollWidth}});
+        document.body.replaceChildren(JSON.stringify(seen));
+    """
+    pages = written(results)
+    frames = "".join(
+        f'<iframe style="width: {width}px; border: 0" srcdoc="{html.escape(text)}"></iframe>'
+        for text in pages.values()
+    )
+    (tmp_path / "frames.html").write_text(
+        f"<!doctype html><meta charset=utf-8><body>{frames}<script>onload = () => {{{measure}}}</script>"
+    )
+    body = re.search(r"<body>(.*?)</body>", dump(tmp_path / "frames.html"), re.S)
+    assert body is not None
+    seen: list[dict[str, Any]] = json.loads(html.unescape(body[1]))
+    for name, found in zip(pages, seen, strict=True):
+        assert found["broken"] == 0, (name, found)
+        assert found["wide"] <= width, (name, found)
+    index = seen[list(pages).index("index.html")]
+    assert index["images"] > KEPT_SHOWN
+    assert index["bars"] > len(SCORES)

@@ -1,0 +1,82 @@
+"""flows.stages: the stages run on any workers, a plain loop among them, and give the version that a build gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.build import build, run_with
+from flows.options import BuildOptions
+from flows.stages.align import Aligned, align
+from flows.stages.crawl import Crawled, crawl
+from flows.stages.curate import curate
+from flows.stages.publish import publish
+from flows.stages.shard import shard
+from flows.stages.work import Context, Inline, Progress, chunked, spread
+from preprocessing.config import BuildConfig
+from storage.datasets.dataset import Dataset
+from storage.datasets.verify import verify
+from storage.store import Store
+
+CONFIG = BuildConfig.model_validate(
+    {
+        "source": "sample:8",
+        "resolution": 32,
+        "curate": {"pdq_max_distance": None},
+        "shard": {"images_per_shard": 2},
+    }
+)
+
+
+def silent(_: Progress) -> None:
+    """A report to nobody."""
+
+
+def context(store: Store, chunk_size: int = 3) -> Context:
+    """Work in this process, without a cluster."""
+    return Context(store, Inline(), chunk_size, refetch=False)
+
+
+def published(store: Store) -> tuple[Dataset, Crawled, Aligned]:
+    """All stages in order, on a plain loop."""
+    here = context(store)
+    crawled = crawl(here, silent, CONFIG)
+    aligned = align(here, silent, CONFIG, crawled.photos)
+    curated = curate(silent, CONFIG, crawled.photos, aligned)
+    sharded = shard(here, silent, CONFIG, curated)
+    rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]
+    return publish(store, silent, CONFIG, crawled, rejections, sharded), crawled, aligned
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with a version built by a plain loop."""
+    made = Store(tmp_path_factory.mktemp("inline"))
+    published(made)
+    return made
+
+
+def test_a_plain_loop_gives_the_version_of_a_cluster(store: Store, tmp_path: Path) -> None:
+    """The same photographs and config give the same version on a loop and on Dask, and it is intact."""
+    looped, _, _ = published(store)
+    built = build(CONFIG, BuildOptions(store=tmp_path, workers=1, chunk_size=2), run_with(silent))
+    assert built.dataset.version == looped.version
+    assert verify(looped).problems == []
+
+
+def test_a_second_run_reuses_every_photograph_and_shard(store: Store) -> None:
+    """With the same code and config nothing is aligned or packed again."""
+    again, crawled, aligned = published(store)
+    assert aligned.reused == len({photo.sha256 for photo in crawled.photos})
+    curated = curate(silent, CONFIG, crawled.photos, aligned)
+    assert shard(context(store), silent, CONFIG, curated).reused == len(again.manifest["shards"]) > 1
+
+
+def test_chunks_hold_everything_once_in_order() -> None:
+    """Chunks are of the size asked for, or smaller where workers would be idle."""
+    elements = list(range(100))
+    assert [e for chunk in chunked(elements, 7) for e in chunk] == elements
+    spread_out = spread(elements, context(Store("unused"), chunk_size=64))
+    assert [e for chunk in spread_out for e in chunk] == elements
+    assert max(map(len, spread_out)) == 25
