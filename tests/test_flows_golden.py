@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from flows.build import build, run_with
-from flows.config import BuildOptions
-from flows.curate import recurate, recuration
-from flows.stages import Progress
+from flows.options import BuildOptions
+from flows.recurate import recurate, recuration
+from flows.stages.work import Progress
 from preprocessing.config import BuildConfig
 from preprocessing.records import SOURCE_FIELDS
 from storage.datasets.dataset import dataset_names, open_dataset
