@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -168,7 +168,27 @@ def faded_reals(pixels_N3RR: Tensor, lod: float, fade: Tensor | None = None) -> 
     return blend(x, upsample(downsample(x)), fraction if fade is None else fade) if fraction > 0 else x
 
 
-class GeneratorPhase(nn.Module):
+class Phase(nn.Module):
+    """What a step differentiates: one network's loss, as a pure function of tensors.
+
+    `forward` gives the loss first and its `terms` second, as one tensor.
+    """
+
+    terms: ClassVar[tuple[str, ...]]
+    generator: Generator | TraditionalGenerator
+
+    @property
+    def network(self) -> nn.Module:
+        """The network it trains."""
+        raise NotImplementedError
+
+    @property
+    def form(self) -> bool:
+        """What the operations depend on beside the inputs' shapes: whether a level fades in."""
+        return self.generator.lod % 1 > 0
+
+
+class GeneratorPhase(Phase):
     """The generator's loss on fresh fakes."""
 
     terms = ("loss_g",)
@@ -188,11 +208,6 @@ class GeneratorPhase(nn.Module):
         """The network it trains."""
         return self.generator
 
-    @property
-    def form(self) -> bool:
-        """What the operations depend on beside the inputs' shapes: whether a level fades in."""
-        return self.generator.lod % 1 > 0
-
     def forward(
         self, fade: Tensor, p: Tensor, z_KNZ: Tensor, crossover_N: Tensor, drawn_NR: Tensor, *noise: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,7 +221,7 @@ class GeneratorPhase(nn.Module):
         return loss, loss[None], fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
 
 
-class DiscriminatorPhase(nn.Module):
+class DiscriminatorPhase(Phase):
     """The discriminator's loss on real images and as many fresh fakes, and R1 on the real ones.
 
     `r1_gamma` 0 leaves R1 out.
@@ -230,11 +245,6 @@ class DiscriminatorPhase(nn.Module):
         """The network it trains."""
         return self.discriminator
 
-    @property
-    def form(self) -> bool:
-        """What the operations depend on beside the inputs' shapes: whether a level fades in."""
-        return self.generator.lod % 1 > 0
-
     def forward(
         self,
         pixels_N3RR: Tensor,
@@ -251,12 +261,8 @@ class DiscriminatorPhase(nn.Module):
         R1 is taken at the images the discriminator sees, augmented ones where there is augmentation. Where R1 comes
         every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
         """
-        with torch.no_grad():
-            latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
-            fakes, _ = draw_fakes(self.generator, latents, fade)
-            fakes = augmented(fakes, p, drawn_NR)
-            reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
-            reals = augmented(reals, p, drawn_reals_NR)
+        latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
+        reals, fakes = self._shown(pixels_N3RR, drawn_reals_NR, fade, p, latents)
         reals.requires_grad_(self.r1_gamma > 0)
         real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
         loss = discriminator_loss(real_logits, fake_logits)
@@ -265,6 +271,16 @@ class DiscriminatorPhase(nn.Module):
             r1 = r1_penalty(real_logits, reals, self.r1_gamma, self.discriminator.lod)
         terms = torch.stack([loss, r1, real_logits.mean(), fake_logits.mean(), real_logits.sign().mean()])
         return loss + self.r1_interval * r1, terms
+
+    @torch.no_grad()
+    def _shown(
+        self, pixels_N3RR: Tensor, drawn_reals_NR: Tensor, fade: Tensor, p: Tensor, latents: Latents
+    ) -> tuple[Tensor, Tensor]:
+        """The images that the discriminator sees, augmented where there is augmentation: real ones, and fakes."""
+        fakes, _ = draw_fakes(self.generator, latents, fade)
+        fakes = augmented(fakes, p, latents.augmentation_NR)
+        reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
+        return augmented(reals, p, drawn_reals_NR), fakes
 
 
 class CriticPhase(DiscriminatorPhase):
@@ -291,12 +307,8 @@ class CriticPhase(DiscriminatorPhase):
         Those lie between the images that the discriminator sees, augmented ones where there is augmentation.
         """
         *noise_of_layers, share_N = noise
-        with torch.no_grad():
-            latents = Latents(z_KNZ, crossover_N, drawn_NR, tuple(noise_of_layers))
-            fakes, _ = draw_fakes(self.generator, latents, fade)
-            fakes = augmented(fakes, p, drawn_NR)
-            reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
-            reals = augmented(reals, p, drawn_reals_NR)
+        latents = Latents(z_KNZ, crossover_N, drawn_NR, tuple(noise_of_layers))
+        reals, fakes = self._shown(pixels_N3RR, drawn_reals_NR, fade, p, latents)
         between = torch.lerp(fakes, reals, share_N[:, None, None, None]).requires_grad_()
         real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
         loss = critic_loss(real_logits, fake_logits)
@@ -305,13 +317,14 @@ class CriticPhase(DiscriminatorPhase):
         return loss + penalty, torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean(), sign])
 
 
-class PathLengthPhase(nn.Module):
+class PathLengthPhase(Phase):
     """Path length regularization of the style-based generator (StyleGAN2, eq. 4).
 
     The mean length `a` is a running one: it comes in as an input, and goes out moved towards this batch's.
     """
 
     terms = ("path_penalty", "path_length")
+    generator: Generator
     decay = 0.01
 
     def __init__(self, generator: Generator, weight: float, interval: int = 1) -> None:
@@ -323,11 +336,6 @@ class PathLengthPhase(nn.Module):
     def network(self) -> nn.Module:
         """The network it trains."""
         return self.generator
-
-    @property
-    def form(self) -> bool:
-        """What the operations depend on beside the inputs' shapes: whether a level fades in."""
-        return self.generator.lod % 1 > 0
 
     def forward(
         self,

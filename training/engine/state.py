@@ -28,6 +28,7 @@ from training.loss import (
     DiscriminatorPhase,
     GeneratorPhase,
     PathLengthPhase,
+    Phase,
     draw_directions,
     draw_latents,
     draw_shares,
@@ -47,8 +48,6 @@ log = logging.getLogger(__name__)
 ALONE = Ranks()
 TERMS = GeneratorPhase.terms + DiscriminatorPhase.terms
 """Of a run without what is off by default."""
-
-Phase = GeneratorPhase | DiscriminatorPhase | PathLengthPhase
 
 
 class Tally:
