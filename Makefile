@@ -1,7 +1,7 @@
 # Every command of the project; `make demo` and `make test` need nothing but Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := flows preprocessing storage training
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 # Everything is kept in this folder, and nothing is sent anywhere.
 export PREFECT_HOME := $(CURDIR)/.prefect
@@ -28,8 +28,11 @@ deploy: .venv/installed ## work pools and deployments, on the server of prefect.
 services: .venv/installed ## server, deployments, two workers and the MLflow page, until Ctrl-C
 	$(BIN)/likeness services
 
-lock: ## write constraints.txt anew from what is installed
-	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools > constraints.txt
+# Versions stay as they are locked but where pyproject.toml asks for others; LOCK=--upgrade asks for the newest.
+lock: $(BIN)/uv ## compile constraints.txt, with hashes, from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet $(LOCK) \
+		--output-file constraints.txt
 
 clean: ## remove the environment and Prefect's state; the store stays
 	rm -rf .venv .prefect .mypy_cache .ruff_cache .pytest_cache
@@ -37,6 +40,12 @@ clean: ## remove the environment and Prefect's state; the store stays
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "likeness needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[sample,metrics,dev]'
+	$(INSTALL) --no-deps --require-hashes --requirement constraints.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	$(BIN)/pip check
 	touch $@
+
+# So that a lock can be made where none fits.
+$(BIN)/uv:
+	$(PYTHON) -m venv .venv
+	$(INSTALL) uv
