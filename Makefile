@@ -9,13 +9,17 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: demo test check deploy services lock clean
+.PHONY: demo test test-marked check deploy services lock clean
 
 demo: .venv/installed ## the whole pipeline on the embedded sample, offline
 	$(BIN)/likeness demo
 
-test: check ## lint, types, tests
+test: check ## lint, types, and the tests that need nothing but this machine
 	$(BIN)/pytest
+
+# Status 5 says that no test has such a mark.
+test-marked: .venv/installed ## the tests that `test` leaves out: servers, a browser, slow ones, S3
+	$(BIN)/pytest -m "services or browser or slow or s3" || [ $$? -eq 5 ]
 
 check: .venv/installed ## lint and types
 	$(BIN)/ruff check .

@@ -81,7 +81,7 @@ def runs(api: str, flow: str, state: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.services
 def test_a_build_starts_one_training(services: tuple[str, Path, Path]) -> None:
     """`build-dataset` by its short name completes, and one training of that version follows and completes."""
     api, store, log = services
@@ -98,7 +98,7 @@ def test_a_build_starts_one_training(services: tuple[str, Path, Path]) -> None:
     assert failed == []
 
 
-@pytest.mark.slow
+@pytest.mark.services
 def test_the_weekly_schedule_makes_runs(services: tuple[str, Path, Path]) -> None:
     """After deployment the retraining's next runs stand on the server as SCHEDULED."""
     api, _, log = services

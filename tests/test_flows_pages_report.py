@@ -267,7 +267,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
     """Chromium as a function from a page to its text once loaded."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("no chromium on the PATH")
+        pytest.skip("no chromium, chromium-browser or google-chrome is on the PATH")
 
     def dumped(path: Path) -> str:
         profile = tmp_path_factory.mktemp("profile")
