@@ -15,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import metadata
 from types import FrameType
 
 import pydantic
@@ -26,6 +27,7 @@ from storage.errors import PipelineError
 app = App(
     name="likeness",
     help="Face photographs into an FFHQ-like dataset and a style-based GAN, with the origin of every pixel on record.",
+    version=lambda: metadata.version("likeness"),
     version_flags=["--version"],
 )
 
