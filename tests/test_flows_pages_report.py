@@ -9,7 +9,6 @@ import random
 import re
 import shutil
 import subprocess
-import tomllib
 from collections.abc import Callable
 from dataclasses import fields, replace
 from html.parser import HTMLParser
@@ -33,7 +32,6 @@ from storage.datasets.manifest import publish
 from storage.digest import bytes_digest
 from storage.store import Store
 
-ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = '"><script>alert(1)</script><img src=//example.org/x onerror=alert(1)>'
 MIN_QUAD_PX = 100
 NUM_PHOTOS = 260
@@ -248,18 +246,6 @@ def test_every_reason_and_score_is_explained() -> None:
     assert set(MEANING) == set(Reason)
     measured = {field.name for field in fields(Scores)} - {"pdq", "embedding"}
     assert {score.name for score in SCORES} == measured | {"quad_side_px", "detector_score"}
-
-
-def test_templates_ship_with_the_package() -> None:
-    """Every file of a package that is no module is declared as its data."""
-    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    for package in setuptools["packages"]:
-        folder = ROOT / package.replace(".", "/")
-        declared = {
-            path for glob in setuptools["package-data"].get(package, []) for path in folder.glob(glob)
-        }
-        found = {path for path in folder.glob("*/*") if path.suffix in (".html", ".css")}
-        assert found <= declared, found - declared
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,97 @@
+"""What pyproject.toml, the lock, the commands and the folders promise each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
+ROOMS: list[str] = PYPROJECT["tool"]["mypy"]["packages"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def folder_of(package: str) -> Path:
+    """Where a package lies."""
+    return ROOT.joinpath(*package.split("."))
+
+
+def test_packages_are_the_folders() -> None:
+    """The packages that ship are the folders with an `__init__.py` below the four, no fewer and no more."""
+    inits = [path for room in ROOMS for path in (ROOT / room).rglob("__init__.py")]
+    assert sorted(SETUPTOOLS["packages"]) == sorted(
+        ".".join(path.parent.relative_to(ROOT).parts) for path in inits
+    )
+
+
+def test_every_file_of_a_package_ships() -> None:
+    """A file of a package that is no module is declared as its data, a declaration fits a file, and all is typed."""
+    declared: set[Path] = set()
+    for package, patterns in SETUPTOOLS["package-data"].items():
+        folders = [folder_of(name) for name in (SETUPTOOLS["packages"] if package == "*" else [package])]
+        for pattern in patterns:
+            fitting = {path for folder in folders for path in folder.glob(pattern) if path.is_file()}
+            assert fitting, f"{package}: {pattern} fits no file"
+            declared |= fitting
+    found = {path for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()}
+    assert {path for path in found if path.suffix not in (".py", ".pyc")} == declared
+    assert declared >= {ROOT / room / "py.typed" for room in ROOMS}
+
+
+def test_the_lock_holds_what_is_asked_for() -> None:
+    """Each requirement of the project and of its extras is locked, at a version that it allows, with hashes."""
+    locked = {}
+    for entry in re.split(r"\n(?=\w)", (ROOT / "constraints.txt").read_text().replace("\\\n", " ")):
+        if match := re.match(r"([\w.-]+)==(\S+)(?: *;[^#\n]*?)? +--hash=sha256:[0-9a-f]{64}\b", entry):
+            locked[plain(match[1])] = match[2]
+    asked = [
+        Requirement(text)
+        for texts in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+        for text in texts
+    ]
+    asked = [requirement for requirement in asked if plain(requirement.name) != PROJECT["name"]]
+    assert len(asked) > 30
+    for requirement in asked:
+        version = locked.get(plain(requirement.name))
+        assert version is not None, f"{requirement} is not in constraints.txt: run make lock"
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement}, locked {version}"
+
+
+def plain(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_version_stands_in_one_place(tmp_path: Path) -> None:
+    """`likeness --version` says pyproject.toml's version, and the changelog's newest is the same."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "--version"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    [newest, *_] = re.findall(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert done.stdout.strip() == newest == PROJECT["version"]
+
+
+def test_no_mark_is_left_out_of_both_commands() -> None:
+    """What the plain `pytest` leaves out is what `make test-marked` runs."""
+    match = re.search(r'-m "not \((.+?)\)"', PYPROJECT["tool"]["pytest"]["ini_options"]["addopts"])
+    assert match is not None
+    assert f'pytest -m "{match[1]}" ' in MAKEFILE
+
+
+def test_commit_hooks_are_make_check() -> None:
+    """The hooks before a commit run the commands of `make check`, in its order."""
+    recipe = re.search(r"^check:.*\n((?:\t.+\n)+)", MAKEFILE, re.M)
+    assert recipe is not None
+    commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hook["entry"] for hook in repository["hooks"]] == commands
