@@ -95,3 +95,9 @@ def test_commit_hooks_are_make_check() -> None:
     commands = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
     [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert [hook["entry"] for hook in repository["hooks"]] == commands
+
+
+def test_the_map_shows_every_package() -> None:
+    """The map in CONTRIBUTING.md has one line for each package."""
+    rows = re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert sorted(row.replace("/", ".") for row in rows) == sorted(SETUPTOOLS["packages"])
