@@ -3,11 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
-# Everything is kept in this folder, and nothing is sent anywhere.
+# Everything is kept in this folder; that nothing is sent anywhere, flows/__init__.py sees to.
 export PREFECT_HOME := $(CURDIR)/.prefect
-export PREFECT_SERVER_ANALYTICS_ENABLED := false
-export DO_NOT_TRACK := 1
-export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: demo test test-marked check deploy services lock clean
 

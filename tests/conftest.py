@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+import flows  # noqa: F401  before Prefect and MLflow, which it keeps from sending anything
+
 FACES = Path(__file__).resolve().parent.parent.parent / "shared" / "faces"
 
 

@@ -57,7 +57,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pa
     (folder / "prefect.yaml").write_text(yaml.safe_dump(project))
     port, log = free_port(), folder / "log.txt"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(folder / "home"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    environment["PREFECT_HOME"] = str(folder / "home")
     command = [sys.executable, "-m", "flows.cli", "services", "--store", "store"]
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -104,3 +104,35 @@ def test_the_weekly_schedule_makes_runs(services: tuple[str, Path, Path]) -> Non
     api, _, log = services
     scheduled = wait_for("scheduled run", lambda: runs(api, "build-and-train", "SCHEDULED"), 90, log)
     assert all(run["auto_scheduled"] for run in scheduled)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="there is no /proc to read environments from"
+)
+def test_what_is_started_is_told_to_send_nothing(tmp_path: Path) -> None:
+    """The Prefect server that `likeness services` starts is told to send nothing, save what the user says otherwise."""
+    (tmp_path / "prefect.yaml").write_bytes((ROOT / "prefect.yaml").read_bytes())
+    told = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    environment = {name: value for name, value in os.environ.items() if name not in told}
+    ports = ["--port", str(free_port()), "--mlflow-port", str(free_port())]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "services", "--store", "store", *ports],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=environment | {"PREFECT_HOME": str(tmp_path / "home"), "MLFLOW_DISABLE_TELEMETRY": "false"},
+    )  # fmt: skip
+    try:
+        found: dict[str, str] = {}
+        deadline = time.monotonic() + 60
+        while "PREFECT_API_URL" not in found and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+            for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+                entries = Path(f"/proc/{child}/environ").read_text().split("\0")
+                found = dict(entry.partition("=")[::2] for entry in entries)
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert {name: found.get(name) for name in told} == told | {"MLFLOW_DISABLE_TELEMETRY": "false"}

@@ -59,9 +59,7 @@ def run_demo(options: RunOptions) -> Iterator[str]:
 def _keep_prefect_here() -> None:
     """Point Prefect into the working folder before it is imported."""
     os.environ.setdefault("PREFECT_HOME", str(Path(".prefect").resolve()))
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def _counts(rejected: dict[str, int]) -> str:

@@ -33,7 +33,6 @@ def run_services(port: int, mlflow_port: int, store: Store, say: Callable[[str],
     environment = {
         **os.environ,
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     commands = {
