@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -45,6 +49,40 @@ def test_every_file_of_a_package_ships() -> None:
     found = {path for room in ROOMS for path in (ROOT / room).rglob("*") if path.is_file()}
     assert {path for path in found if path.suffix not in (".py", ".pyc")} == declared
     assert declared >= {ROOT / room / "py.typed" for room in ROOMS}
+
+
+def test_the_wheel_works_in_any_folder(tmp_path: Path) -> None:
+    """A wheel, installed, builds a dataset with its report and lays out a project in a folder that is no checkout."""
+    source, site, elsewhere = (tmp_path / name for name in ("source", "site", "elsewhere"))
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, source / room, symlinks=True, ignore=shutil.ignore_patterns("*.pyc"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "prefect.toml", "prefect.yaml"):
+        shutil.copy(ROOT / name, source / name)
+    elsewhere.mkdir()
+    # -S: without what an editable installation adds to imports; dependencies are then found by their folder
+    path = os.pathsep.join([str(site), sysconfig.get_path("purelib")])
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-S", *arguments], cwd=elsewhere, env={**os.environ, "PYTHONPATH": path},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
+    run(*pip, "wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", "..", str(source))
+    [wheel] = tmp_path.glob("*.whl")
+    run(*pip, "install", "--no-index", "--no-deps", "--target", str(site), str(wheel))
+    run("-m", "flows.cli", "init")
+    for name in ("prefect.toml", "prefect.yaml"):
+        assert (elsewhere / name).read_bytes() == (ROOT / name).read_bytes()
+    built = json.loads(
+        run(
+            "-m", "flows.cli", "build", "--source", "sample:4", "--resolution", "32", "--workers", "1", "--json"
+        )
+    )  # fmt: skip
+    assert (Path(built["directory"]) / "report" / "index.html").is_file()
 
 
 def test_the_lock_holds_what_is_asked_for() -> None:

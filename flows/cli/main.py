@@ -55,6 +55,7 @@ COMMANDS = {
     "trace": ("dataset", "Say what something was made of, down to original photographs, by files alone."),
     "verify": ("dataset", "Check every hash of a dataset version, down to original photographs."),
     "demo": ("operate", "Run the whole pipeline once as Prefect flows, on the offline sample."),
+    "init": ("operate", "Lay prefect.yaml and prefect.toml into a folder, to deploy from it."),
     "services": (
         "operate",
         "Start the Prefect server, the deployments, their workers, and MLflow, until Ctrl-C.",

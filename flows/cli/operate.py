@@ -1,14 +1,18 @@
-"""Commands that run things: the demo, the servers of one machine, the deployments. Not here: any work."""
+"""Commands that run things: the demo, a folder to deploy from, the servers of one machine, the deployments.
+
+Not here: any work.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.cli.output import say
-from flows.cli.parameters import FLAT
+from flows.cli.output import answer, say
+from flows.cli.parameters import FLAT, Json
 from flows.options import RunOptions, StoreOptions
 from storage.store import Store
 
@@ -22,6 +26,26 @@ def demo(
 
     for line in run_demo(RunOptions(store=options.store)):
         say(line)
+
+
+def init(
+    folder: Annotated[Path, Parameter(help="The folder, made where it is not there.")] = Path(),
+    *,
+    json_: Json = False,
+) -> None:
+    """Lay prefect.yaml, the deployments, and prefect.toml, Prefect's settings, into a folder, to run services in it.
+
+    A file that is there and says something else is never written over.
+    """
+    from flows.operations.init import init_folder
+
+    written = init_folder(folder)
+    answer(
+        json_,
+        {"folder": str(folder.resolve()), "written": [path.name for path in written]},
+        *(f"wrote {path}" for path in written),
+        f"next, in {folder.resolve()}: likeness services",
+    )
 
 
 def services(

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from flows.operations.init import check_folder
 from storage.errors import ServiceError
 
 PREFECT = [sys.executable, "-m", "prefect"]
 
 
 def deploy(environment: Mapping[str, str]) -> None:
-    """Make the work pools and every deployment of prefect.yaml; ServiceError where Prefect refuses."""
-    if not Path("prefect.yaml").is_file():
-        raise ServiceError(f"there is no prefect.yaml in {Path.cwd()}: run this in the project's folder")
+    """Make the work pools and every deployment of the prefect.yaml here; ServiceError where Prefect refuses."""
+    check_folder(Path.cwd())
     for arguments in (
         ["work-pool", "create", "dataset", "--type", "process", "--overwrite"],
         ["work-pool", "create", "gpu", "--type", "process", "--overwrite"],

@@ -15,8 +15,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 from flows.operations.deploy import PREFECT, deploy
+from flows.operations.init import check_folder
 from flows.operations.training_process import stop_process
 from storage.errors import ServiceError
 from storage.store import Store
@@ -27,9 +29,13 @@ HOST = "127.0.0.1"
 
 
 def run_services(port: int, mlflow_port: int, store: Store, say: Callable[[str], None]) -> None:
-    """Start everything and wait until Ctrl-C or until one process ends; ServiceError names a port that is taken."""
+    """Start everything and wait until Ctrl-C or until one process ends.
+
+    Before anything is started, ServiceError names a port that is taken, and ConfigError a folder without deployments.
+    """
     check_port(port, "--port")
     check_port(mlflow_port, "--mlflow-port")
+    check_folder(Path.cwd())
     environment = {
         **os.environ,
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
