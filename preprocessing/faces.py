@@ -21,38 +21,7 @@ from preprocessing.records import Face, Rejection
 from preprocessing.reject import Reason, Rejected
 from preprocessing.scores.score import ScoreConfig, score_face
 from storage.config import Config
-from storage.digest import bytes_digest, code_digest
-
-ALGORITHM_MODULES = (
-    "preprocessing.photo.align",
-    "preprocessing.photo.decode",
-    "preprocessing.photo.detect",
-    "preprocessing.photo.encode",
-    "preprocessing.faces",
-    "preprocessing.scores.pose",
-    "preprocessing.records",
-    "preprocessing.scores.models",
-    "preprocessing.scores.score",
-)
-"""Modules whose change may change a face's bytes or record, for `storage.digest.code_digest`."""
-
-ALGORITHM_DISTRIBUTIONS = (
-    "dlib-bin",
-    "numpy",
-    "opencv-python-headless",
-    "pdqhash",
-    "pillow",
-    "pillow-heif",
-    "scipy",
-    "simplejpeg",
-    "torch",
-)
-"""Installed packages whose change may do so."""
-
-
-def algorithm_digest() -> str:
-    """Digest of all code that a face's bytes and record depend on, as it is in this process."""
-    return code_digest(ALGORITHM_MODULES, ALGORITHM_DISTRIBUTIONS)
+from storage.digest import bytes_digest
 
 
 class FacesConfig(Config):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 import pyarrow as pa
 
 from preprocessing.reject import Reason
-from storage.datasets.manifest import KEY_DIGITS
+from storage.shards import KEY_DIGITS
 from storage.tables import Row
 
 

@@ -1,13 +1,11 @@
-"""Identity: sha256 of bytes, of files, of canonical JSON, and of the code that made them."""
+"""Identity of data: sha256 of bytes, of files and of canonical JSON. Not here: that of code (`storage.code`)."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +46,3 @@ def rows_digest(rows: Iterable[Any]) -> str:
         digest.update(canonical_json(row))
         digest.update(b"\n")
     return digest.hexdigest()
-
-
-@cache
-def code_digest(modules: Sequence[str], distributions: Sequence[str]) -> str:
-    """sha256 of the source of `modules` and the installed versions of `distributions`.
-
-    A stage's results are kept under this digest, so a change to its algorithm, however small, can never
-    meet results of the code before it: no version number to forget.
-    """
-    sources = {name: file_digest(Path(str(importlib.import_module(name).__file__))) for name in modules}
-    return json_digest({"sources": sources, "versions": {name: version(name) for name in distributions}})

@@ -21,6 +21,9 @@ from storage.config import Config
 from storage.digest import bytes_digest, file_digest
 from storage.errors import IntegrityError
 
+KEY_DIGITS = 16
+"""Of an image's sha256, in its key; no version has two images that share them."""
+
 
 class ShardConfig(Config):
     """How images are grouped into tars."""

@@ -12,18 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preprocessing.faces import (
-    ALGORITHM_DISTRIBUTIONS,
-    ALGORITHM_MODULES,
-    FacesConfig,
-    faces_in_photo,
-)
+from preprocessing.faces import FacesConfig, faces_in_photo
 from preprocessing.photo.align import AlignConfig
 from preprocessing.photo.detect import DetectConfig, detect_faces, predictor_digest, predictor_path
 from preprocessing.photo.encode import EncodeConfig, encoded
 from preprocessing.records import Face, Rejection
 from preprocessing.reject import Reason
-from storage.digest import bytes_digest, code_digest
+from storage.digest import bytes_digest
 from storage.errors import ConfigError
 
 CONFIG = FacesConfig(align=AlignConfig(output_px=64))
@@ -142,11 +137,6 @@ def test_a_wrong_predictor_is_told(tmp_path: Path) -> None:
         detect_faces(photo, DetectConfig(predictor=missing))
     with pytest.raises(ConfigError, match=r"text\.dat"):
         detect_faces(photo, DetectConfig(predictor=text))
-
-
-def test_the_algorithm_has_a_digest() -> None:
-    """The modules and packages named as the algorithm exist, so that its code has one digest."""
-    assert len(code_digest(ALGORITHM_MODULES, ALGORITHM_DISTRIBUTIONS)) == 64
 
 
 def test_real_portraits_give_crops(faces: Path) -> None:

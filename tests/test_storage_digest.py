@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.digest import bytes_digest, canonical_json, code_digest, json_digest, rows_digest
+from storage.digest import bytes_digest, canonical_json, json_digest, rows_digest
 
 
 def test_known_digest() -> None:
@@ -34,10 +34,3 @@ def test_rows_are_told_apart() -> None:
     """Moving a value from one row to the next changes the table's digest."""
     assert rows_digest([{"a": 1}, {"b": 2}]) != rows_digest([{"a": 1, "b": 2}])
     assert rows_digest([]) == bytes_digest(b"")
-
-
-def test_code_digest_depends_on_the_modules() -> None:
-    """Other modules give another digest, and the same ones the same."""
-    first = code_digest(("storage.digest",), ("numpy",))
-    assert first == code_digest(("storage.digest",), ("numpy",))
-    assert first != code_digest(("storage.store",), ("numpy",))

@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 from dask import config as dask_config
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
-from preprocessing.faces import algorithm_digest
+from storage.code import code_digest
 from storage.errors import ServiceError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+WORK = ("flows.stages.align", "flows.stages.shard")
+"""The modules whose functions workers run, and whose results are kept under their code."""
 JOBS_AHEAD = 2
 """Jobs that wait at the scheduler for each worker, so that none is idle and few are held in memory."""
 
@@ -128,11 +130,14 @@ def _environment_kept() -> Iterator[None]:
 def _check_workers(client: Client, address: str) -> None:
     if not client.scheduler_info()["workers"]:
         raise ServiceError(f"the Dask scheduler at {address} has no worker")
-    try:
-        codes = client.run(algorithm_digest)
-    except ImportError as error:
-        raise ServiceError(f"a Dask worker of {address} lacks this project: {error}") from error
-    if others := sorted(worker for worker, code in codes.items() if code != algorithm_digest()):
-        raise ServiceError(
-            f"Dask worker {others[0]} has other code or library versions than this build: make them the same"
-        )
+    for entry in WORK:
+        try:
+            codes = client.run(code_digest, entry)
+        except ImportError as error:
+            raise ServiceError(
+                f"a Dask worker of {address} lacks this project, or has another version of it: {error}"
+            ) from error
+        if others := sorted(worker for worker, code in codes.items() if code != code_digest(entry)):
+            raise ServiceError(
+                f"Dask worker {others[0]} has other code or library versions than this build: make them the same"
+            )

@@ -36,7 +36,7 @@ from preprocessing.records import Face, Item, Rejection
 from preprocessing.reject import MEANING, Reason
 from preprocessing.scores.catalogue import SCORES, Score
 from storage.datasets.dataset import Dataset
-from storage.datasets.manifest import KEY_DIGITS
+from storage.shards import KEY_DIGITS
 
 KEPT_SHOWN, REJECTED_SHOWN = 96, 200
 PHOTOS_SHOWN = 40

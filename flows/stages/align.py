@@ -13,18 +13,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from flows.stages.work import Context, Progress, Report, reasons, spread
-from preprocessing.config import BuildConfig
-from preprocessing.faces import FacesConfig, algorithm_digest, faces_in_photo
+from flows.stages.work import Context, Progress, Report, check_code, reasons, spread
+from preprocessing.faces import FacesConfig, faces_in_photo
 from preprocessing.records import FACE_FIELDS, Face, Photo, Rejection, face_of_row, face_row
 from preprocessing.reject import Reason
+from storage.code import code_digest
 from storage.digest import json_digest
-from storage.errors import ConfigError, IntegrityError
+from storage.errors import IntegrityError
 from storage.store import Store
 from storage.tables import Row, get_table, put_table
+
+if TYPE_CHECKING:  # what a build's config is of otherwise changes no face, so a chunk's code must not hold it
+    from preprocessing.config import BuildConfig
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +68,7 @@ class Aligned:
 
 def align(context: Context, report: Report, config: BuildConfig, photos: Sequence[Photo]) -> Aligned:
     """Find, crop and encode the faces of every distinct photograph that no earlier build has aligned."""
-    code = algorithm_digest()
+    code = code_digest(__name__)
     prefix = f"chunks/align/{json_digest({'config': config.faces.identity(), 'code': code})}"
     wanted = {
         photo.sha256: photo.item.ref
@@ -109,8 +113,7 @@ def align_chunk(sha256s: Sequence[str], store: Store, prefix: str, config: Faces
     import cv2
 
     cv2.setNumThreads(1)  # a worker is one core
-    if algorithm_digest() != code:
-        raise ConfigError("a worker has other code or library versions than this build: make them the same")
+    check_code(__name__, code)
     rows: list[Row] = []
     blob = bytearray()
     for sha256 in sha256s:

@@ -12,17 +12,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows.stages.curate import Curated
-from flows.stages.work import Context, Progress, Report
-from preprocessing.config import BuildConfig
+from flows.stages.work import Context, Progress, Report, check_code
 from preprocessing.photo.encode import SUFFIX
 from preprocessing.records import image_row
-from storage.digest import bytes_digest, canonical_json, code_digest, file_digest, json_digest
+from storage.code import code_digest
+from storage.digest import bytes_digest, canonical_json, file_digest, json_digest
 from storage.errors import IntegrityError
 from storage.shards import Sample, check_shard, index_json, index_name, read_entry, read_index, write_shard
 from storage.store import Store
 from storage.tables import Row
+
+if (
+    TYPE_CHECKING
+):  # what they are made by changes no shard of the same rows, so a shard's code must not hold it
+    from flows.stages.curate import Curated
+    from preprocessing.config import BuildConfig
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +83,7 @@ def shard(context: Context, report: Report, config: BuildConfig, curated: Curate
         pack_shard,
         store=context.store,
         suffix=SUFFIX[config.encode.format],
-        code=code_digest(("storage.shards",), ()),
+        code=code_digest(__name__),
     )
     for done in context.workers.map(work, jobs()):
         packed[done.number] = done
@@ -91,6 +97,7 @@ def shard(context: Context, report: Report, config: BuildConfig, curated: Curate
 
 def pack_shard(job: ShardJob, store: Store, suffix: str, code: str) -> Packed:
     """Pack one shard, or find it packed."""
+    check_code(__name__, code)
     key = f"chunks/shard/{json_digest([code, suffix, job.rows])}.tar"
     index_key = index_name(key)
     packed = _packed(store, key, index_key)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from preprocessing.records import Rejection
+from storage.code import code_digest
+from storage.errors import ConfigError
 from storage.store import Store
 
 CHUNKS_PER_WORKER = 4
@@ -69,6 +71,12 @@ class Context:
     workers: Workers
     chunk_size: int
     refetch: bool
+
+
+def check_code(entry: str, code: str) -> None:
+    """Raise ConfigError where this process, a worker perhaps, runs the module `entry` by other code than `code`."""
+    if code_digest(entry) != code:
+        raise ConfigError("a worker has other code or library versions than this build: make them the same")
 
 
 def reasons(rejections: Sequence[Rejection]) -> dict[str, int]:

@@ -29,8 +29,6 @@ from storage.store import Store
 from storage.tables import Row, put_table
 
 FORMAT = 1
-KEY_DIGITS = 16
-"""Of an image's sha256, in its key; `publish` is never given two images that share them."""
 
 
 def publish(

