@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 from flows.operations.cluster import DaskWorkers, open_workers
 from storage.errors import IntegrityError, ServiceError
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +93,35 @@ def test_an_address_without_a_scheduler_is_named() -> None:
     """A scheduler that does not answer is one sentence with its address."""
     with pytest.raises(ServiceError, match=r"tcp://127\.0\.0\.1:9"), open_workers("tcp://127.0.0.1:9", None):
         pass
+
+
+def test_a_worker_with_other_code_is_refused(tmp_path: Path) -> None:
+    """A worker that has this code is taken; one that has another version of a library is named and refused."""
+    (tmp_path / "pillow-99.dist-info").mkdir()
+    (tmp_path / "pillow-99.dist-info" / "METADATA").write_text("Name: pillow\nVersion: 99\n")
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--no-dashboard"]
+    with (
+        LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+        ExitStack() as running,
+    ):
+        for number, path in enumerate([[ROOT], [tmp_path, ROOT]]):
+            process = subprocess.Popen(
+                [*command, "--local-directory", tmp_path, cluster.scheduler_address],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))},
+                stderr=subprocess.DEVNULL,
+            )
+            running.callback(process.wait)
+            running.callback(process.terminate)
+            client.wait_for_workers(number + 1, timeout=60)
+            if number == 0:
+                with open_workers(cluster.scheduler_address, None) as workers:
+                    assert workers.num == 1
+        with (
+            pytest.raises(ServiceError, match=r"Dask worker tcp://\S+ has other code or library versions"),
+            open_workers(cluster.scheduler_address, None),
+        ):
+            pass
 
 
 def test_a_scheduler_without_workers_is_named() -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from flows.build import build, run_with
 from flows.options import BuildOptions
-from flows.stages.align import Aligned, align
+from flows.stages.align import Aligned, align, align_chunk
 from flows.stages.crawl import Crawled, crawl
 from flows.stages.curate import curate
 from flows.stages.publish import publish
-from flows.stages.shard import shard
+from flows.stages.shard import ShardJob, pack_shard, shard
 from flows.stages.work import Context, Inline, Progress, chunked, spread
 from preprocessing.config import BuildConfig
+from storage.code import code_digest
 from storage.datasets.dataset import Dataset
 from storage.datasets.verify import verify
+from storage.errors import ConfigError
 from storage.store import Store
 
 CONFIG = BuildConfig.model_validate(
@@ -71,6 +74,34 @@ def test_a_second_run_reuses_every_photograph_and_shard(store: Store) -> None:
     assert aligned.reused == len({photo.sha256 for photo in crawled.photos})
     curated = curate(silent, CONFIG, crawled.photos, aligned)
     assert shard(context(store), silent, CONFIG, curated).reused == len(again.manifest["shards"]) > 1
+
+
+def test_other_code_reuses_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """Under another version of a library that decodes, every photograph is aligned anew, and every shard packed."""
+    (tmp_path / "pillow-99.dist-info").mkdir()
+    (tmp_path / "pillow-99.dist-info" / "METADATA").write_text("Name: pillow\nVersion: 99\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    request.addfinalizer(code_digest.cache_clear)
+    code_digest.cache_clear()
+    version, crawled, aligned = published(store)
+    assert aligned.reused == 0
+    curated = curate(silent, CONFIG, crawled.photos, aligned)
+    again = shard(context(store), silent, CONFIG, curated)
+    assert again.reused == len(version.manifest["shards"])
+    keys = {key for key in store.keys("chunks/shard") if key.endswith(".tar")}
+    assert len(keys) == 2 * len(again.shards), keys
+
+
+@pytest.mark.parametrize("work", [align_chunk, pack_shard])
+def test_a_worker_of_other_code_does_nothing(work: Callable[..., object], tmp_path: Path) -> None:
+    """A chunk asked for under the digest of other code is refused before anything is read or written."""
+    job = ["0" * 64] if work is align_chunk else ShardJob(0, [], [])
+    given = {"prefix": "chunks", "config": CONFIG.faces} if work is align_chunk else {"suffix": "png"}
+    with pytest.raises(ConfigError, match="other code or library versions"):
+        work(job, store=Store(tmp_path), code="0" * 64, **given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_chunks_hold_everything_once_in_order() -> None:

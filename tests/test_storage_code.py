@@ -163,9 +163,10 @@ def test_the_lists_name_what_is_installed() -> None:
     assert not TOUCHING.keys() & NOT_TOUCHING
 
 
-def test_a_digest_is_the_installed_code() -> None:
-    """The digest that results are kept under is that of the code where it is installed."""
-    assert code_digest("storage.code") == code_of("storage.code", ROOT).digest()
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_it_does_not_matter_where_the_code_lies(entry: str, copied: Path) -> None:
+    """The digest that results are kept under is that of the same code in any folder."""
+    assert code_digest(entry) == code_of(entry, copied).digest()
 
 
 @pytest.fixture

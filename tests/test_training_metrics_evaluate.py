@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from storage.code import code_digest
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError
 from storage.runs import metrics_path, recorded_metrics, write_merged
@@ -120,10 +121,24 @@ def test_metrics_are_deterministic_and_batches_do_not_matter(run, records):
     """Evaluated again, in other batches and with the reals from the cache, the numbers are the same."""
     asked = ("fd_efficientnet_lite0", "ppl_efficientnet_lite0_z_full", "recall_efficientnet_lite0")
     config = EvaluateConfig(metrics=asked, num_images=12, batch_size=5)
+    cached = list(run.store.keys("cache/features"))
     again = evaluate(run, run.newest_checkpoint(), config, CPU)
     for name in asked:
         assert again[name]["value"] == pytest.approx(records[name]["value"], rel=1e-3), name
-    assert len(list(run.store.keys("cache/features"))) == 1
+    assert list(run.store.keys("cache/features")) == cached != []
+
+
+def test_other_code_takes_no_cached_features(run, records, tmp_path, monkeypatch, request):
+    """Under another version of a library that decodes, the features of the reals are computed anew and kept apart."""
+    (tmp_path / "pillow-99.dist-info").mkdir()
+    (tmp_path / "pillow-99.dist-info" / "METADATA").write_text("Name: pillow\nVersion: 99\n")
+    cached = set(run.store.keys("cache/features"))
+    monkeypatch.syspath_prepend(tmp_path)
+    request.addfinalizer(code_digest.cache_clear)
+    code_digest.cache_clear()
+    config = EvaluateConfig(metrics=("fd_efficientnet_lite0",), num_images=12)
+    evaluate(run, run.newest_checkpoint(), config, CPU)
+    assert len(set(run.store.keys("cache/features")) - cached) == 1
 
 
 class SquaredDifference:
