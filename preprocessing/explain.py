@@ -17,11 +17,13 @@ from preprocessing.curation.choose import choose
 from preprocessing.curation.rules import Verdict, check
 from preprocessing.faces import faces_in_photo
 from preprocessing.records import Face, Item, Photo, Rejection
-from storage.datasets.dataset import Dataset, open_dataset
+from storage.datasets.dataset import IMAGE_COLUMNS, Dataset, open_dataset
+from storage.datasets.lookup import find_rows
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, NotFoundError
 from storage.lineage.trace import trace
 from storage.store import Store
+from storage.tables import Row
 
 
 @dataclass(frozen=True)
@@ -44,24 +46,24 @@ class Explanation:
         """What the dataset holds of this photograph: a dictionary for each face or rejection."""
         if self.dataset is None:
             return []
-        images, rejections = self.dataset.images(), self.dataset.rejections()
-        refs = {row["image_sha256"]: row["ref"] for row in images}
+        images = find_rows(self.dataset, "images", {"photo": self.sha256}, IMAGE_COLUMNS)
         kept = [
             {"ref": row["ref"], "face_index": row["face_index"], "kept": True, "key": row["key"]}
             for row in images
-            if row["photo_sha256"] == self.sha256
         ]
         columns = ("ref", "face_index", "reason", "detail", "duplicate_of")
         rejected = [
-            {
-                **{column: row[column] for column in columns},
-                "kept": False,
-                "instead": refs.get(row["duplicate_of"]),
-            }
-            for row in rejections
-            if row["photo_sha256"] == self.sha256
+            {**{column: row[column] for column in columns}, "kept": False, "instead": self._ref_of(row)}
+            for row in find_rows(self.dataset, "rejections", {"photo": self.sha256})
         ]
         return kept + rejected
+
+    def _ref_of(self, rejection: Row) -> str | None:
+        """The ref of the image that is kept in a rejected one's place."""
+        if self.dataset is None or rejection["duplicate_of"] is None:
+            return None
+        kept = find_rows(self.dataset, "images", {"image": rejection["duplicate_of"]}, IMAGE_COLUMNS)
+        return kept[-1]["ref"] if kept else None
 
     def as_json(self) -> dict[str, Any]:
         """What `likeness curate --explain --json` prints."""

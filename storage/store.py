@@ -9,6 +9,7 @@ Not here: what the keys mean. Layout belongs to the module that owns it (`manife
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +17,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An object as it is listed: its size in bytes, and when it was written, in microseconds."""
+
+    key: str
+    size: int
+    modified_us: int
 
 
 @dataclass(frozen=True)
@@ -65,16 +78,35 @@ class Store:
         """Write an object atomically, from bytes or from a file, replacing what was there."""
         self._objects.put(key, data)
 
+    def put_derived(self, key: str, data: bytes) -> None:
+        """As `put`, of what can be made again: a store that cannot be written to goes without it."""
+        try:
+            self.put(key, data)
+        except BaseError as error:
+            logger.info("%s is not kept: %s", self.path(key), error)
+
+    def discard(self, key: str) -> None:
+        """Delete what can be made again, if it is there and the store can be written to."""
+        try:
+            self._objects.delete(key)
+        except (BaseError, FileNotFoundError) as error:
+            logger.info("%s is not deleted: %s", self.path(key), error)
+
     def link(self, source: str, target: str) -> None:
         """Make `target` the same object as `source`, without copying its bytes where the disk can."""
         self._objects.copy(source, target)
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys below `prefix`, sorted; objects still being written are not among them."""
+        yield from sorted(entry.key for entry in self.entries(prefix))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """All objects below `prefix`, in no order, without what is still being written."""
         if not self.path(prefix).is_dir():
             return
-        found = [entry["path"] for batch in self._objects.list(prefix) for entry in batch]
-        yield from sorted(found)
+        for batch in self._objects.list(prefix):
+            for entry in batch:
+                yield Entry(entry["path"], entry["size"], round(entry["last_modified"].timestamp() * 1e6))
 
     def put_original(self, data: bytes) -> str:
         """Keep a photograph's original bytes under their sha256 and return it."""

@@ -1,21 +1,30 @@
 """Rows as Parquet: written whole, read back as the same rows, whatever library version packed the file.
 
-Not here: what the columns mean. A table's identity is `rows_digest`, never the file's bytes.
+Tables are read as columns (`Stored`), or a part of them, and become Python rows only where there are few. A table's
+identity is `rows_digest`, never the file's bytes. Not here: what the columns mean.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from storage.errors import IntegrityError
 from storage.store import Store
 
 Row = dict[str, Any]
+
+BATCH_ROWS = 4096
+"""Rows held as Python objects at a time, where all of a table's pass by."""
 
 
 def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) -> None:
@@ -31,11 +40,130 @@ def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) ->
 
 def get_table(store: Store, key: str, columns: Sequence[str]) -> list[Row]:
     """Read rows back, all of their columns; IntegrityError where the file cannot be read or lacks one of `columns`."""
-    try:
-        table = pq.read_table(store.path(key))
-        rows: list[Row] = table.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise IntegrityError(f"{store.path(key)} cannot be read as Parquet: {error}") from error
-    if missing := [name for name in columns if name not in table.schema.names]:
-        raise IntegrityError(f"{store.path(key)} lacks the columns {', '.join(missing)}")
-    return rows
+    return Stored(store.path(key), columns).rows()
+
+
+def get_columns(store: Store, key: str, columns: Sequence[str]) -> pa.Table:
+    """Read these columns of all rows; IntegrityError as of `get_table`."""
+    return Stored(store.path(key), columns).read(columns)
+
+
+# pa.array, pa.scalar and to_numpy import pandas, where it is installed, to ask about types of its own: a third of a
+# second, in commands that take less
+
+
+def arrow(values: NDArray[Any]) -> pa.Array:
+    """Numbers as Arrow holds them, uncopied."""
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """A column of numbers, none of them missing, as NumPy holds them, uncopied where it is in one piece."""
+    pieces = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    dtype = np.dtype({"double": "float64", "float": "float32"}.get(str(column.type), str(column.type)))
+    found = [
+        np.frombuffer(piece.buffers()[1], dtype)[piece.offset :][: len(piece)]
+        for piece in pieces
+        if len(piece)
+    ]
+    return found[0] if len(found) == 1 else np.concatenate([np.empty(0, dtype), *found])
+
+
+def where(truths: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """The numbers of the rows of which a column says true."""
+    pieces = truths.chunks if isinstance(truths, pa.ChunkedArray) else [truths]
+    found, start = [np.empty(0, np.int64)], 0
+    for piece in pieces:  # one by one: of no pieces at all, indices_nonzero reads what is not there
+        found.append(numbers(pc.indices_nonzero(piece)).astype(np.int64) + start)
+        start += len(piece)
+    return np.concatenate(found)
+
+
+def rows_by_value(column: pa.ChunkedArray) -> dict[str | None, NDArray[np.int64]]:
+    """For each value of a column of text the numbers of the rows that hold it, ascending."""
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    codes = numbers(encoded.indices)
+    order = np.argsort(codes, kind="stable")
+    values = encoded.dictionary.to_pylist()
+    limits = np.searchsorted(codes[order], np.arange(1, len(values)))
+    return dict(zip(values, np.split(order, limits), strict=True)) if values else {}
+
+
+class Stored:
+    """A table of which parts are read; IntegrityError where it cannot be, or lacks one of `columns`.
+
+    It is the file at `path`, or `data`, which is meant for that place. Pages that carry a checksum are checked by it.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], data: bytes | None = None) -> None:
+        self.path = path
+        with self._readable():
+            source = path if data is None else pa.BufferReader(data)
+            self.file = pq.ParquetFile(source, page_checksum_verification=True)
+            self.schema: pa.Schema = self.file.schema_arrow
+        if missing := [name for name in columns if name not in self.schema.names]:
+            raise IntegrityError(f"{self.path} lacks the columns {', '.join(missing)}")
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        return int(self.file.metadata.num_rows)
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, of all columns or of some."""
+        with self._readable():
+            return self.file.read(None if columns is None else list(columns), use_threads=False)
+
+    def part(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one row group."""
+        with self._readable():
+            return self.file.read_row_group(
+                number, None if columns is None else list(columns), use_threads=False
+            )
+
+    def take(self, rows: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of these numbers, ascending; only the row groups that hold them are read."""
+        starts = self.starts()
+        groups = np.searchsorted(starts, rows, side="right") - 1
+        schema = pa.schema([self.schema.field(name) for name in columns or self.schema.names])
+        parts = [pa.Table.from_batches([], schema)]
+        for group in np.unique(groups).tolist():
+            parts.append(self.part(group, columns).take(arrow(rows[groups == group] - starts[group])))
+        return pa.concat_tables(parts)
+
+    def starts(self) -> NDArray[np.int64]:
+        """The number of each row group's first row."""
+        metadata = self.file.metadata
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        return np.cumsum([0, *sizes], dtype=np.int64)[:-1]
+
+    def bounds(self, column: str) -> list[tuple[Any, Any]]:
+        """The least and the greatest value of a column in each row group, both None where that is not on record."""
+        metadata = self.file.metadata
+        index = metadata.schema.names.index(column)
+        found: list[tuple[Any, Any]] = []
+        for number in range(metadata.num_row_groups):
+            statistics = metadata.row_group(number).column(index).statistics
+            known = statistics is not None and statistics.has_min_max
+            found.append((statistics.min, statistics.max) if known else (None, None))
+        return found
+
+    def rows(self) -> list[Row]:
+        """All rows as Python objects."""
+        with self._readable():
+            rows: list[Row] = self.read().to_pylist()
+            return rows
+
+    def each_row(self) -> Iterator[Row]:
+        """All rows as Python objects, few of which exist at a time."""
+        with self._readable():
+            for batch in self.file.iter_batches(BATCH_ROWS, use_threads=False):
+                yield from batch.to_pylist()
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise IntegrityError(f"{self.path} cannot be read as Parquet: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -118,6 +119,37 @@ def test_json_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
     chain = run("trace", str(tmp_path / "grid.png"), *store)
     assert [step["kind"] for step in chain["chain"]] == ["grid", "checkpoint", "training run", "dataset"]
     assert run("verify", "s", *store)["intact"] is True
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["trace", "golden"], ["trace", "anna.jpg"], ["verify", "golden"]]
+)
+def test_reading_imports_nothing_that_decodes_or_draws(tmp_path: Path, arguments: list[str]) -> None:
+    """What only reads a store starts without the libraries that decode, draw, learn or run elsewhere."""
+    shutil.copytree(Path(__file__).with_name("data") / "golden" / "store", tmp_path / "store")
+    code = (
+        "import sys; from flows.cli.main import main\n"
+        "try: main()\nfinally: print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    *lines, loaded = done.stdout.splitlines()
+    assert lines
+    heavy = {
+        "cv2",
+        "dask",
+        "distributed",
+        "dlib",
+        "faiss",
+        "matplotlib",
+        "mlflow",
+        "pandas",
+        "prefect",
+        "scipy",
+        "torch",
+    }
+    assert heavy.isdisjoint(loaded.split()), heavy & set(loaded.split())
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

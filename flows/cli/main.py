@@ -52,8 +52,8 @@ COMMANDS = {
     "export": ("draw", "Write the averaged generator as one file, for torch or as ONNX."),
     "evaluate": ("measure", "Measure a checkpoint: FID, path lengths and others."),
     "audit": ("measure", "Look for near-copies of training crops among generated pictures."),
-    "trace": ("dataset", "Say what something was made of, down to original photographs, by files alone."),
-    "verify": ("dataset", "Check every hash of a dataset version, down to original photographs."),
+    "trace": ("lineage", "Say what something was made of, down to original photographs, by files alone."),
+    "verify": ("lineage", "Check every hash of a dataset version, down to original photographs."),
     "demo": ("operate", "Run the whole pipeline once as Prefect flows, on the offline sample."),
     "init": ("operate", "Lay prefect.yaml and prefect.toml into a folder, to deploy from it."),
     "services": (

@@ -13,13 +13,13 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.shards import Index, index_name, read_index
 from storage.store import Store, read_json
-from storage.tables import Row, get_table
+from storage.tables import Row, Stored
 
 VERSION_DIGITS = 16
 SOURCE_COLUMNS = ("ref", "page", "author", "license", "license_url", "title")
@@ -35,6 +35,8 @@ IMAGE_COLUMNS = (
 )
 """The columns of an image that storage itself reads; all others are its writer's."""
 REJECTION_COLUMNS = ("reason", "detail", "duplicate_of", "photo_sha256", "face_index", *SOURCE_COLUMNS)
+TableName = Literal["images", "rejections"]
+COLUMNS_OF: dict[TableName, tuple[str, ...]] = {"images": IMAGE_COLUMNS, "rejections": REJECTION_COLUMNS}
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
@@ -96,11 +98,15 @@ class Dataset:
 
     def images(self) -> list[Row]:
         """Every image's row, ordered by key, with whatever columns the code that wrote it had."""
-        return get_table(self.store, f"{self.key}/images.parquet", IMAGE_COLUMNS)
+        return self.table("images").rows()
 
     def rejections(self) -> list[Row]:
         """Every rejection's row, likewise."""
-        return get_table(self.store, f"{self.key}/rejections.parquet", REJECTION_COLUMNS)
+        return self.table("rejections").rows()
+
+    def table(self, name: TableName) -> Stored:
+        """The table `images` or `rejections`, of which parts can be read; IntegrityError where it cannot."""
+        return Stored(self.folder / f"{name}.parquet", COLUMNS_OF[name])
 
     def index(self, shard: str) -> Index:
         """The index of one shard, named as in the manifest: "shards/00000.tar"."""

@@ -7,16 +7,18 @@ Not here: mending what differs.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage.datasets.dataset import Dataset
+import numpy as np
+import pyarrow as pa
+
+from storage.datasets.dataset import COLUMNS_OF, Dataset, TableName
 from storage.digest import file_digest, rows_digest
 from storage.errors import IntegrityError, NotFoundError
 from storage.shards import check_shard, index_name
-from storage.tables import Row
+from storage.tables import Row, arrow, rows_by_value
 
 
 @dataclass(frozen=True)
@@ -46,36 +48,49 @@ class Checked:
 def verify(dataset: Dataset) -> Checked:
     """Check every hash of a version: manifest, tables, shards and indexes, images, and original photographs."""
     problems: list[str] = []
-    store, folder = dataset.store, dataset.folder
+    store = dataset.store
     try:
         dataset.manifest  # noqa: B018
     except IntegrityError as error:
         return Checked(0, 0, 0, [str(error)])  # it names what else to check, and is not to be trusted
-    tables: dict[str, list[Row]] = {"images": [], "rejections": []}
-    for name, read in (("images", dataset.images), ("rejections", dataset.rejections)):
-        file = folder / dataset.manifest[name]["file"]
-        try:
-            tables[name] = read()
-        except IntegrityError as error:
-            problems.append(str(error))
-            continue
-        if rows_digest(tables[name]) != dataset.manifest[name]["sha256"]:
-            problems.append(f"{file} no longer holds its recorded rows")
-    rows = tables["images"]
-    by_shard: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_shard[row["shard"]].append(row)
+    for name in COLUMNS_OF:
+        problems += _table_problems(dataset, name)
+    images = _columns(dataset, "images", ["key", "shard", "offset", "image_sha256", "photo_sha256"])
+    by_shard = rows_by_value(images["shard"])
     for shard in dataset.manifest["shards"]:
-        problems += _shard_problems(dataset, shard, by_shard[shard["file"]])
-    # the bytes of a photograph that is not the promised one were never kept
-    refused = (row for row in tables["rejections"] if row["reason"] != "checksum_mismatch")
-    originals = sorted({row["photo_sha256"] for row in (*rows, *refused)} - {None})
+        its = images.take(arrow(by_shard.get(shard["file"], np.empty(0, np.int64))))
+        problems += _shard_problems(dataset, shard, its.to_pylist())
+    refused = _columns(dataset, "rejections", ["reason", "photo_sha256"])
+    by_reason = rows_by_value(refused["reason"])
+    photos = [images["photo_sha256"]]
+    for reason, rows in by_reason.items():
+        if reason != "checksum_mismatch":  # whose bytes were never kept
+            photos.append(refused["photo_sha256"].take(arrow(rows)))
+    found = pa.chunked_array([chunk for column in photos for chunk in column.chunks], pa.string())
+    originals = found.unique().drop_null().sort()
     for sha256 in originals:
         try:
-            store.original(sha256)
+            store.original(sha256.as_py())
         except (NotFoundError, IntegrityError) as error:
             problems.append(str(error))
-    return Checked(len(dataset.manifest["shards"]), len(rows), len(originals), problems)
+    return Checked(len(dataset.manifest["shards"]), images.num_rows, len(originals), problems)
+
+
+def _table_problems(dataset: Dataset, name: TableName) -> Iterator[str]:
+    recorded = dataset.manifest[name]
+    try:
+        if rows_digest(dataset.table(name).each_row()) != recorded["sha256"]:
+            yield f"{dataset.folder / recorded['file']} no longer holds its recorded rows"
+    except IntegrityError as error:
+        yield str(error)
+
+
+def _columns(dataset: Dataset, name: TableName, columns: Sequence[str]) -> pa.Table:
+    """Columns of a table; none of its rows where it cannot be read, which is a problem by itself."""
+    try:
+        return dataset.table(name).read(columns)
+    except IntegrityError:
+        return pa.table({column: pa.array([], pa.string()) for column in columns})
 
 
 def _shard_problems(dataset: Dataset, shard: dict[str, Any], rows: list[Row]) -> Iterator[str]:

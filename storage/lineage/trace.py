@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from storage.datasets.dataset import Dataset, dataset_names, open_dataset
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.datasets.dataset import IMAGE_COLUMNS, Dataset, dataset_names, open_dataset
+from storage.datasets.lookup import Kind, find_rows
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError
 from storage.lineage.origin import read_provenance
 from storage.runs import Run, find_run, list_runs
 from storage.store import Store, original_key, read_json
-from storage.tables import Row
+from storage.tables import BATCH_ROWS, Row, arrow
 
 MIN_DIGITS = 8
 DRAWS = "generator_ema.safetensors"
@@ -38,11 +43,38 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Images(Sequence[Row]):
+    """The images of a version, each a row with its places on disk that is made as it is asked for."""
+
+    dataset: Dataset
+    columns: pa.Table
+
+    def __len__(self) -> int:
+        return int(self.columns.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Images: ...
+
+    def __getitem__(self, index: int | slice) -> Row | Images:
+        if isinstance(index, slice):
+            return Images(self.dataset, self.columns.take(arrow(np.arange(len(self))[index])))
+        [row] = self.columns.slice(range(len(self))[index], 1).to_pylist()
+        return _located(self.dataset, row)
+
+    def __iter__(self) -> Iterator[Row]:
+        for batch in self.columns.to_batches(BATCH_ROWS):
+            yield from (_located(self.dataset, row) for row in batch.to_pylist())
+
+
+@dataclass(frozen=True)
 class Chain:
     """From what was asked about, step by step, to photographs; `images` are the dataset rows it comes down to."""
 
     steps: list[Step]
-    images: list[Row] = field(default_factory=list)
+    images: Sequence[Row] = ()
     rejections: list[Row] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -98,7 +130,7 @@ def trace(store: Store, reference: str) -> Chain:
         return _of_digest(store, reference, reference)
     if reference.split("@")[0] in dataset_names(store):
         return _of_dataset(open_dataset(store, reference))
-    return _of_photo(store, reference, lambda row: row["ref"] == reference)
+    return _of_photo(store, reference, {"ref": reference})
 
 
 def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
@@ -150,44 +182,38 @@ def _of_run(store: Store, run: Run) -> Chain:
 
 
 def _of_dataset(dataset: Dataset) -> Chain:
-    images = dataset.images()
+    columns = dataset.table("images").read(IMAGE_COLUMNS)
     builds = [
         {key: build[key] for key in ("build_id", "started_at", "config_sha256")}
         | {"code_commit": build["facts"]["code_commit"]}
         for build in dataset.builds()
     ]
+    licenses = Counter({str(count["values"]): count["counts"] for count in _counted(columns["license"])})
     facts = {
         "reference": dataset.reference,
         "folder": str(dataset.folder),
         "manifest_sha256": dataset.manifest_sha256,
-        "images": len(images),
-        "photographs": len({row["photo_sha256"] for row in images}),
-        "licenses": dict(Counter(str(row["license"]) for row in images).most_common()),
+        "images": columns.num_rows,
+        "photographs": pc.count_distinct(columns["photo_sha256"]).as_py(),
+        "licenses": dict(licenses.most_common()),
         "builds": builds,
         "training_runs": [run.id for run in _runs_of(dataset)],
     }
-    return Chain([Step("dataset", facts)], [_located(dataset, row) for row in images])
+    return Chain([Step("dataset", facts)], Images(dataset, columns))
 
 
 def _of_digest(store: Store, digits: str, reference: str) -> Chain:
-    return _of_photo(
-        store,
-        reference,
-        lambda row: (
-            row["photo_sha256"] is not None
-            and (row["photo_sha256"].startswith(digits) or row.get("image_sha256", "").startswith(digits))
-        ),
-    )
+    return _of_photo(store, reference, {"photo": digits, "image": digits})
 
 
-def _of_photo(store: Store, reference: str, matches: Any) -> Chain:
+def _of_photo(store: Store, reference: str, asked: Mapping[Kind, str]) -> Chain:
     """Everything on record about a photograph or an image: where it went in every version of every dataset."""
     steps: list[Step] = []
     images: list[Row] = []
     rejections: list[Row] = []
     for dataset in _all_versions(store):
-        kept = [_located(dataset, row) for row in dataset.images() if matches(row)]
-        refused = [{"dataset": dataset.reference, **row} for row in dataset.rejections() if matches(row)]
+        kept = [_located(dataset, row) for row in find_rows(dataset, "images", asked, IMAGE_COLUMNS)]
+        refused = [{"dataset": dataset.reference, **row} for row in find_rows(dataset, "rejections", asked)]
         if kept or refused:
             runs = [run.id for run in _runs_of(dataset)]
             facts = {"reference": dataset.reference, "images": len(kept), "rejections": len(refused)}
@@ -201,6 +227,12 @@ def _of_photo(store: Store, reference: str, matches: Any) -> Chain:
             f"(datasets there: {names})"
         )
     return Chain(steps, images, rejections)
+
+
+def _counted(column: pa.ChunkedArray) -> list[Row]:
+    """Each value of a column, in the order of their first rows, and how often it is there."""
+    counts: list[Row] = pc.value_counts(column).to_pylist()
+    return counts
 
 
 def _located(dataset: Dataset, row: Row) -> Row:
