@@ -33,6 +33,7 @@ from storage.datasets.manifest import record_build
 from storage.digest import json_digest
 from storage.environment import run_facts
 from storage.errors import ConfigError
+from storage.gathered import Gathered
 from storage.store import Store
 
 Result = TypeVar("Result")
@@ -122,7 +123,7 @@ def build_from(
     seconds: dict[str, float] = {}
     run = timed(run, seconds)
     with open_workers(options.scheduler, options.workers) as workers:
-        context = Context(store, workers, options.chunk_size, options.refetch)
+        context = Context(store, workers, options.chunk_size, options.refetch, Gathered)
         crawled = run("crawl", lambda report: crawl(context, report, config))
         aligned = run("align", lambda report: align(context, report, config, crawled.photos))
         curated = run("curate", lambda report: curate(report, config, crawled.photos, aligned))

@@ -20,6 +20,7 @@ from storage.code import code_digest
 from storage.datasets.dataset import Dataset
 from storage.datasets.verify import verify
 from storage.errors import ConfigError
+from storage.gathered import Gathered
 from storage.store import Store
 
 CONFIG = BuildConfig.model_validate(
@@ -38,7 +39,7 @@ def silent(_: Progress) -> None:
 
 def context(store: Store, chunk_size: int = 3) -> Context:
     """Work in this process, without a cluster."""
-    return Context(store, Inline(), chunk_size, refetch=False)
+    return Context(store, Inline(), chunk_size, refetch=False, gathered=Gathered)
 
 
 def published(store: Store) -> tuple[Dataset, Crawled, Aligned]:

@@ -8,9 +8,8 @@ Not here: what happens inside a photograph (`preprocessing.faces`).
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,14 +22,11 @@ from preprocessing.records import FACE_FIELDS, Face, Photo, Rejection, face_of_r
 from preprocessing.reject import Reason
 from storage.code import code_digest
 from storage.digest import json_digest
-from storage.errors import IntegrityError
 from storage.store import Store
-from storage.tables import Row, get_table, put_table
+from storage.tables import BATCH_ROWS, Row, get_table, put_table
 
 if TYPE_CHECKING:  # what a build's config is of otherwise changes no face, so a chunk's code must not hold it
     from preprocessing.config import BuildConfig
-
-logger = logging.getLogger(__name__)
 
 ALIGN_SCHEMA = pa.schema(
     [
@@ -79,32 +75,29 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
     done: set[str] = set()
     counts: Counter[str] = Counter()
 
-    def take(blob: str, rows: list[Row]) -> None:
+    def take(rows: Iterable[Row]) -> None:
         for row in rows:
             sha256 = row["photo_sha256"]
+            done.add(sha256)
             if row["reason"] is None:
+                blob = blob_key(f"{prefix}/{row['table']}")
                 crops.append(Crop(face_of_row(row), blob, row["offset"], row["size"]))
                 counts["faces"] += 1
             else:
                 reason = Reason(row["reason"])
                 rejections.append(Rejection(wanted[sha256], reason, sha256, row["face_index"], row["detail"]))
                 counts[reason] += 1
-        done.update(row["photo_sha256"] for row in rows)
         report(Progress("align", len(done), len(wanted), "photos", counts))
 
-    for key in context.store.keys(prefix):
-        if key.endswith(".parquet"):
-            try:
-                rows = get_table(context.store, key, ALIGN_SCHEMA.names)
-            except IntegrityError as error:
-                logger.warning("%s: its photographs are aligned again", error)
-                continue
-            missing = wanted.keys() - done
-            take(blob_key(key), [row for row in rows if row["photo_sha256"] in missing])
+    known = context.gathered(context.store, prefix, ALIGN_SCHEMA, "photo_sha256", "image_sha256")
+    for batch in known.rows(pa.array(wanted, pa.string()), ALIGN_SCHEMA.names).to_batches(BATCH_ROWS):
+        take(batch.to_pylist())
     reused = len(done)
     work = partial(align_chunk, store=context.store, prefix=prefix, config=config.faces, code=code)
     for key in context.workers.map(work, spread(sorted(wanted.keys() - done), context)):
-        take(blob_key(key), get_table(context.store, key, ALIGN_SCHEMA.names))
+        name = key.removeprefix(f"{prefix}/")
+        take({**row, "table": name} for row in get_table(context.store, key, ALIGN_SCHEMA.names))
+    context.gathered(context.store, prefix, ALIGN_SCHEMA, "photo_sha256", "image_sha256").gather()
     return Aligned(crops, rejections, reused)
 
 

@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from preprocessing.records import Rejection
 from storage.code import code_digest
 from storage.errors import ConfigError
 from storage.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from storage.gathered import Gathered
 
 CHUNKS_PER_WORKER = 4
 
@@ -71,6 +76,9 @@ class Context:
     workers: Workers
     chunk_size: int
     refetch: bool
+    gathered: Callable[[Store, str, pa.Schema, str, str], Gathered]
+    """Opens the rows of all chunks of one kind. It is handed in since it changes none, so that what a chunk's code is
+    does not hold it."""
 
 
 def check_code(entry: str, code: str) -> None:
