@@ -7,8 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
 import flows  # noqa: F401  before Prefect and MLflow, which it keeps from sending anything
+
+settings.register_profile("likeness", deadline=None)  # no test is timed
+settings.load_profile("likeness")
 
 FACES = Path(__file__).resolve().parent.parent.parent / "shared" / "faces"
 
