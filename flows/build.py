@@ -25,6 +25,7 @@ from flows.stages.curate import curate
 from flows.stages.publish import publish
 from flows.stages.shard import Sharded, shard
 from flows.stages.work import Context, Report
+from preprocessing.columns import FACE_FIELDS
 from preprocessing.config import BuildConfig
 from preprocessing.sources import open_source
 from preprocessing.sources.folder import FolderSource
@@ -125,7 +126,7 @@ def build_from(
     with open_workers(options.scheduler, options.workers) as workers:
         context = Context(store, workers, options.chunk_size, options.refetch, Gathered)
         crawled = run("crawl", lambda report: crawl(context, report, config))
-        aligned = run("align", lambda report: align(context, report, config, crawled.photos))
+        aligned = run("align", lambda report: align(context, report, config, crawled.photos, FACE_FIELDS))
         curated = run("curate", lambda report: curate(report, config, crawled.photos, aligned))
         sharded = run("shard", lambda report: shard(context, report, config, curated))
         rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]

@@ -16,7 +16,7 @@ from flows.options import BuildOptions
 from flows.stages.crawl import Crawled
 from flows.stages.work import Context, Report
 from preprocessing.config import BuildConfig, recorded_config
-from preprocessing.records import SOURCE_FIELDS, Item, Photo, Rejection
+from preprocessing.records import SOURCE_COLUMNS, Item, Photo, Rejection
 from preprocessing.reject import CRAWL, Reason
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, IntegrityError, NotFoundError
@@ -55,7 +55,7 @@ def crawled(dataset: Dataset) -> Crawled:
     images = dataset.images()
     num_bytes = {row["photo_sha256"]: row["photo_num_bytes"] for row in images}
     for row in (*images, *dataset.rejections()):
-        item = Item(**{field.name: row[field.name] for field in SOURCE_FIELDS})
+        item = Item(**{name: row[name] for name in SOURCE_COLUMNS})
         ref, sha256, reason = item.ref, row["photo_sha256"], row.get("reason")
         items[ref] = item
         if reason in CRAWL:

@@ -28,7 +28,9 @@ class AlignedFile:
 
     def as_json(self) -> dict[str, Any]:
         """With a crop's geometry and scores, without its pixels."""
-        crops = [{"file": str(path), **asdict(face)} for path, face in self.crops]
+        crops = [
+            {"file": str(path), **asdict(face), "scores": dict(face.scores)} for path, face in self.crops
+        ]
         for crop in crops:
             del crop["image"]
         rejections = [

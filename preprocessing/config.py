@@ -5,6 +5,7 @@
 Not here: where a build runs (`flows.options`), which never changes a byte of a dataset.
 """
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -16,6 +17,7 @@ from preprocessing.photo.align import AlignConfig
 from preprocessing.photo.decode import DecodeConfig
 from preprocessing.photo.detect import DetectConfig
 from preprocessing.photo.encode import EncodeConfig
+from preprocessing.scores.catalogue import SCORES
 from preprocessing.scores.score import ScoreConfig
 from storage.config import Config, OneOf
 from storage.datasets.dataset import NAME_PATTERN, Dataset
@@ -58,12 +60,10 @@ class BuildConfig(Config):
         """The rules as they will run; ConfigError where one needs faces or scores that this build will not have."""
         detect = self.detect.resolved(self.resolution)
         assert detect.min_quad_px is not None
-        return self.curate.resolved(
-            self.resolution,
-            detect.min_quad_px,
-            measures_filter_score=self.scores.filter_model is not None,
-            measures_embedding=self.scores.embedding,
-        )
+        measured = [
+            score.name for score in SCORES if score.measured_by and attrgetter(score.measured_by)(self)
+        ]
+        return self.curate.resolved(self.resolution, detect.min_quad_px, measured)
 
     def resolved(self) -> dict[str, Any]:
         """The whole config as it will run, every None that has a meaning replaced by it."""

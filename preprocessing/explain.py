@@ -85,7 +85,7 @@ class Explanation:
                     "face_index": face.face_index,
                     "setting": verdict.rule.setting,
                     "reason": verdict.rule.reason.value,
-                    "score": verdict.rule.score,
+                    "score": verdict.rule.score.name,
                     "value": verdict.value,
                     "low": verdict.rule.low,
                     "high": verdict.rule.high,
@@ -187,4 +187,4 @@ def _table(verdicts: list[Verdict]) -> Iterator[str]:
             f"{sign} {bound:g}" for sign, bound in ((">=", rule.low), ("<=", rule.high)) if bound is not None
         ]
         state = ("pass" if verdict.passed else f"FAIL: {rule.reason}") if rule.is_on else "off"
-        yield f"{rule.score:17} {value:>9}  {' '.join(bounds):18} {state:28} {rule.setting}".rstrip()
+        yield f"{rule.score.name:17} {value:>9}  {' '.join(bounds):18} {state:28} {rule.setting}".rstrip()

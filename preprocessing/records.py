@@ -1,18 +1,21 @@
-"""The frozen records that every stage passes on, and the columns they have in chunks and in a version's tables.
+"""The frozen records that every stage passes on, and the rows that stand for them.
 
-Stages make these, storage writes them, nothing changes them.
+Stages make these, storage writes them, nothing changes them. Not here: the columns' types (`preprocessing.columns`),
+and which scores there are, which a face's bytes do not depend on (`preprocessing.scores.catalogue`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from preprocessing.reject import Reason
 from storage.shards import KEY_DIGITS
 from storage.tables import Row
+
+ScoreValue = float | int | str | tuple[float, ...] | None
+"""A number, a text or a vector; None where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,44 +45,45 @@ class Photo:
     num_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What is measured of one face; what is good enough is curation's to say.
+class Scores(Mapping[str, ScoreValue]):
+    """What was measured of one face, by name, and nothing changes it; what is good enough is curation's to say.
 
-    Measured on the crop unless said otherwise, so that crops of one dataset compare.
+    `preprocessing.scores.catalogue` says what each is. A score is an attribute too; those that code reads by name are
+    declared here, for the type checker.
     """
 
-    padding_fraction: float
-    """Share of the crop's area that lies outside of the photograph, 0 to 1."""
-    feature_margin: float
-    """Smallest distance of an eye or mouth landmark from the edge of crop and photograph, in crop sides; negative
-    outside."""
+    __slots__ = ("_values",)
+
     sharpness: float
-    """1 / sqrt(1 + w^2), where w px of Gaussian blur would make the face's strongest edges of ideal ones: near 0.7
-    where edges are as sharp as pixels allow, near 0.25 in a picture enlarged six times. In the crop's own pixels,
-    so a threshold means the same at every output size."""
-    landmark_error: float
-    """How far the landmarks are from those found anew in the crop, root mean square in eye distances, at most 1."""
-    yaw_deg: float
-    """Positive where the face turns to the picture's right. All angles are of the face in the photograph."""
-    pitch_deg: float
-    """Positive where it looks up; 0 is the median portrait."""
-    roll_deg: float
-    """Positive where the head tips to the picture's right, clockwise; the crop undoes it."""
-    brightness: float
-    """Mean luma of the face, 0 to 1."""
-    clipped_fraction: float
-    """Share of the face's pixels that are all but black or white, 0 to 1."""
-    colorfulness: float
-    """Spread of chroma that luma does not explain: 0 for grey, below 0.015 for toned pictures, above it in colour."""
     pdq: str
-    """PDQ hash of the crop, 64 hex digits."""
     pdq_quality: int
-    """PDQ's own measure of how much there is to hash, 0 to 100."""
-    embedding: tuple[float, ...] | None = None
-    """128-d identity embedding, where asked for."""
-    filter_score: float | None = None
-    """What the user's ONNX model says, where there is one."""
+    embedding: tuple[float, ...] | None
+
+    def __init__(self, /, **values: ScoreValue) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> ScoreValue:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return f"Scores({', '.join(f'{name}={value!r}' for name, value in self._values.items())})"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> ScoreValue:
+            try:
+                return object.__getattribute__(self, "_values")[name]
+            except KeyError:
+                raise AttributeError(f"there is no score {name!r}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,89 +126,29 @@ class Rejection:
     duplicate_of: str | None = None
 
 
-_POINTS = pa.list_(pa.list_(pa.float64()))
-SOURCE_FIELDS = [
-    pa.field("ref", pa.string()),
-    pa.field("page", pa.string()),
-    pa.field("author", pa.string()),
-    pa.field("license", pa.string()),
-    pa.field("license_url", pa.string()),
-    pa.field("title", pa.string()),
-]
-SCORE_FIELDS = [
-    pa.field("padding_fraction", pa.float64()),
-    pa.field("feature_margin", pa.float64()),
-    pa.field("sharpness", pa.float64()),
-    pa.field("landmark_error", pa.float64()),
-    pa.field("yaw_deg", pa.float64()),
-    pa.field("pitch_deg", pa.float64()),
-    pa.field("roll_deg", pa.float64()),
-    pa.field("brightness", pa.float64()),
-    pa.field("clipped_fraction", pa.float64()),
-    pa.field("colorfulness", pa.float64()),
-    pa.field("pdq", pa.string()),
-    pa.field("pdq_quality", pa.int32()),
-    pa.field("embedding", pa.list_(pa.float64())),
-    pa.field("filter_score", pa.float64()),
-]
-"""The columns of a face that are its scores: what curation judges by."""
-FACE_FIELDS = [
-    pa.field("photo_sha256", pa.string()),
-    pa.field("face_index", pa.int32()),
-    pa.field("photo_width_px", pa.int32()),
-    pa.field("photo_height_px", pa.int32()),
-    pa.field("box_px", pa.list_(pa.float64())),
-    pa.field("detector_score", pa.float64()),
-    pa.field("landmarks_px", _POINTS),
-    pa.field("quad_px", _POINTS),
-    pa.field("quad_side_px", pa.float64()),
-    *SCORE_FIELDS,
-    pa.field("image_sha256", pa.string()),
-]
-IMAGE_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string()),
-        pa.field("shard", pa.string()),
-        pa.field("offset", pa.int64()),
-        pa.field("size", pa.int64()),
-        *FACE_FIELDS,
-        pa.field("photo_num_bytes", pa.int64()),
-        *SOURCE_FIELDS,
-    ]
-)
-REJECTION_SCHEMA = pa.schema(
-    [
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("duplicate_of", pa.string()),
-        pa.field("photo_sha256", pa.string()),
-        pa.field("face_index", pa.int32()),
-        *SOURCE_FIELDS,
-    ]
-)
-
-
-_FACE_COLUMNS = [field.name for field in fields(Face) if field.name not in ("image", "scores")]
-_SCORE_COLUMNS = [field.name for field in fields(Scores)]
+SOURCE_COLUMNS = tuple(field.name for field in fields(Item) if field.name != "expected_sha256")
+"""What the source says of a photograph, as columns."""
 
 
 def face_row(face: Face) -> Row:
     """A face without its pixels, its scores as columns of their own."""
     row = asdict(face)
-    del row["image"]
-    scores = row.pop("scores")
-    return {**row, **scores}
+    del row["image"], row["scores"]
+    return {**row, **face.scores}
 
 
-def face_of_row(row: Row) -> Face:
-    """The face of a row, without its pixels."""
-    values = {name: row[name] for name in _FACE_COLUMNS}
-    scores = {name: row[name] for name in _SCORE_COLUMNS}
-    if scores["embedding"] is not None:
-        scores["embedding"] = tuple(scores["embedding"])
+def face_of_row(row: Row, columns: Iterable[str]) -> Face:
+    """The face of a row, without its pixels.
+
+    `columns` are a face's: its fields, and its scores. A score that the row lacks was not measured.
+    """
+    names = [field.name for field in fields(Face) if field.name not in ("image", "scores")]
+    values = {name: row[name] for name in names}
     values["box_px"] = tuple(values["box_px"])
     values["landmarks_px"] = tuple(map(tuple, values["landmarks_px"]))
     values["quad_px"] = tuple(map(tuple, values["quad_px"]))
+    scores = {name: row.get(name) for name in columns if name not in values}
+    scores = {name: tuple(value) if isinstance(value, list) else value for name, value in scores.items()}
     return Face(**values, scores=Scores(**scores), image=b"")
 
 
@@ -220,7 +164,7 @@ def image_row(face: Face, photo: Photo) -> Row:
 
 def source_row(item: Item) -> Row:
     """What the source says of a photograph."""
-    return {field.name: getattr(item, field.name) for field in SOURCE_FIELDS}
+    return {name: getattr(item, name) for name in SOURCE_COLUMNS}
 
 
 def rejection_row(rejection: Rejection, items: Mapping[str, Item]) -> Row:

@@ -20,7 +20,7 @@ from flows.options import BuildOptions
 from flows.recurate import recurate, recuration
 from flows.stages.work import Progress
 from preprocessing.config import BuildConfig
-from preprocessing.records import SOURCE_FIELDS
+from preprocessing.records import SOURCE_COLUMNS
 from storage.datasets.dataset import dataset_names, open_dataset
 from storage.datasets.verify import verify
 from storage.digest import file_digest
@@ -209,7 +209,7 @@ def test_other_rules_give_what_a_build_gives(store: Store, cluster: str, tmp_pat
         path = photos / row["ref"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(store.original(row["photo_sha256"]))
-        lines[row["ref"]] = {**{field.name: row[field.name] for field in SOURCE_FIELDS}, "file": row["ref"]}
+        lines[row["ref"]] = {**{name: row[name] for name in SOURCE_COLUMNS}, "file": row["ref"]}
     (photos / "photos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
     config = config.model_copy(update={"source": f"folder:{photos}"})
     options = BuildOptions(store=tmp_path / "other", scheduler=cluster)
@@ -225,7 +225,7 @@ def test_what_was_fetched_is_not_fetched_again(store: Store, cluster: str, tmp_p
     """A list whose server is gone is built from what was fetched of it, down to the page that was not there."""
     fetched = open_dataset(store, WEB)
     lines = [
-        {"url": row["ref"], **{field.name: row[field.name] for field in SOURCE_FIELDS}}
+        {"url": row["ref"], **{name: row[name] for name in SOURCE_COLUMNS}}
         for row in (*fetched.images(), *fetched.rejections())
         if row.get("reason") != "checksum_mismatch"
     ]

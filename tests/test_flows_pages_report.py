@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from flows.pages.report import KEPT_SHOWN, REJECTED_SHOWN, write_report
 from flows.stages.align import Aligned, Crop
 from flows.stages.crawl import Crawled
 from flows.stages.curate import Curated
+from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
 from preprocessing.config import BuildConfig
-from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA, Face, Item, Photo, Rejection, Scores
+from preprocessing.records import Face, Item, Photo, Rejection, Scores
 from preprocessing.reject import MEANING, Reason
-from preprocessing.scores.catalogue import SCORES
+from preprocessing.scores.catalogue import MEASURED, NUMBERS
 from storage.datasets.dataset import Dataset
 from storage.datasets.manifest import publish
 from storage.digest import bytes_digest
@@ -60,7 +61,7 @@ def encoded(seed: int) -> bytes:
 def scored(number: int, photo_sha256: str, image: bytes) -> Face:
     """A face whose crop side is its number, and whose other scores are something."""
     numbers = {"pdq": "0" * 64, "embedding": None, "filter_score": None}
-    scores = Scores(**{field.name: numbers.get(field.name, number / 100) for field in fields(Scores)})  # type: ignore[arg-type]
+    scores = Scores(**{score.name: numbers.get(score.name, number / 100) for score in MEASURED})
     return Face(
         photo_sha256, 0, 400, 300, (0.0, 0.0, 9.0, 9.0), number / 50, ((0.0, 0.0),) * 68, ((0.0, 0.0),) * 4,
         float(number), scores, bytes_digest(image), b"",
@@ -241,11 +242,14 @@ def test_lost_bytes_leave_a_gap_not_an_error(results: Results) -> None:
     assert "photo-0000.jpg" in pages["quad_too_small.html"]
 
 
-def test_every_reason_and_score_is_explained() -> None:
-    """A reason without a sentence, or a score that no histogram shows, is not complete."""
+def test_every_reason_and_score_is_explained(results: Results) -> None:
+    """Every reason has a sentence, and every score that is a number and was measured a section with its meaning."""
     assert set(MEANING) == set(Reason)
-    measured = {field.name for field in fields(Scores)} - {"pdq", "embedding"}
-    assert {score.name for score in SCORES} == measured | {"quad_side_px", "detector_score"}
+    page = Page(written(results)["index.html"])
+    measured = [score for score in NUMBERS if score.name != "filter_score"]
+    sections = [attrs["id"] for tag, attrs in page.tags if tag == "section" and attrs.get("class") == "score"]
+    assert sections == [score.name for score in measured]
+    assert all(score.meaning in page.text for score in measured)
 
 
 @pytest.fixture(scope="session")
@@ -298,4 +302,4 @@ def test_a_browser_shows_every_picture(
         assert found["wide"] <= width, (name, found)
     index = seen[list(pages).index("index.html")]
     assert index["images"] > KEPT_SHOWN
-    assert index["bars"] > len(SCORES)
+    assert index["bars"] > len(NUMBERS)

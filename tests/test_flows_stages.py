@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from flows.build import build, run_with
@@ -15,6 +17,7 @@ from flows.stages.curate import curate
 from flows.stages.publish import publish
 from flows.stages.shard import ShardJob, pack_shard, shard
 from flows.stages.work import Context, Inline, Progress, chunked, spread
+from preprocessing.columns import FACE_FIELDS
 from preprocessing.config import BuildConfig
 from storage.code import code_digest
 from storage.datasets.dataset import Dataset
@@ -46,7 +49,7 @@ def published(store: Store) -> tuple[Dataset, Crawled, Aligned]:
     """All stages in order, on a plain loop."""
     here = context(store)
     crawled = crawl(here, silent, CONFIG)
-    aligned = align(here, silent, CONFIG, crawled.photos)
+    aligned = align(here, silent, CONFIG, crawled.photos, FACE_FIELDS)
     curated = curate(silent, CONFIG, crawled.photos, aligned)
     sharded = shard(here, silent, CONFIG, curated)
     rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]
@@ -99,7 +102,9 @@ def test_other_code_reuses_nothing(
 def test_a_worker_of_other_code_does_nothing(work: Callable[..., object], tmp_path: Path) -> None:
     """A chunk asked for under the digest of other code is refused before anything is read or written."""
     job = ["0" * 64] if work is align_chunk else ShardJob(0, [], [])
-    given = {"prefix": "chunks", "config": CONFIG.faces} if work is align_chunk else {"suffix": "png"}
+    given: dict[str, Any] = {"suffix": "png"}
+    if work is align_chunk:
+        given = {"prefix": "chunks", "config": CONFIG.faces, "schema": pa.schema(FACE_FIELDS)}
     with pytest.raises(ConfigError, match="other code or library versions"):
         work(job, store=Store(tmp_path), code="0" * 64, **given)
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,6 +31,8 @@ GOOD = Scores(
     colorfulness=0.1,
     pdq="00" * 32,
     pdq_quality=0,  # too little to compare: a near-duplicate of nothing
+    embedding=None,
+    filter_score=None,
 )
 
 
@@ -52,7 +53,7 @@ def face(sha256: str, index: int, side: float, image: str | None = None, **score
         landmarks_px=(),
         quad_px=((0.0, 0.0), (0.0, side), (side, side), (side, 0.0)),
         quad_side_px=side,
-        scores=replace(GOOD, **scores),
+        scores=Scores(**{**GOOD, **scores}),
         image_sha256=image or f"image of {sha256} {index}",
         image=b"",
     )
@@ -343,7 +344,7 @@ def test_a_score_that_was_not_measured_is_named(rule: dict[str, Any], setting: s
     config = CurateConfig(min_quad_px=50, **rule)
     with pytest.raises(ConfigError, match=setting):
         config.resolved(100, 50)
-    config.resolved(100, 50, measures_filter_score=True, measures_embedding=True)
+    config.resolved(100, 50, ["filter_score", "embedding"])
     with pytest.raises(ConfigError, match=setting):
         curate([photo("a.jpg", "A")], [face("A", 0, 90.0)], config)
 

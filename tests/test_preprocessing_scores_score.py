@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from PIL import Image
 from preprocessing.faces import FacesConfig
 from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad
 from preprocessing.photo.detect import DetectConfig, detect_faces, packaged_model
-from preprocessing.records import SCORE_FIELDS, Scores
+from preprocessing.records import Scores
+from preprocessing.scores.catalogue import MEASURED
 from preprocessing.scores.pose import FACE, MIRRORED, WEIGHTS, fit_pose
 from preprocessing.scores.score import (
     FACE_AREA,
@@ -279,7 +280,7 @@ def test_flat_crops_have_numbers(astronaut: Portrait, value: int) -> None:
     """A crop without any structure, even of 8 pixels, has finite scores: not sharp, not coloured."""
     for side in (8, 256):
         scores = astronaut.scores(crop=np.full((side, side, 3), value, np.uint8))
-        numbers = [number for number in asdict(scores).values() if isinstance(number, float)]
+        numbers = [number for number in scores.values() if isinstance(number, float)]
         assert all(map(math.isfinite, numbers)), f"{scores}"
         assert (scores.sharpness, scores.colorfulness) == (0, pytest.approx(0, abs=1e-9))
         assert scores.brightness == pytest.approx(value / 255)
@@ -353,13 +354,14 @@ def test_hashes_find_the_same_picture(portraits: list[Portrait]) -> None:
     assert apart > 40, f"{apart} bits"
 
 
-def test_scores_are_the_manifest_s_columns(astronaut: Portrait) -> None:
-    """The same pixels give the same scores, and each is a column of its own name."""
-    scores = astronaut.scores()
-    assert scores == astronaut.scores()
-    assert [field.name for field in fields(Scores)] == [field.name for field in SCORE_FIELDS]
-    assert (scores.embedding, scores.filter_score) == (None, None)
-    assert {type(value) for value in asdict(scores).values()} == {float, int, str, type(None)}
+def test_scores_are_those_of_the_catalogue(astronaut: Portrait) -> None:
+    """The same pixels give the same scores, each of the catalogue's kind; those not asked for are None."""
+    scores = astronaut.scores(config=ScoreConfig(embedding=True))
+    assert scores == astronaut.scores(config=ScoreConfig(embedding=True))
+    kinds = {"float": float, "int": int, "text": str, "vector": tuple}
+    measured = {score.name: kinds[score.kind] for score in MEASURED if score.name != "filter_score"}
+    assert {name: type(value) for name, value in scores.items() if value is not None} == measured
+    assert (astronaut.scores().embedding, astronaut.scores().filter_score) == (None, None)
 
 
 # Models

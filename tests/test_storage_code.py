@@ -39,7 +39,7 @@ EXPECTED = {
 }
 OUTSIDE = {
     "flows.stages.align": r"flows\.(build|cli|operations|pages)"
-    r"|preprocessing\.(config|crawl|curation|sources)|training",
+    r"|preprocessing\.(columns|config|crawl|curation|scores\.catalogue|sources)|training",
     "flows.stages.shard": r"flows\.(build|cli|operations|pages)"
     r"|preprocessing\.(config|crawl|curation|faces|scores)|training",
     "training.metrics.features": r"flows|preprocessing"

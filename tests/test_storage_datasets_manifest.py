@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA
+from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.datasets.manifest import publish, record_build
 from storage.datasets.verify import verify

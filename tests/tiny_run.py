@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA
+from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
 from storage.datasets.manifest import publish, record_build
 from storage.digest import bytes_digest, file_digest
 from storage.runs import Run, create_run

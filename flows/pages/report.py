@@ -34,7 +34,7 @@ from preprocessing.curation.settings import CurateConfig
 from preprocessing.photo.decode import DecodeConfig
 from preprocessing.records import Face, Item, Rejection
 from preprocessing.reject import MEANING, Reason
-from preprocessing.scores.catalogue import SCORES, Score
+from preprocessing.scores.catalogue import NUMBERS, Score
 from storage.datasets.dataset import Dataset
 from storage.shards import KEY_DIGITS
 
@@ -222,8 +222,8 @@ class _Pages:
     def _scores(self) -> list[ScoreRow]:
         crops = list(self.crops.values())
         kept = np.array([identity not in self.fates for identity in self.crops], bool)
-        values = {score: np.array([score.of(crop.face) for crop in crops], float) for score in SCORES}
-        limits = {score: self._limits(score) for score in SCORES}
+        values = {score: np.array([score.of(crop.face) for crop in crops], float) for score in NUMBERS}
+        limits = {score: self._limits(score) for score in NUMBERS}
         outside = {score: limits[score].outside(found) for score, found in values.items()}
         num_failed = np.sum(list(outside.values()), axis=0)
         rows = []
@@ -231,7 +231,7 @@ class _Pages:
             known = np.isfinite(found)
             if not known.any():
                 continue
-            mine = [rule for rule in self.rules if rule.score == score.name]
+            mine = [rule for rule in self.rules if rule.score is score]
             reasons = {rule.reason: None for rule in mine if rule.is_on and rule.reason in self.rejections}
             rows.append(
                 ScoreRow(
@@ -261,7 +261,7 @@ class _Pages:
         ]
 
     def _limits(self, score: Score) -> Limits:
-        mine = [rule for rule in self.rules if rule.score == score.name]
+        mine = [rule for rule in self.rules if rule.score is score]
         low = max((rule.low for rule in mine if rule.low is not None), default=-math.inf)
         return Limits(low, min((rule.high for rule in mine if rule.high is not None), default=math.inf))
 
@@ -278,7 +278,7 @@ class _Pages:
         """Crops as pictures, with their value of a score."""
         data = self.thumbnails.data_uris(crops, side_px)
         return [
-            self._picture(crop, found, None if score is None else score.text(score.of(crop.face)))
+            self._picture(crop, found, None if score is None else _shown(score, crop.face))
             for crop, found in zip(crops, data, strict=True)
         ]
 
@@ -334,16 +334,20 @@ def _limits_text(score: Score, limits: Limits) -> str | None:
     return f"{high} or less" if limits.cuts else None
 
 
+def _shown(score: Score, face: Face) -> str | None:
+    """A face's score as text; None where there is no such number."""
+    value = score.of(face)
+    return None if value is None or not math.isfinite(value) else score.text(value)
+
+
 def _tip(item: Item, face: Face | None) -> str:
     """What is known of a photograph and its face, a line each."""
     known = {"title": item.title, "author": item.author, "licence": item.license}
     lines = [item.ref, *(f"{name}: {value}" for name, value in known.items() if value)]
     if face is not None:
         lines.append(f"key: {face.image_sha256[:KEY_DIGITS]}")
-        values = ((score, score.of(face)) for score in SCORES)
-        lines += [
-            f"{score.title.lower()}: {score.text(value)}" for score, value in values if math.isfinite(value)
-        ]
+        values = ((score, _shown(score, face)) for score in NUMBERS)
+        lines += [f"{score.title.lower()}: {value}" for score, value in values if value is not None]
     return "\n".join(lines)
 
 

@@ -1,9 +1,9 @@
 """The stage `align`: the faces of every distinct photograph, found, cropped and encoded, or why it has none.
 
 A chunk is a table of faces and rejections beside one object in which its crops lie end to end. It is written once,
-under a key made of its photographs, the config and the code: a build that was killed finds its finished chunks, and
-a build with other settings or other code meets none of them. Reuse is by photograph, whatever the chunks were then.
-Not here: what happens inside a photograph (`preprocessing.faces`).
+under a key made of its photographs, the config, the columns and the code: a build that was killed finds its finished
+chunks, and a build with other settings or other code meets none of them. Reuse is by photograph, whatever the chunks
+were then. Not here: what happens inside a photograph (`preprocessing.faces`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from flows.stages.work import Context, Progress, Report, check_code, reasons, spread
 from preprocessing.faces import FacesConfig, faces_in_photo
-from preprocessing.records import FACE_FIELDS, Face, Photo, Rejection, face_of_row, face_row
+from preprocessing.records import Face, Photo, Rejection, face_of_row, face_row
 from preprocessing.reject import Reason
 from storage.code import code_digest
 from storage.digest import json_digest
@@ -28,15 +28,13 @@ from storage.tables import BATCH_ROWS, Row, get_table, put_table
 if TYPE_CHECKING:  # what a build's config is of otherwise changes no face, so a chunk's code must not hold it
     from preprocessing.config import BuildConfig
 
-ALIGN_SCHEMA = pa.schema(
-    [
-        *FACE_FIELDS,
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("offset", pa.int64()),
-        pa.field("size", pa.int64()),
-    ]
-)
+ALIGN_FIELDS = [
+    pa.field("reason", pa.string()),
+    pa.field("detail", pa.string()),
+    pa.field("offset", pa.int64()),
+    pa.field("size", pa.int64()),
+]
+"""The columns of a chunk beside those of a face."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,22 @@ class Aligned:
         return {"faces": len(self.crops), "reused": self.reused, **reasons(self.rejections)}
 
 
-def align(context: Context, report: Report, config: BuildConfig, photos: Sequence[Photo]) -> Aligned:
-    """Find, crop and encode the faces of every distinct photograph that no earlier build has aligned."""
+def align(
+    context: Context,
+    report: Report,
+    config: BuildConfig,
+    photos: Sequence[Photo],
+    face_fields: Sequence[pa.Field],
+) -> Aligned:
+    """Find, crop and encode the faces of every distinct photograph that no earlier build has aligned.
+
+    `face_fields` are a face's columns. They are handed in, so that a chunk depends on them and not on what else the
+    scores' catalogue says, such as presets and titles.
+    """
+    schema = pa.schema([*face_fields, *ALIGN_FIELDS])
     code = code_digest(__name__)
-    prefix = f"chunks/align/{json_digest({'config': config.faces.identity(), 'code': code})}"
+    identity = {"config": config.faces.identity(), "code": code, "columns": sorted(schema.names)}
+    prefix = f"chunks/align/{json_digest(identity)}"
     wanted = {
         photo.sha256: photo.item.ref
         for photo in sorted(photos, key=lambda photo: photo.item.ref, reverse=True)
@@ -74,6 +84,7 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
     rejections: list[Rejection] = []
     done: set[str] = set()
     counts: Counter[str] = Counter()
+    columns = [field.name for field in face_fields]
 
     def take(rows: Iterable[Row]) -> None:
         for row in rows:
@@ -81,7 +92,7 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
             done.add(sha256)
             if row["reason"] is None:
                 blob = blob_key(f"{prefix}/{row['table']}")
-                crops.append(Crop(face_of_row(row), blob, row["offset"], row["size"]))
+                crops.append(Crop(face_of_row(row, columns), blob, row["offset"], row["size"]))
                 counts["faces"] += 1
             else:
                 reason = Reason(row["reason"])
@@ -89,20 +100,24 @@ def align(context: Context, report: Report, config: BuildConfig, photos: Sequenc
                 counts[reason] += 1
         report(Progress("align", len(done), len(wanted), "photos", counts))
 
-    known = context.gathered(context.store, prefix, ALIGN_SCHEMA, "photo_sha256", "image_sha256")
-    for batch in known.rows(pa.array(wanted, pa.string()), ALIGN_SCHEMA.names).to_batches(BATCH_ROWS):
+    known = context.gathered(context.store, prefix, schema, "photo_sha256", "image_sha256")
+    for batch in known.rows(pa.array(wanted, pa.string()), schema.names).to_batches(BATCH_ROWS):
         take(batch.to_pylist())
     reused = len(done)
-    work = partial(align_chunk, store=context.store, prefix=prefix, config=config.faces, code=code)
+    work = partial(
+        align_chunk, store=context.store, prefix=prefix, config=config.faces, code=code, schema=schema
+    )
     for key in context.workers.map(work, spread(sorted(wanted.keys() - done), context)):
         name = key.removeprefix(f"{prefix}/")
-        take({**row, "table": name} for row in get_table(context.store, key, ALIGN_SCHEMA.names))
-    context.gathered(context.store, prefix, ALIGN_SCHEMA, "photo_sha256", "image_sha256").gather()
+        take({**row, "table": name} for row in get_table(context.store, key, schema.names))
+    context.gathered(context.store, prefix, schema, "photo_sha256", "image_sha256").gather()
     return Aligned(crops, rejections, reused)
 
 
-def align_chunk(sha256s: Sequence[str], store: Store, prefix: str, config: FacesConfig, code: str) -> str:
-    """Align these photographs; the key of the table of ALIGN_SCHEMA, whose crops lie end to end at its `blob_key`."""
+def align_chunk(
+    sha256s: Sequence[str], store: Store, prefix: str, config: FacesConfig, code: str, schema: pa.Schema
+) -> str:
+    """Align these photographs; the key of the table of `schema`, whose crops lie end to end at its `blob_key`."""
     import cv2
 
     cv2.setNumThreads(1)  # a worker is one core
@@ -111,7 +126,7 @@ def align_chunk(sha256s: Sequence[str], store: Store, prefix: str, config: Faces
     blob = bytearray()
     for sha256 in sha256s:
         for result in faces_in_photo("", sha256, store.original(sha256), config):
-            row: Row = dict.fromkeys(ALIGN_SCHEMA.names)
+            row: Row = dict.fromkeys(schema.names)
             if isinstance(result, Face):
                 row |= face_row(result) | {"offset": len(blob), "size": len(result.image)}
                 blob += result.image
@@ -121,7 +136,7 @@ def align_chunk(sha256s: Sequence[str], store: Store, prefix: str, config: Faces
             rows.append(row)
     key = f"{prefix}/{json_digest(list(sha256s))}.parquet"
     store.put(blob_key(key), bytes(blob))
-    put_table(store, key, rows, ALIGN_SCHEMA)  # last: a chunk whose table exists is complete
+    put_table(store, key, rows, schema)  # last: a chunk whose table exists is complete
     return key
 
 

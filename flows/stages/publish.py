@@ -10,13 +10,9 @@ from collections.abc import Sequence
 from flows.stages.crawl import Crawled
 from flows.stages.shard import Sharded
 from flows.stages.work import Progress, Report
+from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
 from preprocessing.config import BuildConfig
-from preprocessing.records import (
-    IMAGE_SCHEMA,
-    REJECTION_SCHEMA,
-    Rejection,
-    rejection_row,
-)
+from preprocessing.records import Rejection, rejection_row
 from storage.datasets import manifest
 from storage.datasets.dataset import Dataset
 from storage.digest import canonical_json

@@ -252,7 +252,7 @@ def _nothing_kept(
     values = [value for face in faces if (value := rule.value(face)) is not None]
     bound = getattr(config, rule.setting.removeprefix("curate."))
     return EmptyDatasetError(
-        f"none of {len(faces)} faces found is kept, most often ({count}) for {rule.setting}={bound:g}: {rule.score} "
-        f"runs from {min(values):.4g} over {statistics.median(values):.4g} (median) to {max(values):.4g}; "
-        f"rejected: {counts}"
+        f"none of {len(faces)} faces found is kept, most often ({count}) for {rule.setting}={bound:g}: "
+        f"{rule.score.name} runs from {min(values):.4g} over {statistics.median(values):.4g} (median) to "
+        f"{max(values):.4g}; rejected: {counts}"
     )

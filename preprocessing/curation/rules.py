@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from preprocessing.curation.settings import CurateConfig, not_measured
 from preprocessing.records import Face
 from preprocessing.reject import Reason
+from preprocessing.scores.catalogue import BOUNDS, Bound, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Rule:
     """A face is kept where `low` <= its score <= `high`; None is no bound. `setting` is the field that sets them."""
 
     reason: Reason
-    score: str
+    score: Score
     low: float | None
     high: float | None
     setting: str
@@ -30,9 +31,7 @@ class Rule:
 
     def value(self, face: Face) -> float | None:
         """The face's score; None where it was not measured."""
-        record = face if self.score in ("quad_side_px", "detector_score") else face.scores
-        value: float | None = getattr(record, self.score)
-        return value
+        return self.score.of(face)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,40 +48,21 @@ class Verdict:
         if self.passed or self.value is None:
             raise ValueError("a rule that passed has no failure")
         if self.rule.low is not None and not self.value >= self.rule.low:
-            return f"{self.rule.score} {_compared(self.value, '<', self.rule.low)}"
+            return f"{self.rule.score.name} {_compared(self.value, '<', self.rule.low)}"
         assert self.rule.high is not None
-        return f"{self.rule.score} {_compared(self.value, '>', self.rule.high)}"
+        return f"{self.rule.score.name} {_compared(self.value, '>', self.rule.high)}"
 
 
 def rules(config: CurateConfig) -> list[Rule]:
     """Every rule on a single face's scores, in the order in which they apply, those that are off included."""
 
-    def low(reason: Reason, score: str, field: str) -> Rule:
-        return Rule(reason, score, getattr(config, field), None, f"curate.{field}")
+    def rule(score: Score, bound: Bound) -> Rule:
+        value: float | None = getattr(config, bound.setting)
+        opposite = None if value is None else -value
+        low, high = {"low": (value, None), "high": (None, value), "within": (opposite, value)}[bound.side]
+        return Rule(bound.reason, score, low, high, f"curate.{bound.setting}")
 
-    def high(reason: Reason, score: str, field: str) -> Rule:
-        return Rule(reason, score, None, getattr(config, field), f"curate.{field}")
-
-    def within(reason: Reason, score: str, field: str) -> Rule:
-        bound: float | None = getattr(config, field)
-        return Rule(reason, score, None if bound is None else -bound, bound, f"curate.{field}")
-
-    return [
-        low(Reason.QUAD_TOO_SMALL, "quad_side_px", "min_quad_px"),
-        low(Reason.LOW_DETECTOR_SCORE, "detector_score", "min_detector_score"),
-        low(Reason.FEATURES_OUT_OF_FRAME, "feature_margin", "min_feature_margin"),
-        high(Reason.PADDING, "padding_fraction", "max_padding_fraction"),
-        high(Reason.BAD_LANDMARKS, "landmark_error", "max_landmark_error"),
-        within(Reason.POSE, "yaw_deg", "max_abs_yaw_deg"),
-        within(Reason.POSE, "pitch_deg", "max_abs_pitch_deg"),
-        within(Reason.POSE, "roll_deg", "max_abs_roll_deg"),
-        low(Reason.BLURRED, "sharpness", "min_sharpness"),
-        low(Reason.EXPOSURE, "brightness", "min_brightness"),
-        high(Reason.EXPOSURE, "brightness", "max_brightness"),
-        high(Reason.EXPOSURE, "clipped_fraction", "max_clipped_fraction"),
-        low(Reason.GREY, "colorfulness", "min_colorfulness"),
-        low(Reason.FILTERED, "filter_score", "min_filter_score"),
-    ]
+    return [rule(score, bound) for score, bound in BOUNDS]
 
 
 def check(face: Face, config: CurateConfig) -> list[Verdict]:
@@ -94,7 +74,7 @@ def verdict(rule: Rule, face: Face) -> Verdict:
     """What one rule says of one face; ConfigError where it needs a score that was not measured."""
     value = rule.value(face)
     if value is None and rule.is_on:
-        raise not_measured(rule.setting, rule.score)
+        raise not_measured(rule.setting, rule.score.name)
     # so that a score which is not a number passes no bound
     passed = (rule.low is None or value is None or value >= rule.low) and (
         rule.high is None or value is None or value <= rule.high

@@ -1,59 +1,33 @@
 """Which faces are kept, as settings: `CurateConfig` and the presets it starts from.
 
-Not here: what the settings mean for one face (`preprocessing.curation.rules`).
+Thresholds on scores and what presets make of them are the catalogue's (`preprocessing.scores.catalogue`). Not here:
+what the settings mean for one face (`preprocessing.curation.rules`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, create_model, model_validator
 
 from preprocessing.curation.duplicates import HASH_BITS
+from preprocessing.scores.catalogue import BOUNDS, SCORES, Bound, Presets
 from storage.config import Config
 from storage.errors import ConfigError
 
 PresetName = Literal["lenient", "ffhq", "none"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "lenient": {
-        "min_detector_score": None,
-        "min_feature_margin": 0.0,
-        "max_padding_fraction": 0.5,
-        "max_landmark_error": 0.12,
-        "max_abs_yaw_deg": None,
-        "max_abs_pitch_deg": None,
-        "max_abs_roll_deg": None,
-        "min_sharpness": 0.2,
-        "min_brightness": None,
-        "max_brightness": None,
-        "max_clipped_fraction": 0.4,
-        "min_colorfulness": None,
+    name: {
+        **{bound.setting: getattr(bound.presets, name) for _, bound in BOUNDS if bound.presets is not None},
         "pdq_max_distance": 36,
-    },
-    "ffhq": {
-        "min_detector_score": 0.1,  # dark faces score low: 0.3 rejects some that are well exposed
-        "min_feature_margin": 0.06,
-        "max_padding_fraction": 0.2,
-        "max_landmark_error": 0.09,
-        "max_abs_yaw_deg": 40.0,
-        "max_abs_pitch_deg": 30.0,
-        "max_abs_roll_deg": None,  # the crop undoes it
-        "min_sharpness": 0.35,
-        "min_brightness": 0.1,
-        "max_brightness": 0.9,
-        "max_clipped_fraction": 0.15,
-        "min_colorfulness": None,  # FFHQ holds grey pictures
-        "pdq_max_distance": 36,
-    },
+    }
+    for name in Presets._fields
 }
-"""Set by looking at what each bound rejects of 1,735 photographs (`docs/curation.md`)."""
+"""What each preset sets: the bounds of the catalogue, and how near pictures may be."""
 PRESETS["none"] = dict.fromkeys(PRESETS["lenient"])
 _LENIENT = PRESETS["lenient"]
-
-MEASURED_BY = {"filter_score": "scores.filter_model", "embedding": "scores.embedding"}
-"""The setting that makes a build measure a score which is not measured by default."""
 
 
 def _drop_preset_defaults(schema: dict[str, Any]) -> None:
@@ -62,80 +36,43 @@ def _drop_preset_defaults(schema: dict[str, Any]) -> None:
         schema["properties"][name].pop("default", None)
 
 
-class CurateConfig(Config):
-    """Which faces are kept; none turns a rule off, but for `min_quad_px`."""
+def _setting(bound: Bound) -> tuple[Any, Any]:
+    """A rule's setting as Pydantic takes a field: its type and the rest."""
+    limits: dict[str, Any] = {
+        name: limit for name, limit in (("ge", bound.ge), ("le", bound.le)) if limit is not None
+    }
+    field = Field(default=_LENIENT.get(bound.setting), description=bound.description, **limits)
+    return (int if bound.is_whole else float) | None, field
 
-    model_config = ConfigDict(json_schema_extra=_drop_preset_defaults)
+
+class _Preset(Config):
+    """What the thresholds start from."""
 
     preset: PresetName = Field(
         default="lenient",
         description="Named thresholds; every field given beside it wins. lenient drops what is broken, ffhq what is "
         "not a sharp, whole, near-frontal face; none has no rule but the smallest quad.",
     )
-    min_quad_px: int | None = Field(
-        default=None,
-        ge=1,
-        description="Smallest side of a crop in its photograph, before resampling; None means the resolution under "
-        "the preset ffhq, so that no pixel is invented, and detect.min_quad_px otherwise.",
+
+
+if TYPE_CHECKING:
+
+    class _Thresholds(_Preset):
+        min_quad_px: int | None = None
+else:
+    _Thresholds = create_model(
+        "_Thresholds",
+        __base__=_Preset,
+        __module__=__name__,
+        **{bound.setting: _setting(bound) for score in SCORES for bound in score.bounds},
     )
-    min_detector_score: float | None = Field(
-        default=_LENIENT["min_detector_score"], description="Lowest detector score."
-    )
-    max_padding_fraction: float | None = Field(
-        default=_LENIENT["max_padding_fraction"],
-        ge=0,
-        le=1,
-        description="Largest share of the crop outside of its photograph.",
-    )
-    min_feature_margin: float | None = Field(
-        default=_LENIENT["min_feature_margin"],
-        ge=-10,
-        le=0.5,
-        description="Smallest distance of eyes and mouth from the edge of crop and photograph, in crop sides.",
-    )
-    max_landmark_error: float | None = Field(
-        default=_LENIENT["max_landmark_error"],
-        ge=0,
-        description="Furthest that landmarks may move when found anew in the crop, in eye distances.",
-    )
-    max_abs_yaw_deg: float | None = Field(
-        default=_LENIENT["max_abs_yaw_deg"], ge=0, le=180, description="Furthest turn to either side."
-    )
-    max_abs_pitch_deg: float | None = Field(
-        default=_LENIENT["max_abs_pitch_deg"], ge=0, le=180, description="Furthest nod up or down."
-    )
-    max_abs_roll_deg: float | None = Field(
-        default=_LENIENT["max_abs_roll_deg"],
-        ge=0,
-        le=180,
-        description="Furthest tilt in the photograph; the crop itself is upright.",
-    )
-    min_sharpness: float | None = Field(
-        default=_LENIENT["min_sharpness"], ge=0, le=1, description="Lowest sharpness of the crop."
-    )
-    min_brightness: float | None = Field(
-        default=_LENIENT["min_brightness"],
-        ge=0,
-        le=1,
-        description="Lowest mean luma of the face; keep it low, or it selects by skin.",
-    )
-    max_brightness: float | None = Field(
-        default=_LENIENT["max_brightness"], ge=0, le=1, description="Highest mean luma."
-    )
-    max_clipped_fraction: float | None = Field(
-        default=_LENIENT["max_clipped_fraction"],
-        ge=0,
-        le=1,
-        description="Largest share of pixels that are all but black or white.",
-    )
-    min_colorfulness: float | None = Field(
-        default=_LENIENT["min_colorfulness"],
-        ge=0,
-        description="Lowest colourfulness; 0.01 keeps colour only.",
-    )
-    min_filter_score: float | None = Field(
-        default=None, description="Lowest score by the model that scores.filter_model names."
-    )
+
+
+class CurateConfig(_Thresholds):
+    """Which faces are kept; none turns a rule off, but for `min_quad_px`."""
+
+    model_config = ConfigDict(json_schema_extra=_drop_preset_defaults)
+
     faces: Literal["all", "largest", "single"] = Field(
         default="all",
         description="Of a photograph with several faces: all, only the largest, or none (single). Faces smaller than "
@@ -177,21 +114,18 @@ class CurateConfig(Config):
         return {**PRESETS[preset], **given, "preset": preset}
 
     def resolved(
-        self,
-        output_px: int,
-        smallest_found_px: int,
-        *,
-        measures_filter_score: bool = False,
-        measures_embedding: bool = False,
+        self, output_px: int, smallest_found_px: int, measured: Collection[str] = ()
     ) -> CurateConfig:
         """This config with the smallest quad set, for crops of side `output_px` where detection looked for quads
         from `smallest_found_px` (detect.min_quad_px).
 
-        ConfigError where it asks for smaller faces, or for a score that is not measured.
+        ConfigError where it asks for smaller faces, or for a score that is not measured: `measured` are those of the
+        scores that only some builds measure.
         """
-        if self.min_filter_score is not None and not measures_filter_score:
-            raise not_measured("curate.min_filter_score", "filter_score")
-        if self.max_faces_per_identity is not None and not measures_embedding:
+        for score, bound in BOUNDS:
+            if score.measured_by and score.name not in measured and getattr(self, bound.setting) is not None:
+                raise not_measured(f"curate.{bound.setting}", score.name)
+        if self.max_faces_per_identity is not None and "embedding" not in measured:
             raise not_measured("curate.max_faces_per_identity", "embedding")
         if self.min_quad_px is None:
             wanted = output_px if self.preset == "ffhq" else 1
@@ -204,6 +138,8 @@ class CurateConfig(Config):
         return self
 
 
-def not_measured(setting: str, score: str) -> ConfigError:
-    """The error where a setting needs a score that the build did not measure."""
-    return ConfigError(f"{setting} needs {score}, which is not measured: build with {MEASURED_BY[score]} set")
+def not_measured(setting: str, name: str) -> ConfigError:
+    """The error where a setting needs the score `name`, which the build did not measure."""
+    [measured_by] = [score.measured_by for score in SCORES if score.name == name]
+    how = f"build with {measured_by} set" if measured_by else "build again"
+    return ConfigError(f"{setting} needs {name}, which is not measured: {how}")

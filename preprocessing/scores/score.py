@@ -10,6 +10,9 @@ record holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsFloat
 
@@ -20,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from preprocessing.photo.detect import DetectConfig, landmarks_in_box
-from preprocessing.records import Scores
+from preprocessing.records import Scores, ScoreValue
 from preprocessing.scores.models import (
     Pixels,
     Points,
@@ -29,7 +32,7 @@ from preprocessing.scores.models import (
     filter_score_of,
     filter_session,
 )
-from preprocessing.scores.pose import fit_pose
+from preprocessing.scores.pose import Pose, fit_pose
 from storage.config import Config
 from storage.digest import cached_file_digest
 
@@ -48,6 +51,9 @@ DETECTED_BOX = (0.19, 0.29, 0.80, 0.90)
 
 FINE_PX, COARSE_PX = 0.8, 1.6
 """Blurs whose edges are compared for the sharpness, standard deviations in pixels of the crop."""
+
+
+Measurement = SupportsFloat | str | Sequence[float] | None
 
 
 class ScoreConfig(Config):
@@ -75,6 +81,73 @@ class ScoreConfig(Config):
         return {"embedding_sha256": embedding, "filter_model_sha256": filter_model}
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """One face ready to be measured. What several scores need of it is made once, when it is first asked for.
+
+    `crop` is uint8 RGB (side, side, 3), aligned to `quad` (4, 2) by `landmarks` (68, 2), both in pixels of the
+    photograph. `detect` names the landmark predictor.
+    """
+
+    crop: Pixels
+    landmarks: Points
+    quad: Points
+    photo_width_px: int
+    photo_height_px: int
+    config: ScoreConfig
+    detect: DetectConfig
+
+    @cached_property
+    def in_crop(self) -> Points:
+        """The landmarks in crop sides."""
+        return _in_crop(self.landmarks, self.quad)
+
+    @cached_property
+    def working(self) -> Pixels:
+        """The crop at the size at which most is measured."""
+        return _resized(self.crop, WORKING_PX)
+
+    @cached_property
+    def luma(self) -> Pixels:
+        """What is surely face, in grey."""
+        grey: Pixels = cv2.cvtColor(_middle(self.working), cv2.COLOR_RGB2GRAY)
+        return grey
+
+    @cached_property
+    def pose(self) -> Pose:
+        """How the head is turned."""
+        return fit_pose(self.landmarks)
+
+    @cached_property
+    def pdq(self) -> tuple[str, int]:
+        """The perceptual hash, 64 hex digits, and how much there was to hash."""
+        bits, quality = pdqhash.compute(_resized(self.working, HASH_PX))
+        return np.packbits(bits.astype(bool)).tobytes().hex(), int(quality)
+
+
+MEASURES: dict[str, Callable[[Prepared], Measurement]] = {
+    "padding_fraction": lambda face: padding_fraction(face.quad, face.photo_width_px, face.photo_height_px),
+    "feature_margin": lambda face: feature_margin(
+        face.landmarks, face.quad, face.photo_width_px, face.photo_height_px
+    ),
+    "landmark_error": lambda face: landmark_error(face.working, face.in_crop, face.detect),
+    "yaw_deg": lambda face: face.pose.yaw_deg,
+    "pitch_deg": lambda face: face.pose.pitch_deg,
+    "roll_deg": lambda face: face.pose.roll_deg,
+    "sharpness": lambda face: sharpness(face.crop),
+    "brightness": lambda face: face.luma.mean(dtype=np.float64) / 255,
+    "clipped_fraction": lambda face: np.mean((face.luma <= 4) | (face.luma >= 251)),
+    "colorfulness": lambda face: colorfulness(face.working),
+    "pdq": lambda face: face.pdq[0],
+    "pdq_quality": lambda face: face.pdq[1],
+    "embedding": lambda face: embedding_of(face.crop, face.in_crop) if face.config.embedding else None,
+    "filter_score": lambda face: (
+        None if face.config.filter_model is None else filter_score_of(face.crop, face.config.filter_model)
+    ),
+}
+"""How each score of the catalogue is measured."""
+
+
 def score_face(
     crop: Pixels,
     landmarks: Points,
@@ -84,37 +157,17 @@ def score_face(
     config: ScoreConfig,
     detect: DetectConfig,
 ) -> Scores:
-    """The scores of one face; `records.Scores` says what each is.
-
-    `crop` is uint8 RGB (side, side, 3), aligned to `quad` (4, 2) by `landmarks` (68, 2), both in pixels of the
-    photograph. `detect` names the landmark predictor.
-    """
-    in_crop = _in_crop(landmarks, quad)
+    """The scores of one face, given as to `Prepared`; `preprocessing.scores.catalogue` says what each is."""
     crop = np.ascontiguousarray(crop)
-    working = _resized(crop, WORKING_PX)
-    face = _middle(working)
-    luma = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
-    pose = fit_pose(landmarks)
-    pdq, quality = pdqhash.compute(_resized(working, HASH_PX))
-    embedding = embedding_of(crop, in_crop) if config.embedding else None
-    return Scores(
-        padding_fraction=_rounded(padding_fraction(quad, photo_width_px, photo_height_px)),
-        feature_margin=_rounded(feature_margin(landmarks, quad, photo_width_px, photo_height_px)),
-        sharpness=_rounded(sharpness(crop)),
-        landmark_error=_rounded(landmark_error(working, in_crop, detect)),
-        yaw_deg=_rounded(pose.yaw_deg),
-        pitch_deg=_rounded(pose.pitch_deg),
-        roll_deg=_rounded(pose.roll_deg),
-        brightness=_rounded(luma.mean(dtype=np.float64) / 255),
-        clipped_fraction=_rounded(np.mean((luma <= 4) | (luma >= 251))),
-        colorfulness=_rounded(colorfulness(working)),
-        pdq=np.packbits(pdq.astype(bool)).tobytes().hex(),
-        pdq_quality=int(quality),
-        embedding=None if embedding is None else tuple(map(_rounded, embedding)),
-        filter_score=None
-        if config.filter_model is None
-        else _rounded(filter_score_of(crop, config.filter_model)),
-    )
+    face = Prepared(crop, landmarks, quad, photo_width_px, photo_height_px, config, detect)
+    return Scores(**{name: _plain(measure(face)) for name, measure in MEASURES.items()})
+
+
+def _plain(value: Measurement) -> ScoreValue:
+    """A measurement as records hold it."""
+    if value is None or isinstance(value, (int, str)):
+        return value
+    return _rounded(value) if isinstance(value, SupportsFloat) else tuple(map(_rounded, value))
 
 
 def _rounded(value: SupportsFloat) -> float:
