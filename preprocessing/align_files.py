@@ -48,14 +48,19 @@ class AlignedFile:
             yield f"{self.photo}: {rejection.reason.value}{f' ({hint})' if hint else ''}"
 
 
+def check_align(photos: Sequence[Path], config: FacesConfig) -> None:
+    """ConfigError for what is no file, for two photographs of one name, and for a model that is not there."""
+    config.identity()  # loads the user's models
+    _check_names(photos)
+
+
 def align_files(photos: Sequence[Path], out: Path, config: FacesConfig) -> Iterator[AlignedFile]:
     """Write every face of every photograph to `out` as NAME-FACE.SUFFIX, largest face first, and yield what was done.
 
     ConfigError, before anything is written, for what is no file, for two photographs of one name, and for a model that
     is not there; and for a crop that would be written over one of the photographs.
     """
-    config.identity()  # loads the user's models
-    _check_names(photos)
+    check_align(photos, config)
     originals = {photo.resolve() for photo in photos}
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AliasChoices, BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -19,7 +19,9 @@ from storage.digest import json_digest
 class Config(BaseModel):
     """Frozen, closed to unknown fields, compared and hashed by value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_by_name=True
+    )
 
     def digest(self) -> str:
         """sha256 (hex) of the canonical JSON of the fully resolved config."""
@@ -50,3 +52,22 @@ class OneOf:
         if value not in self.values:
             raise ValueError(f"{value} is not one of {', '.join(map(str, self.values))}")
         return value
+
+
+def also(name: str, old: str) -> dict[str, Any]:
+    """For a field `name`: that it may be given by an `old` name too, which no schema and no record shows.
+
+    num_images: int = Field(1000, **also("num_images", "images"))
+    """
+    return {"alias": old, "validation_alias": AliasChoices(name, old), "serialization_alias": name}
+
+
+def comma_separated(value: Any) -> Any:
+    """The parts of a text such as "a,b", or of a list of such texts, as a command line collects them.
+
+    Whatever else is given stays as it is, for the field's own check.
+    """
+    parts: list[Any] = []
+    for part in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
+        parts += [word.strip() for word in part.split(",")] if isinstance(part, str) else [part]
+    return parts or value

@@ -14,6 +14,7 @@ from PIL import Image
 from flows.cli.main import main
 from preprocessing.portrait import portrait
 from preprocessing.sources.sample import scene_bytes
+from storage.config import Config
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError, SourceError
 from storage.lineage.trace import trace
@@ -21,6 +22,15 @@ from storage.runs import Run, create_run
 from storage.store import Store
 from training.checkpoint import save_checkpoint
 from training.config import TrainConfig
+from training.drawing.settings import (
+    ExportConfig,
+    GenerateConfig,
+    MixingConfig,
+    NoiseConfig,
+    ProjectConfig,
+    TruncationConfig,
+    VideoConfig,
+)
 from training.drawing.trained import load_exported, read_exported
 from training.engine.state import Training
 
@@ -33,6 +43,15 @@ COMMANDS = {
     "video": ["video", "--out", "x.mp4"],
     "project": ["project", "--out", "x.png"],
     "export": ["export", "--out", "x.safetensors"],
+}
+CONFIGS: dict[str, Config] = {
+    "generate": GenerateConfig(),
+    "truncation": TruncationConfig(),
+    "mixing": MixingConfig(),
+    "noise": NoiseConfig(),
+    "video": VideoConfig(),
+    "project": ProjectConfig(distance="features"),
+    "export": ExportConfig(),
 }
 
 
@@ -136,6 +155,40 @@ def test_each_file_leads_back_to_photographs(
     )
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_dry_run_prints_the_whole_config(
+    style: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """A dry run opens the checkpoint, prints every setting of the config, and writes nothing."""
+    words = [style.id]
+    if name == "project":
+        words.append(str(Path(__file__)))
+    command, out = COMMANDS[name], tmp_path / "x.out"
+    said = called(
+        capsys, *command[:-2], *words, "--out", str(out), "--store", str(style.store.root), "--dry-run"
+    )
+    assert (said["run"], said["checkpoint"], said["out"]) == (style.id, "000020000", str(out))
+    assert said["config"] == CONFIGS[name].model_dump(mode="json")
+    assert said["options"]["store"] == str(style.store.root)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_reach_the_drawing(style: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What no command could set before is set: a projection's rate and exploration, a figure's one noise."""
+    words = [style.id, "--store", str(style.store.root)]
+    (tmp_path / "photo.jpg").write_bytes(scene_bytes(1))
+    said = called(
+        capsys,
+        *("project", *words, str(tmp_path / "photo.jpg"), "--out", str(tmp_path / "p.png")),
+        *("--steps", "1", "--distance", "pixels", "--learning-rate", "0.2", "--exploration", "0"),
+    )
+    assert (said["learning_rate"], said["exploration"]) == (0.2, 0.0)
+    out = ("--out", str(tmp_path / "t.png"))
+    figure = ("figure", "truncation", *words, "--seeds", "0,1", "--psis", "1", *out)
+    assert called(capsys, *figure, "--noise-seed", "7")["noise_seed"] == 7
+    assert "noise_seed" not in called(capsys, *figure)
+
+
 def test_a_checkpoint_is_chosen(style: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By its name in the run, or by its folder; one that is not there is told beside those that are."""
     store = ["--store", str(style.store.root)]
@@ -222,17 +275,24 @@ def test_the_figure_of_noise_needs_noise(store: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "--truncation-psi", "a"], "psi 'a' is not a list of numbers"),
-        (["figure", "truncation", "--psis", "1,nan"], "each must be from -2 to 2"),
-        (["figure", "truncation", "--cutoff", "-1"], "--cutoff -1: must be 0 or more"),
+        (["generate", "--truncation-psi", "a"], "--truncation-psi: Input should be a valid number"),
+        (["generate", "--seeds", "0-x"], "--seeds: '0-x' is neither a number nor a range such as 0-15"),
+        (["figure", "truncation", "--psis", "1,nan"], "--psis: Input should be a finite number"),
+        (["figure", "truncation", "--psis", "1,3"], "--psis: Input should be less than or equal to 2"),
+        (["figure", "truncation", "--cutoff", "-1"], "--cutoff: Input should be greater than or equal to 0"),
         (["figure", "mixing", "--layers", "fine"], "choose coarse, middle or all"),
         (["figure", "mixing", "--layers", "thick"], "thick"),
-        (["figure", "noise", "--realisations", "0"], "--realisations 0: must be from 1 to 10000"),
-        (["video", "--seeds", "4"], "a walk needs two seeds or more"),
-        (["video", "--seconds", "0"], "--seconds 0"),
+        (["figure", "noise", "--num-realisations", "0"], "--num-realisations: Input should be greater than"),
+        (["figure", "noise", "--realisations", "0"], "--realisations: Input should be greater than"),
+        (["figure", "noise", "--crops=17"], "--crops: Input should be less than or equal to 16 (given '17')"),
+        (["video", "--seeds", "4"], "--seeds: a walk needs two seeds or more (given '4')"),
+        (["video", "--seconds", "0"], "--seconds: Input should be greater than 0"),
+        (["video", "--seconds", "0.1", "--fps", "1"], "less than one frame"),
         (["project", "/no/photo.jpg"], "/no/photo.jpg cannot be read"),
         (["project", "x.jpg", "--steps", "0"], "--steps: Input should be greater than or equal to 1"),
-        (["export", "--noise-seed", "-1"], "'-1' is neither a number"),
+        (["export", "--noise-seed", "-1"], "--noise-seed: Input should be greater than or equal to 0"),
+        (["project", "/no/photo.jpg", "--dry-run"], "/no/photo.jpg cannot be read"),
+        (["figure", "mixing", "--layers", "fine", "--dry-run"], "choose coarse, middle or all"),
         (["figure", "dance"], "dance"),
     ],
 )

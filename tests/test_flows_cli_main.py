@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.cli.main import main
+from flows.cli.help import page
+from flows.cli.main import COMMANDS, GROUPS, app, main
+from flows.operations.init import init_folder
 from flows.operations.services import run_services
 from preprocessing.config import BuildConfig
+from storage.config import Config
 from storage.errors import ServiceError
 from storage.store import Store
 from training.config import TrainConfig
+from training.drawing.settings import (
+    ExportConfig,
+    GenerateConfig,
+    MixingConfig,
+    NoiseConfig,
+    ProjectConfig,
+    TruncationConfig,
+    VideoConfig,
+)
+from training.metrics.settings import AuditConfig, EvaluateConfig
 
 
 def likeness(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -98,6 +114,71 @@ def test_dry_run_prints_the_resolved_config(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        (["build", "--source", "sample:"], {"config", "options"}),
+        (["align", "photo.jpg", "--out", "crops"], {"photos", "out", "config"}),
+        (["demo"], {"build", "training", "options"}),
+        (["init", "new"], {"folder", "to_write"}),
+        (["services"], {"prefect", "mlflow", "store", "commands", "deployments"}),
+        (["deploy"], {"commands", "deployments"}),
+    ],
+)
+def test_a_dry_run_writes_and_starts_nothing(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    keys: set[str],
+) -> None:
+    """Every command that does work says what it would do, as one JSON object, and leaves the folder as it was."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    init_folder(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    status, out, err = likeness(capsys, *arguments, "--dry-run")
+    assert (status, err) == (0, "")
+    assert json.loads(out).keys() == keys
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["align", "nobody.jpg", "--out", "crops"], "nobody.jpg is not a file"),
+        (["services"], "there is no prefect.yaml"),
+        (["deploy"], "there is no prefect.yaml"),
+        (["curate", "nobody"], "no dataset 'nobody'"),
+        (["evaluate", "nobody", "--metrics", "fid"], "no training run 'nobody'"),
+    ],
+)
+def test_a_dry_run_ends_in_the_error_of_the_run(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    """What can be checked without work is checked."""
+    monkeypatch.chdir(tmp_path)
+    status, out, err = likeness(capsys, *arguments, "--dry-run")
+    assert (status, out) == (1, "")
+    assert message in err
+
+
+def test_commands_are_listed_in_the_pipelines_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """The bare command and --help list every command once, in order, by its docstring's first paragraph."""
+    _, bare, _ = likeness(capsys)
+    _, asked, _ = likeness(capsys, "--help")
+    assert bare == asked
+    listed = re.findall(r"^\W ([a-z]+)", bare, re.MULTILINE)
+    assert listed == list(COMMANDS)
+    for name in COMMANDS.keys() - GROUPS:
+        command = app[name].default_command
+        assert inspect.getdoc(command) == app[name].help
+
+
 def test_json_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
     """Builds and trainings print one JSON object with the promised keys, also to a script that pipes them."""
     store = ["--store", str(tmp_path), "--json"]
@@ -162,16 +243,37 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
             run_services(port, 5000, Store(tmp_path), print)
 
 
-def test_training_options_are_those_of_the_config() -> None:
-    """Every field of the training config is an option, and the presets differ."""
-    help_text = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "train", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in TrainConfig.model_fields:
-        assert f"--{name.replace('_', '-')}" in help_text
+@pytest.mark.parametrize(
+    ("command", "config"),
+    [
+        (("build",), BuildConfig),
+        (("curate",), BuildConfig),
+        (("train",), TrainConfig),
+        (("generate",), GenerateConfig),
+        (("figure", "truncation"), TruncationConfig),
+        (("figure", "mixing"), MixingConfig),
+        (("figure", "noise"), NoiseConfig),
+        (("video",), VideoConfig),
+        (("project",), ProjectConfig),
+        (("export",), ExportConfig),
+        (("evaluate",), EvaluateConfig),
+        (("audit",), AuditConfig),
+    ],
+)
+def test_options_are_those_of_the_config(command: tuple[str, ...], config: type[Config]) -> None:
+    """Every field of a command's config, however deep, is an option of the command."""
+    options = set(re.findall(r"--[a-z0-9.-]+", page(*command)))
+    assert options >= {f"--{name.replace('_', '-')}" for name in fields(config)}
+
+
+def fields(config: type[Config], above: str = "") -> Iterator[str]:
+    """The names of all fields, those of configs within a config after their names."""
+    for name, field in config.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Config):
+            yield from fields(kind, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
 
 
 def run(*arguments: str) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from flows.cli.main import main
+from storage.digest import bytes_digest
 from storage.store import Store
+from training.metrics.settings import AuditConfig, EvaluateConfig
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -49,6 +51,40 @@ def test_evaluate_by_id_and_by_checkpoint(run, capsys):
     assert f"fd_efficientnet_lite0: {value:.6g}  (4 generated, 12 real" in out
 
 
+def test_a_dry_run_prints_the_whole_config(run, capsys):
+    """A dry run checks the checkpoint, the extractors and the held-out dataset, and prints every setting."""
+    before = sorted(run.folder.rglob("*"))
+    sha256 = "0" * 64
+    words = ("--weights-sha256.weights-a.pth", sha256, "--batch-size", "5", "--dry-run", "--json")
+    asked = ("evaluate", str(run.folder), "--metrics", "fd_efficientnet_lite0", "--reals", "9", *words)
+    status, out, err = likeness(capsys, *asked)
+    assert (status, err) == (0, "")
+    config = EvaluateConfig(
+        metrics=("fd_efficientnet_lite0",),
+        num_reals=9,
+        batch_size=5,
+        weights_sha256={"weights-a.pth": sha256},
+    )
+    said = json.loads(out)
+    assert (said["run"], said["checkpoint"]) == (run.id, run.newest_checkpoint().name)
+    assert said["config"] == config.model_dump(mode="json")
+    status, out, _ = likeness(capsys, "audit", str(run.folder), "--num-held-out", "11", *words)
+    config = AuditConfig(num_held_out=11, batch_size=5, weights_sha256={"weights-a.pth": sha256})
+    assert json.loads(out)["config"] == config.model_dump(mode="json")
+    assert sorted(run.folder.rglob("*")) == before
+
+
+def test_weights_of_another_hash_are_named(run, capsys, tmp_path):
+    """The sha256 given for a weights file is the one that it must have."""
+    (tmp_path / "weights-inception-2015-12-05-6726825d.pth").write_bytes(b"x")
+    asked = ("evaluate", str(run.folder), "--metrics", "fid", "--weights", str(tmp_path), "--dry-run")
+    option = "--weights-sha256.weights-inception-2015-12-05-6726825d.pth"
+    _, _, err = likeness(capsys, *asked, option, "0" * 64)
+    assert f"not {'0' * 64}" in err
+    status, _, err = likeness(capsys, *asked, option, bytes_digest(b"x"))
+    assert (status, err) == (0, "")
+
+
 def test_audit(run, capsys):
     """The audit says shares, thresholds and where its sheet is."""
     arguments = ("audit", str(run.folder), "--images", "4", "--pairs", "2", "--device", "cpu")
@@ -80,6 +116,12 @@ def test_list_says_what_can_be_had(capsys, monkeypatch, tmp_path):
         (["evaluate", "RUN", "--metrics", "is50k"], "'is50k' is none of the metrics fid, "),
         (["evaluate", "RUN", "--metrics", "fid"], "inception needs weights-inception"),
         (["evaluate", "RUN", "--metrics", "fid", "--images", "1"], "--images: Input should be greater than"),
+        (["evaluate", "RUN", "--metrics", "fid", "--num-images=1"], "--num-images: Input should be greater"),
+        (["evaluate", "RUN", "--metrics", "fid", "--dry-run"], "inception needs weights-inception"),
+        (
+            ["evaluate", "RUN", "--metrics", "fid", "--weights-sha256.a.pth", "x"],
+            "--weights-sha256.a.pth: String",
+        ),
         (
             ["evaluate", "RUN", "--metrics", "fid", "--checkpoint", "7"],
             "has no checkpoint '7' (kept are 0000",
@@ -87,6 +129,8 @@ def test_list_says_what_can_be_had(capsys, monkeypatch, tmp_path):
         (["evaluate", "nobody", "--metrics", "fid"], "no training run 'nobody'"),
         (["audit"], "a run is needed"),
         (["audit", "RUN", "--held-out", "nobody"], "no dataset 'nobody'"),
+        (["audit", "RUN", "--held-out", "nobody", "--dry-run"], "no dataset 'nobody'"),
+        (["audit", "RUN", "--pairs", "0"], "--pairs: Input should be greater than or equal to 1"),
         (["audit", "RUN", "--percentile", "80"], "--percentile: Input should be less than 50"),
     ],
 )

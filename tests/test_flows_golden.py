@@ -32,7 +32,8 @@ from training.drawing.images import images_from_seeds
 from training.drawing.pictures import generate_grid
 from training.drawing.trained import load_exported, open_trained
 from training.loop import train
-from training.metrics.evaluate import EvaluateConfig, evaluate
+from training.metrics.evaluate import evaluate
+from training.metrics.settings import EvaluateConfig
 from training.process import images_of
 from training.tracking import Tracker
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flows.cli.parameters import parse_seeds
-from storage.errors import ConfigError, IntegrityError
+from storage.errors import IntegrityError
 from training.checkpoint import save_checkpoint
 from training.config import TrainConfig
 from training.drawing.images import images_from_seeds, pixels
@@ -123,26 +122,3 @@ def test_pictures_from_elsewhere_are_told(tmp_path):
     Image.new("RGB", (2, 2)).save(tmp_path / "other.png")
     with pytest.raises(IntegrityError, match=r"other\.png carries no likeness text"):
         read_grid_metadata(tmp_path / "other.png")
-
-
-def test_parse_seeds():
-    """Numbers and inclusive ranges, in the order given."""
-    assert parse_seeds("0-3,20") == [0, 1, 2, 3, 20]
-    assert parse_seeds(" 7 , 5-5") == [7, 5]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "neither a number nor a range"),
-        ("1,-2", "'-2' is neither"),
-        ("a-b", "'a-b' is neither"),
-        ("5-1", "5-1 runs backwards"),
-        ("0-99999999", "at most 10000 seeds"),
-        (str(2**63), "below 2\\^63"),
-    ],
-)
-def test_wrong_seeds_are_named(text, message):
-    """What is no list of seeds is refused in one sentence that names it."""
-    with pytest.raises(ConfigError, match=message):
-        parse_seeds(text)

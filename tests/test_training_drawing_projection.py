@@ -17,13 +17,13 @@ from training.drawing.figures import fixed_noise
 from training.drawing.images import images_from_seeds, images_from_w
 from training.drawing.pictures import read_grid_metadata
 from training.drawing.projection import (
-    ProjectConfig,
     project,
     ramp,
     resampled,
     resolve_distance,
     save_projection,
 )
+from training.drawing.settings import ProjectConfig
 from training.drawing.trained import read_exported
 from training.extractors.efficientnet import EfficientNetLite0, distance_of_layers
 from training.extractors.weights import LPIPS_FILE, VGG16_FILE

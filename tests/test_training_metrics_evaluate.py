@@ -25,8 +25,9 @@ from training.extractors.weights import INCEPTION_FILE, LPIPS_FILE, VGG16_FILE, 
 from training.metrics import measure as measurements
 from training.metrics import snapshots
 from training.metrics.crops import RealCrops
-from training.metrics.evaluate import EvaluateConfig, best_checkpoint, evaluate
+from training.metrics.evaluate import best_checkpoint, evaluate
 from training.metrics.formulas import frechet_distance, separability
+from training.metrics.settings import EvaluateConfig
 from training.tracking import Tracker
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from storage.lineage.trace import trace
 from storage.store import Store
 from training.metrics import audit as auditing
 from training.metrics import subject
-from training.metrics.audit import AuditConfig, audit
+from training.metrics.audit import audit
 from training.metrics.memorization import (
     calibrated_threshold,
     closest,
@@ -23,6 +23,7 @@ from training.metrics.memorization import (
     share_nearer,
     unit_vectors,
 )
+from training.metrics.settings import AuditConfig
 
 CPU = torch.device("cpu")
 NUM = 16

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from storage.config import Config, OneOf
-from training.metric_names import MEASURES, MetricName
+from training.metric_names import MEASURES, MetricName, MetricNames
 
 PresetName = Literal[
     "smoke", "face128", "paper256", "paper1024",
@@ -223,7 +223,7 @@ class TrainConfig(Config):
     )
     tick_kimg: float = Field(0.25, gt=0, description="Thousands of images between lines of statistics.")
     keep_checkpoints: int = Field(3, ge=1, le=10_000, description="How many newest checkpoints are kept.")
-    metrics: tuple[MetricName, ...] = Field(
+    metrics: MetricNames = Field(
         (), description="Metrics measured during training, by the names of `likeness evaluate --list`."
     )
     metrics_kimg: float = Field(

@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+
+from storage.config import comma_separated
 
 Family = Literal["frechet", "kernel", "precision", "recall", "path", "separability"]
 ExtractorName = Literal["inception", "vgg16", "vgg16_lpips", "efficientnet_lite0", "attributes"]
@@ -84,3 +86,5 @@ MetricName = Annotated[
     str, AfterValidator(_known), WithJsonSchema({"type": "string", "enum": list(MEASURES)})
 ]
 """A name in MEASURES, as the field of a config."""
+MetricNames = Annotated[tuple[MetricName, ...], BeforeValidator(comma_separated)]
+"""Several of them; as text, with commas."""

@@ -23,9 +23,9 @@ if TYPE_CHECKING:  # what starts Dask is imported where it is needed
 
 
 def build(
+    *,
     config: Annotated[BuildConfig, FLAT] = BuildConfig(),
     options: Annotated[BuildOptions, FLAT] = BuildOptions(),
-    *,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -51,11 +51,16 @@ def align(
     *,
     out: Annotated[Path, Parameter(help="Folder for the crops, made where it is not there.")],
     config: Annotated[FacesConfig, FLAT] = FacesConfig(),
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Write the aligned faces of photographs as files: no store, no dataset, no curation."""
-    from preprocessing.align_files import align_files
+    from preprocessing.align_files import align_files, check_align
 
+    if dry_run:
+        check_align(photos, config)
+        resolved = {"photos": [str(photo) for photo in photos], "out": str(out)}
+        return print_value({**resolved, "config": config.resolved().model_dump(mode="json")}, json_)
     min_quad_px = config.resolved().detect.min_quad_px
     assert min_quad_px is not None
     results = []
@@ -88,9 +93,9 @@ def curate(
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
-    """Publish a dataset again by other --curate rules, decoding nothing; or explain one photograph's verdict.
+    """Publish a dataset again by other --curate rules, or explain one photograph's verdict.
 
-    The rules are the ones given here, not those of the build with some replaced.
+    No photograph is decoded again. The rules are the ones given here, not those of the build with some replaced.
     """
     store = Store(options.store)
     if explain is not None:

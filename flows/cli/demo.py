@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from flows.options import BuildAndTrainOptions, RunOptions
+from flows.options import BuildAndTrainOptions, RunOptions, StoreOptions
 from preprocessing.config import BuildConfig
 from preprocessing.curation.settings import CurateConfig
 from storage.store import Store
@@ -21,6 +22,18 @@ BUILD = BuildConfig(
     source="sample:", name="sample", resolution=64, curate=CurateConfig(pdq_max_distance=None)
 )
 TRAINING = TrainConfig(preset="smoke")
+
+
+def planned_demo(options: StoreOptions) -> dict[str, Any]:
+    """What `run_demo` would build and train, after a build's checks."""
+    from flows.build import check_build
+
+    check_build(BUILD, Store(options.store))
+    return {
+        "build": BUILD.resolved(),
+        "training": TRAINING.model_dump(mode="json"),
+        "options": options.model_dump(mode="json"),
+    }
 
 
 def run_demo(options: RunOptions) -> Iterator[str]:

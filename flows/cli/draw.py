@@ -17,11 +17,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from flows.cli.output import answer
-from flows.cli.parameters import FLAT, RUN, CheckpointOptions, DrawOptions, Json, Options
-from storage.errors import ConfigError
+from flows.cli.output import answer, print_resolved
+from flows.cli.parameters import FLAT, RUN, CheckpointOptions, DrawOptions, DryRun, Json, Options
+from storage.config import Config
+from storage.errors import ConfigError, SourceError
 from storage.runs import find_checkpoint
 from storage.store import Store
+from training.drawing.settings import (
+    ExportConfig,
+    GenerateConfig,
+    MixingConfig,
+    NoiseConfig,
+    ProjectConfig,
+    TruncationConfig,
+    VideoConfig,
+)
 
 if TYPE_CHECKING:  # torch is imported where it is needed
     from training.data import ImageArray
@@ -30,41 +40,32 @@ if TYPE_CHECKING:  # torch is imported where it is needed
 
 RunName = Annotated[str, RUN]
 Out = Annotated[Path, Parameter(help="The file to write.")]
-Seeds = Annotated[str, Parameter(help="Seeds, such as 0-15 or 1,5,7.")]
-Psi = Annotated[float, Parameter(help="Truncation: 0 is the mean face, 1 is none.")]
-NoiseSeed = Annotated[int, Parameter(help="The seed whose noise all images share.")]
 
-figure = App(name="figure", help="Draw the paper's figures with a trained generator.")
+figure = App(name="figure")
 
 
 def generate(
     run: RunName,
     *,
     out: Annotated[Path, Parameter(help="The PNG to write; with --separate, the folder.")],
-    seeds: Seeds = "0-15",
-    truncation_psi: Annotated[
-        str,
-        Parameter(
-            help="0 is the mean face, 1 is no truncation; of several, as 1,0.7,0.5, each gets a column "
-            "(with --separate, a file)."
-        ),
-    ] = "0.7",
-    separate: Annotated[bool, Parameter(negative="", help="Write one PNG a seed, not a grid.")] = False,
+    config: Annotated[GenerateConfig, FLAT] = GenerateConfig(),
     options: Options = DrawOptions(),
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Draw images of seeds with a trained generator, as one grid that knows where it came from."""
-    from flows.cli.parameters import parse_psis, parse_seeds
     from training.drawing.pictures import generate_files, generate_grid
 
-    numbers, psis = parse_seeds(seeds), parse_psis(truncation_psi)
     trained = _trained(run, options)
+    if dry_run:
+        return _resolved(trained, out, config, options, json_)
+    seeds, psis = config.seeds, config.truncation_psi
     with _writing(out):
-        if separate:
-            made = {"files": [str(path) for path in generate_files(trained, numbers, out, psis)]}
+        if config.separate:
+            made = {"files": [str(path) for path in generate_files(trained, seeds, out, psis)]}
         else:
-            made = generate_grid(trained, numbers, out, psis)
-    line = f"{len(numbers) * len(psis)} images in {out}, from {_source(trained)}"
+            made = generate_grid(trained, seeds, out, psis)
+    line = f"{len(seeds) * len(psis)} images in {out}, from {_source(trained)}"
     answer(json_, {"out": str(out), **made}, line)
 
 
@@ -73,22 +74,29 @@ def truncation(
     run: RunName,
     *,
     out: Out,
-    seeds: Seeds = "0-3",
-    psis: Annotated[str, Parameter(help="Truncations, a column each.")] = "1,0.7,0.5,0,-0.5",
-    cutoff: Annotated[int | None, Parameter(help="How many first layers it acts on; unset: all.")] = None,
+    config: Annotated[TruncationConfig, FLAT] = TruncationConfig(),
     options: Options = DrawOptions(),
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Figure 8: seeds in rows, truncations in columns, from the image itself over the mean face to its opposite."""
-    from flows.cli.parameters import parse_psis, parse_seeds
     from training.drawing.figures import tiled, truncation_figure
 
-    numbers, columns = parse_seeds(seeds), parse_psis(psis)
-    if cutoff is not None and cutoff < 0:
-        raise ConfigError(f"--cutoff {cutoff}: must be 0 or more")
     trained = _trained(run, options)
-    images = truncation_figure(trained.style_generator("truncation"), numbers, columns, cutoff=cutoff)
-    about = {"figure": "truncation", "seeds": numbers, "psis": columns, "cutoff": cutoff}
+    generator = trained.style_generator("truncation")
+    if dry_run:
+        return _resolved(trained, out, config, options, json_)
+    images = truncation_figure(
+        generator, config.seeds, config.psis, cutoff=config.cutoff, noise_seed=config.noise_seed
+    )
+    about = {
+        "figure": "truncation",
+        "seeds": list(config.seeds),
+        "psis": list(config.psis),
+        "cutoff": config.cutoff,
+    }
+    if config.noise_seed is not None:
+        about["noise_seed"] = config.noise_seed
     _finish(trained, tiled([list(row) for row in images]), out, about, json_)
 
 
@@ -97,32 +105,37 @@ def mixing(
     run: RunName,
     *,
     out: Out,
-    rows: Annotated[str, Parameter(help="Seeds of sources A, down the left.")] = "0-2",
-    columns: Annotated[str, Parameter(help="Seeds of sources B, along the top.")] = "3-8",
-    layers: Annotated[
-        Literal["coarse", "middle", "fine", "all"],
-        Parameter(
-            help="Styles taken from B: coarse are those of 4-8 px, middle of 16-32, fine of 64 and above; "
-            "all: a block of rows for each."
-        ),
-    ] = "all",
-    psi: Psi = 1.0,
-    noise_seed: NoiseSeed = 0,
+    config: Annotated[MixingConfig, FLAT] = MixingConfig(),
     options: Options = DrawOptions(),
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Figure 3: each image takes some layers' styles from the source above it, all others from the one at its left."""
-    from flows.cli.parameters import parse_psis, parse_seeds
     from training.drawing.figures import mixing_figure, mixing_layers, mixing_rows, tiled
 
-    a, b = parse_seeds(rows), parse_seeds(columns)
-    [checked_psi], [noise] = parse_psis(str(psi)), parse_seeds(str(noise_seed))
     trained = _trained(run, options)
     generator = trained.style_generator("style mixing")
-    names = mixing_layers(generator, layers)
-    images = mixing_figure(generator, a, b, names, psi=checked_psi, cutoff=trained.cutoff, noise_seed=noise)
-    about = {"figure": "mixing", "rows": a, "columns": b, "layers": names, "truncation_psi": psi}
-    _finish(trained, tiled(mixing_rows(*images)), out, {**about, "noise_seed": noise}, json_)
+    layers = mixing_layers(generator, config.layers)
+    if dry_run:
+        return _resolved(trained, out, config, options, json_)
+    images = mixing_figure(
+        generator,
+        config.rows,
+        config.columns,
+        layers,
+        psi=config.psi,
+        cutoff=trained.cutoff,
+        noise_seed=config.noise_seed,
+    )
+    about = {
+        "figure": "mixing",
+        "rows": list(config.rows),
+        "columns": list(config.columns),
+        "layers": layers,
+        "truncation_psi": config.psi,
+        "noise_seed": config.noise_seed,
+    }
+    _finish(trained, tiled(mixing_rows(*images)), out, about, json_)
 
 
 @figure.command
@@ -130,11 +143,9 @@ def noise(
     run: RunName,
     *,
     out: Out,
-    seed: Annotated[int, Parameter(help="The image's seed.")] = 0,
-    crops: Annotated[int, Parameter(help="Enlarged realisations to show.")] = 2,
-    realisations: Annotated[int, Parameter(help="Realisations that the deviation is taken over.")] = 100,
-    psi: Psi = 1.0,
+    config: Annotated[NoiseConfig, FLAT] = NoiseConfig(),
     options: Options = DrawOptions(),
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Figures 4 and 5: one image under different noise, and with noise on all, no, fine and coarse layers only.
@@ -142,27 +153,26 @@ def noise(
     First row: the image, a place of it under other noise, enlarged, and each pixel's standard deviation, white being
     the largest. Second row: the four cases; third: the same place of them.
     """
-    from flows.cli.parameters import parse_psis, parse_seeds
-    from training.drawing.figures import NOISE_CASES, noise_figure, tiled
+    from training.drawing.figures import NOISE_CASES, check_noise, noise_figure, tiled
 
-    [checked_psi], [number] = parse_psis(str(psi)), parse_seeds(str(seed))
-    for name, value, largest in (("crops", crops, 16), ("realisations", realisations, 10_000)):
-        if not 1 <= value <= largest:
-            raise ConfigError(f"--{name} {value}: must be from 1 to {largest}")
     trained = _trained(run, options)
+    generator = trained.style_generator("the figure of noise")
+    check_noise(generator)
+    if dry_run:
+        return _resolved(trained, out, config, options, json_)
     drawn = noise_figure(
-        trained.style_generator("the figure of noise"),
-        number,
-        psi=checked_psi,
+        generator,
+        config.seed,
+        psi=config.psi,
         cutoff=trained.cutoff,
-        num_crops=crops,
-        num_realisations=realisations,
+        num_crops=config.num_crops,
+        num_realisations=config.num_realisations,
     )
     about = {
         "figure": "noise",
-        "seeds": [number],
-        "truncation_psi": psi,
-        "realisations": realisations,
+        "seeds": [config.seed],
+        "truncation_psi": config.psi,
+        "realisations": config.num_realisations,
         "cases": list(NOISE_CASES),
         "zoom_px": list(drawn.zoom),
         "largest_deviation": round(float(drawn.deviation_HW.max()), 3),
@@ -175,36 +185,36 @@ def video(
     run: RunName,
     *,
     out: Annotated[Path, Parameter(help="The MP4 to write.")],
-    seeds: Seeds = "0-7",
-    seconds: Annotated[float, Parameter(help="Length of the whole loop.")] = 10.0,
-    fps: Annotated[int, Parameter(help="Frames a second.")] = 30,
-    psi: Psi = 0.7,
-    noise_seed: NoiseSeed = 0,
+    config: Annotated[VideoConfig, FLAT] = VideoConfig(),
     options: Options = DrawOptions(),
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Film a smooth closed walk through the styles of seeds, noise held still, as H.264."""
-    from flows.cli.parameters import parse_psis, parse_seeds
     from training.drawing.figures import fixed_noise
     from training.drawing.images import w_from_seeds
     from training.drawing.video import check_video, closed_loop, frames, write_video
 
-    numbers, [noise] = parse_seeds(seeds), parse_seeds(str(noise_seed))
-    [checked_psi] = parse_psis(str(psi))
-    if not (0 < seconds <= 3600 and 1 <= fps <= 240 and round(seconds * fps) >= 1):
-        raise ConfigError(f"--seconds {seconds:g} --fps {fps}: at most an hour, of 1 to 240 frames a second")
-    if len(numbers) < 2:
-        raise ConfigError(f"--seeds {seeds}: a walk needs two seeds or more")
     check_video()
     trained = _trained(run, options)
     generator = trained.style_generator("a walk through styles")
-    w_FLD = closed_loop(w_from_seeds(generator, numbers, checked_psi, trained.cutoff), round(seconds * fps))
-    about = {"kind": "video", "seeds": numbers, "truncation_psi": psi, "noise_seed": noise, "fps": fps}
-    metadata = {**trained.origin, **about, "frames": len(w_FLD)}
-    pictures = frames(generator, w_FLD, fixed_noise(generator, noise))
+    if dry_run:
+        return _resolved(trained, out, config, options, json_)
+    keys = w_from_seeds(generator, config.seeds, config.psi, trained.cutoff)
+    w_FLD = closed_loop(keys, config.num_frames)
+    metadata = {
+        **trained.origin,
+        "kind": "video",
+        "seeds": list(config.seeds),
+        "truncation_psi": config.psi,
+        "noise_seed": config.noise_seed,
+        "fps": config.fps,
+        "frames": len(w_FLD),
+    }
+    pictures = frames(generator, w_FLD, fixed_noise(generator, config.noise_seed))
     with _writing(out), _bar("video", len(w_FLD), "frame", json_) as advance:
-        write_video(_counted(pictures, advance), out, fps, metadata)
-    line = f"{len(w_FLD)} frames in {out}, through {len(numbers)} seeds of {trained.origin['run_id']}"
+        write_video(_counted(pictures, advance), out, config.fps, metadata)
+    line = f"{len(w_FLD)} frames in {out}, through {len(config.seeds)} seeds of {trained.origin['run_id']}"
     answer(json_, {"out": str(out), **metadata}, line)
 
 
@@ -215,35 +225,32 @@ def project(
     out: Annotated[
         Path, Parameter(help="The PNG to write, the target beside what w draws; w goes to .safetensors.")
     ],
-    space: Annotated[Literal["w", "w+"], Parameter(help="One w for all layers, or a w for each.")] = "w",
-    steps: Annotated[int, Parameter(help="Steps of gradient descent.")] = 500,
-    distance: Annotated[
-        Literal["auto", "lpips", "features", "pixels"],
-        Parameter(
-            help="lpips: LPIPS of VGG16, from torch's hub folder; features: EfficientNet-Lite0's and pixels; pixels "
-            "alone; auto: the first that is installed."
-        ),
-    ] = "auto",
     align: Annotated[
         Literal["auto", "always", "never"],
         Parameter(help="Crop the face as the datasets'; auto: unless the photograph is square."),
     ] = "auto",
-    seed: Annotated[int, Parameter(help="Seed of the noise held fixed and of the search.")] = 0,
+    config: Annotated[ProjectConfig, FLAT] = ProjectConfig(),
     options: Options = DrawOptions(),
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
-    """Find the w that draws a photograph best: the target, what w draws, and w itself as safetensors."""
-    from preprocessing.portrait import portrait
-    from training.drawing.projection import ProjectConfig, save_projection
-    from training.drawing.projection import project as search
+    """Find the w that draws a photograph best.
 
-    config = ProjectConfig.model_validate(
-        {"space": space, "steps": steps, "distance": distance, "seed": seed}
-    )
+    Written are the target beside what w draws, and w itself as safetensors.
+    """
+    from preprocessing.portrait import portrait
+    from training.drawing.projection import project as search
+    from training.drawing.projection import resolve_distance, save_projection
+
     trained = _trained(run, options)
     generator = trained.style_generator("projection")
     if out.suffix == ".safetensors":
         raise ConfigError(f"--out {out} is to be a PNG: w goes to a .safetensors of the same name")
+    if dry_run:
+        if not photo.is_file():
+            raise SourceError(f"{photo} cannot be read: it is no file")
+        found = config.model_copy(update={"distance": resolve_distance(config.distance)})
+        return _resolved(trained, out, found, options, json_, photo=str(photo), align=align)
     pixels, facts = portrait(photo, generator.resolution, align)
     with _bar("project", config.steps, "step", json_) as advance:
         result = search(generator, pixels, config, advance)
@@ -253,7 +260,7 @@ def project(
         tensors = save_projection(result, out, metadata)
     curve = " ".join(f"{value:.4g}" for value in result.curve(6))
     lines = [
-        f"{out}: PSNR {result.psnr_db:.1f} dB after {steps} steps in {space.upper()}",
+        f"{out}: PSNR {result.psnr_db:.1f} dB after {config.steps} steps in {config.space.upper()}",
         f"  distance ({result.distance}) {curve}",
         f"  w in {tensors}",
     ]
@@ -267,31 +274,30 @@ def project(
 def export(
     run: RunName,
     *,
-    out: Annotated[Path, Parameter(help="The file to write.")],
-    format_: Annotated[
-        Literal["safetensors", "onnx"], Parameter(name="--format", help="For torch, or for the rest.")
-    ] = "safetensors",
-    noise: Annotated[
-        Literal["const", "input"],
-        Parameter(help="In ONNX: the noise of --noise-seed, or inputs of their own."),
-    ] = "const",
-    noise_seed: Annotated[int, Parameter(help="The seed whose noise all images have.")] = 0,
+    out: Out,
+    config: Annotated[ExportConfig, FLAT] = ExportConfig(),
     options: Annotated[CheckpointOptions, FLAT] = CheckpointOptions(),
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
-    """Write the averaged generator as one file; ONNX is run, and compared with torch, before it is kept."""
-    from flows.cli.parameters import parse_seeds
-    from training.drawing.export import export_onnx, export_safetensors
+    """Write the averaged generator as one file, for torch or as ONNX.
 
-    [number] = parse_seeds(str(noise_seed))
+    An ONNX file is run, and its images compared with torch's, before it is kept.
+    """
+    from training.drawing.export import check_onnx, export_onnx, export_safetensors
+
+    if config.format == "onnx":
+        check_onnx()
     trained = _trained(run, DrawOptions(**options.model_dump(), device="cpu"))
+    if dry_run:
+        return _resolved(trained, out, config, options, json_)
     with _writing(out):
-        if format_ == "safetensors":
+        if config.format == "safetensors":
             metadata = export_safetensors(trained, out)
         else:
-            metadata = export_onnx(trained, out, noise=noise, noise_seed=number)
+            metadata = export_onnx(trained, out, noise=config.noise, noise_seed=config.noise_seed)
     lines = [f"{out}: the generator of {_source(trained)}"]
-    if format_ == "onnx":
+    if config.format == "onnx":
         lines.append(
             f"  onnxruntime's images differ from torch's by {metadata['max_difference']:.2g} at most"
         )
@@ -307,6 +313,12 @@ def _trained(run: str, options: DrawOptions) -> Trained:
     from training.drawing.trained import open_trained
 
     return open_trained(checkpoint, resolve_device(options.device))
+
+
+def _resolved(trained: Trained, out: Path, config: Config, options: Config, json_: bool, **of: str) -> None:
+    """What a dry run says: the checkpoint is opened and checked, and nothing is drawn."""
+    run, checkpoint = trained.origin["run_id"], trained.origin["checkpoint"]
+    print_resolved(json_, config, options, run=run, checkpoint=checkpoint, **of, out=str(out))
 
 
 def _source(trained: Trained) -> str:

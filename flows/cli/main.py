@@ -9,6 +9,7 @@ Results go to standard output, progress and errors to standard error. Not here: 
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 
 import pydantic
@@ -32,40 +34,40 @@ app = App(
 )
 
 COMMANDS = {
-    "build": ("dataset", "Build a dataset version from photographs."),
-    "align": (
-        "dataset",
-        "Write the aligned faces of photographs as files: no store, no dataset, no curation.",
-    ),
-    "curate": (
-        "dataset",
-        "Publish a dataset again by other --curate rules, or explain one photograph's verdict.",
-    ),
-    "train": ("train", "Train a style-based GAN on a dataset, in a process of its own."),
-    "generate": (
-        "draw",
-        "Draw images of seeds with a trained generator, as one grid that knows where it came from.",
-    ),
-    "figure": ("draw", "Draw the paper's figures with a trained generator."),
-    "video": ("draw", "Film a smooth closed walk through the styles of seeds, noise held still, as H.264."),
-    "project": ("draw", "Find the w that draws a photograph best."),
-    "export": ("draw", "Write the averaged generator as one file, for torch or as ONNX."),
-    "evaluate": ("measure", "Measure a checkpoint: FID, path lengths and others."),
-    "audit": ("measure", "Look for near-copies of training crops among generated pictures."),
-    "trace": ("lineage", "Say what something was made of, down to original photographs, by files alone."),
-    "verify": ("lineage", "Check every hash of a dataset version, down to original photographs."),
-    "demo": ("operate", "Run the whole pipeline once as Prefect flows, on the offline sample."),
-    "init": ("operate", "Lay prefect.yaml and prefect.toml into a folder, to deploy from it."),
-    "services": (
-        "operate",
-        "Start the Prefect server, the deployments, their workers, and MLflow, until Ctrl-C.",
-    ),
-    "deploy": ("operate", "Make the work pools and the deployments of prefect.yaml."),
+    "build": "dataset",
+    "align": "dataset",
+    "curate": "dataset",
+    "train": "train",
+    "generate": "draw",
+    "figure": "draw",
+    "video": "draw",
+    "project": "draw",
+    "export": "draw",
+    "evaluate": "measure",
+    "audit": "measure",
+    "trace": "lineage",
+    "verify": "lineage",
+    "demo": "operate",
+    "init": "operate",
+    "services": "operate",
+    "deploy": "operate",
 }
-"""Each command's file and what it does; a file is imported when one of its commands is asked for."""
+"""Each command's file, in the pipeline's order; a file is imported when one of its commands is asked for."""
 
-for name, (file, text) in COMMANDS.items():
-    app.command(f"flows.cli.{file}:{name}", name=name, help=text)
+GROUPS = {"figure": "Draw the paper's figures with a trained generator."}
+"""What the commands that have commands of their own do; the others say it in their docstrings."""
+
+
+def described(file: str) -> dict[str, str]:
+    """What each command of a file does, by its docstring, which is read without importing the file."""
+    source = Path(__file__).with_name(f"{file}.py").read_text(encoding="utf-8")
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    return {function.name: ast.get_docstring(function) or "" for function in functions}
+
+
+HELP = {name: text for file in dict.fromkeys(COMMANDS.values()) for name, text in described(file).items()}
+for order, (name, file) in enumerate(COMMANDS.items()):
+    app.command(f"flows.cli.{file}:{name}", name=name, help=GROUPS.get(name) or HELP[name], sort_key=order)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (PipelineError, CycloptsError, pydantic.ValidationError) as error:
         if debug:
             traceback.print_exc()
-        warn(_sentence(error))
+        warn(_sentence(error, tokens))
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
@@ -103,15 +105,28 @@ def build_dataset_main() -> None:
     )
 
 
-def _sentence(error: Exception) -> str:
-    """An error in one line: for a wrong setting its field and what is valid."""
+def _sentence(error: Exception, tokens: Sequence[str]) -> str:
+    """An error in one line: for a wrong setting its option as it was typed, and what is valid."""
     cause = error if isinstance(error, pydantic.ValidationError) else error.__cause__
     if isinstance(cause, pydantic.ValidationError):
         problems = []
         for problem in cause.errors(include_url=False):
-            field = ".".join(str(part).replace("_", "-") for part in problem["loc"])
+            path = ".".join(str(part).replace("_", "-") for part in problem["loc"] if isinstance(part, str))
             message = problem["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(problem["input"], dict) else f" (given {problem['input']!r})"
-            problems.append(f"--{field}: {message}{given}" if field else message)
+            given = problem["input"]
+            if isinstance(given, list | tuple):
+                given = ",".join(map(str, given))
+            suffix = "" if isinstance(given, dict) else f" (given {given!r})"
+            problems.append(f"{_as_typed(path, error, tokens)}: {message}{suffix}" if path else message)
         return "; ".join(problems)
     return " ".join(str(error).split())
+
+
+def _as_typed(path: str, error: Exception, tokens: Sequence[str]) -> str:
+    """The option of a config's field, by whichever of its names was typed."""
+    option, typed = f"--{path}", {token.partition("=")[0] for token in tokens}
+    argument = error.argument if isinstance(error, CycloptsError) else None
+    for field in argument.children if argument is not None else ():
+        if option in field.names:
+            return next((name for name in field.names if name in typed), option)
+    return option

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from storage.config import Config
+
 
 def print_value(value: Any, compact: bool) -> None:
     """A value as JSON: on one line where `compact`."""
@@ -20,6 +22,12 @@ def answer(as_json: bool, value: Any, *lines: str) -> None:
         return print_value(value, compact=True)
     for line in lines:
         say(line)
+
+
+def print_resolved(as_json: bool, config: Config, options: Config, **of: str) -> None:
+    """What a dry run prints: what the work would be of, and with which settings, all of them."""
+    settings = {"config": config.model_dump(mode="json"), "options": options.model_dump(mode="json")}
+    print_value({**of, **settings}, as_json)
 
 
 def say(line: str) -> None:

@@ -6,16 +6,27 @@ Declarations alone, so that an option reads the same wherever it is. Not here: w
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import Field
 
 from flows.options import StoreOptions
-from storage.errors import ConfigError
 
-FLAT = Parameter(name="*")
+
+def shown(default: Any) -> str | None:
+    """A default as one would type it: "0-15" for seeds, "1,0.7" for numbers; None where nothing is set."""
+    if default in (None, (), {}):
+        return None
+    if not isinstance(default, tuple):
+        return str(default)
+    first, last = default[0], default[-1]
+    if len(default) > 2 and isinstance(first, int) and default == tuple(range(first, last + 1)):
+        return f"{first}-{last}"
+    return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in default)
+
+
+FLAT = Parameter(name="*", negative_iterable=(), show_default=shown)
 """Of a config: its fields are options by their own names."""
 RUN = Parameter(help="A run, by its id or folder, or one of its checkpoints' folders.", negative="")
 
@@ -38,35 +49,3 @@ class DrawOptions(CheckpointOptions):
 
 
 Options = Annotated[DrawOptions, FLAT]
-
-
-MAX_SEEDS = 10_000
-MAX_PSI = 2.0
-SEED_LIMIT = 2**63
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds from a list of numbers and ranges, such as "0-15,20", both ends included."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if match is None:
-            raise ConfigError(f"seeds {text!r}: {part!r} is neither a number nor a range such as 0-15")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ConfigError(f"seeds {text!r}: the range {part.strip()} runs backwards")
-        if last >= SEED_LIMIT or len(seeds) + last - first >= MAX_SEEDS:
-            raise ConfigError(f"seeds {text!r}: at most {MAX_SEEDS} seeds below 2^63")
-        seeds.extend(range(first, last + 1))
-    return seeds
-
-
-def parse_psis(text: str) -> list[float]:
-    """Truncations from a list of numbers, such as "1,0.7,0,-0.5"."""
-    try:
-        psis = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"psi {text!r} is not a list of numbers such as 1,0.7,0,-0.5") from None
-    if not all(abs(psi) <= MAX_PSI for psi in psis):  # false for nan too
-        raise ConfigError(f"psi {text!r}: each must be from {-MAX_PSI:g} to {MAX_PSI:g}")
-    return psis

@@ -13,11 +13,11 @@ FILES = ("prefect.toml", "prefect.yaml")
 PROJECT = Path(__file__).with_name("project")
 
 
-def init_folder(folder: Path) -> list[Path]:
+def init_folder(folder: Path, *, dry_run: bool = False) -> list[Path]:
     """Lay the files into a folder, made where it is not there, and return those that were written.
 
     A file that is there already and says the same is left; ConfigError where one says something else, before any is
-    written.
+    written. A dry run writes none, and returns those that it would.
     """
     texts = {folder / name: (PROJECT / name).read_bytes() for name in FILES}
     missing = []
@@ -27,9 +27,10 @@ def init_folder(folder: Path) -> list[Path]:
                 missing.append(path)
             elif path.read_bytes() != text:
                 raise ConfigError(f"{path} is there and says something else: move it, or name another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in missing:
-            path.write_bytes(texts[path])
+        if not dry_run:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in missing:
+                path.write_bytes(texts[path])
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be used: {error.strerror}") from error
     return missing

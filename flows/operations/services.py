@@ -6,6 +6,7 @@ For one person's machine. A team runs them apart, Prefect on PostgreSQL: see doc
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,8 +17,9 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from flows.operations.deploy import PREFECT, deploy
+from flows.operations.deploy import PREFECT, deploy, deployment_names
 from flows.operations.init import check_folder
 from flows.operations.training_process import stop_process
 from storage.errors import ServiceError
@@ -28,20 +30,29 @@ STOP_S = 10.0
 HOST = "127.0.0.1"
 
 
-def run_services(port: int, mlflow_port: int, store: Store, say: Callable[[str], None]) -> None:
-    """Start everything and wait until Ctrl-C or until one process ends.
+def planned_services(port: int, mlflow_port: int, store: Store) -> dict[str, Any]:
+    """What `run_services` would start, by its command lines, after the same checks."""
+    check_services(port, mlflow_port)
+    commands = service_commands(port, mlflow_port, store)
+    return {
+        "prefect": f"http://{HOST}:{port}",
+        "mlflow": f"http://{HOST}:{mlflow_port}",
+        "store": str(store.root),
+        "commands": {name: shlex.join(command) for name, command in commands.items()},
+        "deployments": deployment_names(),
+    }
 
-    Before anything is started, ServiceError names a port that is taken, and ConfigError a folder without deployments.
-    """
+
+def check_services(port: int, mlflow_port: int) -> None:
+    """ServiceError names a port that is taken, and ConfigError a folder without deployments."""
     check_port(port, "--port")
     check_port(mlflow_port, "--mlflow-port")
     check_folder(Path.cwd())
-    environment = {
-        **os.environ,
-        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    commands = {
+
+
+def service_commands(port: int, mlflow_port: int, store: Store) -> dict[str, list[str]]:
+    """The command of each process, in the order they start."""
+    return {
         "Prefect server": [*PREFECT, "server", "start", "--host", HOST, "--port", str(port)],
         "dataset worker": [*PREFECT, "worker", "start", "--pool", "dataset", "--type", "process"],
         "gpu worker": [*PREFECT, "worker", "start", "--pool", "gpu", "--type", "process", "--limit", "1"],
@@ -50,11 +61,24 @@ def run_services(port: int, mlflow_port: int, store: Store, say: Callable[[str],
             *("--backend-store-uri", f"sqlite:///{store.root}/mlflow.db"),
         ],
     }
+
+
+def run_services(port: int, mlflow_port: int, store: Store, say: Callable[[str], None]) -> None:
+    """Start everything and wait until Ctrl-C or until one process ends.
+
+    The errors of `check_services` come before anything is started.
+    """
+    check_services(port, mlflow_port)
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     store.root.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what was started is stopped
     with ExitStack() as stack:
         running = {}
-        for name, command in commands.items():
+        for name, command in service_commands(port, mlflow_port, store).items():
             process = subprocess.Popen(command, env=environment)
             stack.callback(stop_process, process, STOP_S)  # workers may ignore the first SIGTERM
             running[name] = process

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from storage.errors import ConfigError
 from storage.lineage.origin import GRID_TEXT, write_sidecar
 from training.drawing.images import inputs_from_seeds, synthesized
+from training.drawing.settings import NoiseMode
 from training.drawing.trained import Trained
 from training.networks import Generator, TraditionalGenerator
 from training.ops import upsample
@@ -35,8 +36,6 @@ TOLERANCE = 1e-3
 """Largest difference from torch's images, in [-1, 1], that an ONNX file may have."""
 CHECKED_BATCHES = (1, 2, 5)
 CHECKED_PSIS = (1.0, 0.5)
-
-NoiseMode = Literal["const", "input"]
 
 
 def export_metadata(trained: Trained) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def export_onnx(
     Its `max_difference` is from torch's images over several batches and psis; ConfigError, and no file, where that
     is not below `TOLERANCE`.
     """
-    _check_installed()
+    check_onnx()
     generator = trained.generator
     fixed = inputs_from_seeds(generator, [noise_seed])[1]
     wrapped = ExportedGenerator(generator, trained.cutoff, fixed if noise == "const" else None).eval()
@@ -175,7 +174,7 @@ def _dynamic(example: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(shapes[name] for name in example)
 
 
-def _check_installed() -> None:
+def check_onnx() -> None:
     """ConfigError where ONNX cannot be written or run here."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:

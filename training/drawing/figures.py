@@ -145,6 +145,12 @@ class NoiseFigure:
         return [[self.image, *self.crops, self.map], list(self.cases), list(self.case_crops)]
 
 
+def check_noise(generator: Generator) -> None:
+    """ConfigError where the generator takes no noise."""
+    if not generator.has_noise:
+        raise ConfigError("this generator was trained without noise: there is none to show")
+
+
 def noise_figure(
     generator: Generator,
     seed: int,
@@ -158,8 +164,7 @@ def noise_figure(
 
     ConfigError where the generator takes none.
     """
-    if not generator.has_noise:
-        raise ConfigError("this generator was trained without noise: there is none to show")
+    check_noise(generator)
     w_1LD = w_from_seeds(generator, [seed], psi, cutoff)
     own = fixed_noise(generator, seed)
     image = images_from_w(generator, w_1LD, own)

@@ -17,23 +17,22 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from storage.config import Config
 from storage.errors import ConfigError
 from storage.lineage.origin import GRID_TEXT
 from training.data import ImageArray
 from training.drawing.figures import fixed_noise, tiled
 from training.drawing.images import images_from_w, synthesized
 from training.drawing.pictures import write_png
+from training.drawing.settings import ProjectConfig
 from training.extractors import missing_for
 from training.extractors.efficientnet import EfficientNetLite0, distance_of_layers
 from training.extractors.published import Vgg16Lpips
@@ -50,25 +49,6 @@ EXPLORED = 0.75
 NUM_W_SAMPLES = 10_000
 WEIGHTS = WeightsPlace()
 """Those of LPIPS: in torch hub's cache."""
-
-
-class ProjectConfig(Config):
-    """How a picture's w is searched for."""
-
-    space: Literal["w", "w+"] = Field("w", description="One w for all layers, or a w for each (w+).")
-    steps: int = Field(500, ge=1, le=100_000, description="Steps of gradient descent.")
-    learning_rate: float = Field(
-        0.1, gt=0, le=10, description="Adam's largest step, in standard deviations of w."
-    )
-    exploration: float = Field(
-        0.5, ge=0, le=10, description="Noise added to w at the start, in standard deviations of w."
-    )
-    distance: Literal["auto", "lpips", "features", "pixels"] = Field(
-        "auto",
-        description="lpips: LPIPS of VGG16; features: EfficientNet-Lite0's and pixels; pixels: squared differences "
-        "at every scale; auto: the first of these that is installed.",
-    )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the noise held fixed and of the search.")
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from storage.config import Config
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, NotFoundError
 from storage.runs import Run, write_merged
@@ -45,36 +43,12 @@ from training.metrics.memorization import (
     share_nearer,
     unit_vectors,
 )
+from training.metrics.settings import AuditConfig
 from training.metrics.subject import Subject
 
 SPACES = ("embedding", "pixels")
 SOURCE_COLUMNS = ("photo_sha256", "ref", "page", "author", "license", "license_url", "title")
 SHEET_PX = 128
-
-
-class AuditConfig(Config):
-    """How many pictures are looked at, and what near is measured by."""
-
-    num_images: int = Field(1000, ge=1, description="Generated pictures.")
-    held_out: str | None = Field(
-        None,
-        description="Dataset (NAME or NAME@VERSION) of photographs that were not trained on, to calibrate by; unset: "
-        "training crops against the other training crops.",
-    )
-    num_held_out: int = Field(2000, ge=10, description="At most so many photographs calibrate.")
-    percentile: float = Field(
-        1.0, gt=0, lt=50, description="Percent of held-out photographs that pass for near-copies."
-    )
-    num_pairs: int = Field(16, ge=1, le=200, description="Closest pairs on record and on the sheet.")
-    extractor: Literal["efficientnet_lite0", "inception", "vgg16"] = Field(
-        "efficientnet_lite0", description="Network of the embedding."
-    )
-    truncation_psi: float = Field(1.0, ge=0, le=2, description="Truncation; 1 is none.")
-    seed: int = Field(0, ge=0, lt=2**31, description="The first picture's seed; the others follow it.")
-    batch_size: int = Field(32, ge=1, le=4096, description="Images at a time; changes no number.")
-    weights: Path | None = Field(
-        None, description="Folder of weights by their published names; unset: torch hub's cache."
-    )
 
 
 @dataclass(frozen=True)
@@ -92,11 +66,17 @@ class _Vectors:
         return _Vectors([self.keys[i] for i in chosen], self.embedding[chosen], self.pixels[chosen])
 
 
+def check_audit(run: Run, config: AuditConfig) -> None:
+    """Raise, before any work, the error that this audit would end in for want of weights or of its held-out dataset."""
+    check_extractor(config.extractor, WeightsPlace(config.weights, config.weights_sha256))
+    if config.held_out is not None:
+        open_dataset(run.store, config.held_out)
+
+
 def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device) -> dict[str, Any]:
     """Look for near-copies among a checkpoint's pictures; returns what the JSON says."""
     begun = time.perf_counter()
-    place = WeightsPlace(config.weights)
-    check_extractor(config.extractor, place)
+    check_audit(run, config)
     state = read_state(checkpoint)
     x_flips = TrainConfig.model_validate(state["config"]).x_flips
     sources = _sources(run)
@@ -109,7 +89,9 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
             seed=config.seed,
             batch_size=config.batch_size,
         )
-        extractor = open_extractor(config.extractor, place, device)
+        extractor = open_extractor(
+            config.extractor, WeightsPlace(config.weights, config.weights_sha256), device
+        )
         crops = subject.reals
         train = _vectors(_batches(crops, config.batch_size), extractor)
         mirrored = _vectors(_batches(crops, config.batch_size, mirrored=True), extractor) if x_flips else None

@@ -13,69 +13,25 @@ import math
 from pathlib import Path
 
 import torch
-from pydantic import Field
 
-from storage.config import Config
 from storage.errors import ConfigError
 from storage.runs import Record, Run, metrics_path, recorded_metrics, write_merged
 from training.checkpoint import generator_sha256, read_state
 from training.config import TrainConfig
 from training.device import full_precision
 from training.extractors import check_extractor
-from training.extractors.weights import WeightsPlace
-from training.metric_names import MEASURES, Measure, MetricName
+from training.metric_names import MEASURES
 from training.metrics.measure import by_features, path_length, separabilities
+from training.metrics.settings import EvaluateConfig
 from training.metrics.subject import Subject
 
 log = logging.getLogger(__name__)
 
 
-class EvaluateConfig(Config):
-    """Which metrics, and of how many images."""
-
-    metrics: tuple[MetricName, ...] = Field(min_length=1, description="Names of metrics.")
-    num_images: int | None = Field(
-        None,
-        ge=2,
-        description="Generated samples; unset: as many as published figures are of, 50,000 images, 100,000 paths, "
-        "200,000 for separability.",
-    )
-    num_reals: int | None = Field(None, ge=2, description="Real crops, the first so many; unset: all.")
-    truncation_psi: float = Field(
-        1.0, ge=0, le=2, description="Truncation; 1 is none, as for published figures."
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="The first image's seed; the others follow it.")
-    batch_size: int = Field(32, ge=1, le=4096, description="Images at a time; changes no number.")
-    face_crop: bool = Field(
-        True, description="Take path lengths on the part that shows the face, as for FFHQ."
-    )
-    weights: Path | None = Field(
-        None, description="Folder of weights by their published names; unset: torch hub's cache."
-    )
-    weights_sha256: dict[str, str] = Field(
-        {}, description="sha256 that a weights file must have, by its name, instead of the published one."
-    )
-    attributes: Path | None = Field(
-        None, description="Folder of attribute classifiers, an ONNX file an attribute, for separability."
-    )
-
-    @property
-    def place(self) -> WeightsPlace:
-        """Where weights are."""
-        return WeightsPlace(self.weights, self.weights_sha256, self.attributes)
-
-    @property
-    def measures(self) -> list[Measure]:
-        """The metrics asked for, each once."""
-        return [MEASURES[name] for name in dict.fromkeys(self.metrics)]
-
-    def num_fakes(self, measure: Measure) -> int:
-        """How many samples a metric is of."""
-        return self.num_images or measure.published_samples
-
-
 def check_evaluation(config: EvaluateConfig, train_config: TrainConfig) -> None:
     """Raise, before any work, the error that these metrics of such a run would end in."""
+    if not config.metrics:
+        raise ConfigError(f"no metrics are named: choose of {', '.join(MEASURES)}")
     for measure in config.measures:
         if measure.space == "w" and not train_config.draws_from_w:
             raise ConfigError(

@@ -12,7 +12,8 @@ import torch
 
 from storage.runs import Run
 from training.config import TrainConfig
-from training.metrics.evaluate import EvaluateConfig, check_evaluation, evaluate, log
+from training.metrics.evaluate import check_evaluation, evaluate, log
+from training.metrics.settings import EvaluateConfig
 from training.tracking import Tracker
 
 
