@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 # Everything is kept in this folder; that nothing is sent anywhere, flows/__init__.py sees to.
 export PREFECT_HOME := $(CURDIR)/.prefect
 
-.PHONY: demo test test-marked check deploy services lock clean
+.PHONY: demo test test-marked check frozen deploy services lock clean
 
 demo: .venv/installed ## the whole pipeline on the embedded sample, offline
 	$(BIN)/likeness demo
@@ -22,6 +22,10 @@ check: .venv/installed ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+frozen: .venv/installed ## help pages, and the surfaces in tests/data, written anew: a change that is meant
+	$(BIN)/python -m flows.cli.help docs/help
+	$(BIN)/python tests/surfaces.py
 
 deploy: .venv/installed ## work pools and deployments, on the server of prefect.toml or $PREFECT_API_URL
 	$(BIN)/likeness deploy

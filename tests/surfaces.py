@@ -1,0 +1,148 @@
+"""What others rely on, as text: deployments' parameters, a manifest's keys, tables' columns, public names.
+
+    python tests/surfaces.py        writes tests/data anew, after a change that is meant
+
+Not here: the help pages (`flows.cli.help`), and the records that today's code must be able to read (`data/golden`).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "tests" / "data"
+PACKAGES = ("flows", "preprocessing", "storage", "training")
+BY_CONTENT = ("counts.rejected", "shards[].images")
+"""Of a manifest, whose keys are content: not frozen."""
+
+
+def public_names() -> str:
+    """Every name without an underscore that a module defines, where it is defined."""
+    found = []
+    for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        found += [
+            f"{module}.{name}"
+            for name in defined(ast.parse(path.read_text(encoding="utf-8")))
+            if name[0] != "_"
+        ]
+    return lines(sorted(set(found)))
+
+
+def defined(module: ast.Module) -> Iterator[str]:
+    """The functions, classes and variables at a module's top."""
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                yield from (part.id for part in ast.walk(target) if isinstance(part, ast.Name))
+
+
+def table_columns() -> str:
+    """The columns of every table, with their types."""
+    from flows.stages.align import ALIGN_SCHEMA
+    from flows.stages.crawl import CRAWL_SCHEMA
+    from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA
+
+    tables = {
+        "images": IMAGE_SCHEMA,
+        "rejections": REJECTION_SCHEMA,
+        "crawl chunk": CRAWL_SCHEMA,
+        "align chunk": ALIGN_SCHEMA,
+    }
+    return lines(f"{table}.{column}" for table, schema in tables.items() for column in columns(schema))
+
+
+def columns(schema: pa.Schema) -> Iterator[str]:
+    """Name and type of each column."""
+    for field in schema:
+        yield f"{field.name}: {field.type}{'' if field.nullable else ' not null'}"
+
+
+def manifest_keys() -> str:
+    """The keys of a version's manifest, by paths, of two photographs built here."""
+    from flows.stages.align import align
+    from flows.stages.crawl import crawl
+    from flows.stages.curate import curate
+    from flows.stages.publish import publish
+    from flows.stages.shard import shard
+    from flows.stages.work import Context, Inline, Progress
+    from preprocessing.config import BuildConfig
+    from storage.store import Store
+
+    def report(_: Progress) -> None: ...
+
+    config = BuildConfig.model_validate({"source": "sample:2", "resolution": 32})
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder))
+        here = Context(store, Inline(), chunk_size=2, refetch=False)
+        crawled = crawl(here, report, config)
+        aligned = align(here, report, config, crawled.photos)
+        curated = curate(report, config, crawled.photos, aligned)
+        sharded = shard(here, report, config, curated)
+        rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]
+        dataset = publish(store, report, config, crawled, rejections, sharded)
+        return lines(dict.fromkeys(keys(dict(dataset.manifest))))
+
+
+def keys(value: Any, path: str = "") -> Iterator[str]:
+    """The paths to all that is no object and no list of objects."""
+    if isinstance(value, dict) and path not in BY_CONTENT:
+        for key in sorted(value):
+            yield from keys(value[key], f"{path}.{key}" if path else key)
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for part in value:
+            yield from keys(part, f"{path}[]")
+    else:
+        yield path
+
+
+def parameter_schema(deployment: str) -> str:
+    """The JSON schema of a deployment's parameters, as Prefect makes its form of it."""
+    from prefect.utilities.callables import parameter_schema as schema_of
+
+    [entrypoint] = [each["entrypoint"] for each in deployments() if each["name"] == deployment]
+    module, _, name = entrypoint.rpartition(".")
+    schema = schema_of(getattr(importlib.import_module(module), name))
+    return json.dumps(schema.model_dump_for_openapi(), indent=2, ensure_ascii=False) + "\n"
+
+
+def deployments() -> list[dict[str, Any]]:
+    """Those of prefect.yaml."""
+    found: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    return found
+
+
+def lines(texts: Any) -> str:
+    """A text with a line each."""
+    return "".join(f"{text}\n" for text in texts)
+
+
+SURFACES: dict[str, Callable[[], str]] = {
+    "public_names.txt": public_names,
+    "table_columns.txt": table_columns,
+    "manifest_keys.txt": manifest_keys,
+    **{
+        f"schemas/{each['name']}.json": lambda name=each["name"]: parameter_schema(name)  # type: ignore[misc]
+        for each in deployments()
+    },
+}
+"""Each file of tests/data, and what it is to hold."""
+
+
+if __name__ == "__main__":
+    for file, surface in SURFACES.items():
+        path = DATA / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(surface(), encoding="utf-8")
