@@ -51,15 +51,15 @@ def defined(module: ast.Module) -> Iterator[str]:
 
 def table_columns() -> str:
     """The columns of every table, with their types."""
-    from flows.stages.align import ALIGN_SCHEMA
+    from flows.stages.align import ALIGN_FIELDS
     from flows.stages.crawl import CRAWL_SCHEMA
-    from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA
+    from preprocessing.columns import FACE_FIELDS, IMAGE_SCHEMA, REJECTION_SCHEMA
 
     tables = {
         "images": IMAGE_SCHEMA,
         "rejections": REJECTION_SCHEMA,
         "crawl chunk": CRAWL_SCHEMA,
-        "align chunk": ALIGN_SCHEMA,
+        "align chunk": pa.schema([*FACE_FIELDS, *ALIGN_FIELDS]),
     }
     return lines(f"{table}.{column}" for table, schema in tables.items() for column in columns(schema))
 
@@ -78,7 +78,9 @@ def manifest_keys() -> str:
     from flows.stages.publish import publish
     from flows.stages.shard import shard
     from flows.stages.work import Context, Inline, Progress
+    from preprocessing.columns import FACE_FIELDS
     from preprocessing.config import BuildConfig
+    from storage.gathered import Gathered
     from storage.store import Store
 
     def report(_: Progress) -> None: ...
@@ -86,9 +88,9 @@ def manifest_keys() -> str:
     config = BuildConfig.model_validate({"source": "sample:2", "resolution": 32})
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        here = Context(store, Inline(), chunk_size=2, refetch=False)
+        here = Context(store, Inline(), chunk_size=2, refetch=False, gathered=Gathered)
         crawled = crawl(here, report, config)
-        aligned = align(here, report, config, crawled.photos)
+        aligned = align(here, report, config, crawled.photos, FACE_FIELDS)
         curated = curate(report, config, crawled.photos, aligned)
         sharded = shard(here, report, config, curated)
         rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]
