@@ -8,15 +8,26 @@ Not here: the help pages (`flows.cli.help`), and the records that today's code m
 from __future__ import annotations
 
 import ast
+import atexit
 import importlib
 import json
+import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
+
+from flows.build import build, run_with
+from flows.options import BuildOptions
+from flows.stages.crawl import CRAWL_SCHEMA
+from preprocessing.config import BuildConfig
+from storage.datasets.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -49,19 +60,24 @@ def defined(module: ast.Module) -> Iterator[str]:
                 yield from (part.id for part in ast.walk(target) if isinstance(part, ast.Name))
 
 
-def table_columns() -> str:
-    """The columns of every table, with their types."""
-    from flows.stages.align import ALIGN_FIELDS
-    from flows.stages.crawl import CRAWL_SCHEMA
-    from preprocessing.columns import FACE_FIELDS, IMAGE_SCHEMA, REJECTION_SCHEMA
+@cache
+def built() -> Dataset:
+    """A version of two photographs, built here."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    config = BuildConfig.model_validate({"source": "sample:2", "resolution": 32})
+    return build(config, BuildOptions(store=Path(folder), workers=1), run_with(lambda _: None)).dataset
 
+
+def table_columns() -> str:
+    """The columns of every table that a build leaves in its store, with their types."""
+    root = built().store.root
     tables = {
-        "images": IMAGE_SCHEMA,
-        "rejections": REJECTION_SCHEMA,
-        "crawl chunk": CRAWL_SCHEMA,
-        "align chunk": pa.schema([*FACE_FIELDS, *ALIGN_FIELDS]),
+        re.sub(r"[0-9a-f]{16,}", "*", str(path.relative_to(root))): pq.read_schema(path)
+        for path in root.rglob("*.parquet")
     }
-    return lines(f"{table}.{column}" for table, schema in tables.items() for column in columns(schema))
+    tables["chunks/crawl/*/*.parquet"] = CRAWL_SCHEMA  # of what is fetched
+    return lines(f"{table} {column}" for table in sorted(tables) for column in columns(tables[table]))
 
 
 def columns(schema: pa.Schema) -> Iterator[str]:
@@ -71,31 +87,9 @@ def columns(schema: pa.Schema) -> Iterator[str]:
 
 
 def manifest_keys() -> str:
-    """The keys of a version's manifest, by paths, of two photographs built here."""
-    from flows.stages.align import align
-    from flows.stages.crawl import crawl
-    from flows.stages.curate import curate
-    from flows.stages.publish import publish
-    from flows.stages.shard import shard
-    from flows.stages.work import Context, Inline, Progress
-    from preprocessing.columns import FACE_FIELDS
-    from preprocessing.config import BuildConfig
-    from storage.gathered import Gathered
-    from storage.store import Store
-
-    def report(_: Progress) -> None: ...
-
-    config = BuildConfig.model_validate({"source": "sample:2", "resolution": 32})
-    with tempfile.TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        here = Context(store, Inline(), chunk_size=2, refetch=False, gathered=Gathered)
-        crawled = crawl(here, report, config)
-        aligned = align(here, report, config, crawled.photos, FACE_FIELDS)
-        curated = curate(report, config, crawled.photos, aligned)
-        sharded = shard(here, report, config, curated)
-        rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]
-        dataset = publish(store, report, config, crawled, rejections, sharded)
-        return lines(dict.fromkeys(keys(dict(dataset.manifest))))
+    """The keys of a version's manifest, by their paths."""
+    manifest = json.loads(built().store.path(f"{built().key}/manifest.json").read_bytes())
+    return lines(dict.fromkeys(keys(manifest)))
 
 
 def keys(value: Any, path: str = "") -> Iterator[str]:
