@@ -31,6 +31,7 @@ from preprocessing.sources import open_source
 from preprocessing.sources.folder import FolderSource
 from storage.datasets.dataset import Dataset
 from storage.datasets.manifest import record_build
+from storage.datasets.records import BuildRecord
 from storage.digest import json_digest
 from storage.environment import run_facts
 from storage.errors import ConfigError
@@ -53,22 +54,22 @@ class Built:
     """A finished build."""
 
     dataset: Dataset
-    record: dict[str, Any]
+    record: BuildRecord
     contact_sheet: Path
     report: Path
 
     def summary(self) -> dict[str, Any]:
         """What `likeness build --json` prints."""
-        counts = self.dataset.manifest["counts"]
+        counts = self.dataset.manifest.counts
         return {
             "name": self.dataset.name,
             "version": self.dataset.version,
-            "unchanged": self.record["unchanged"],
-            "photos": counts["photos"],
-            "images": counts["images"],
-            "rejected": counts["rejected"],
-            "shards": len(self.dataset.manifest["shards"]),
-            "seconds": self.record["seconds"],
+            "unchanged": self.record.unchanged,
+            "photos": counts.photos,
+            "images": counts.images,
+            "rejected": counts.rejected,
+            "shards": len(self.dataset.manifest.shards),
+            "seconds": self.record.seconds,
             "directory": str(self.dataset.folder),
         }
 
@@ -148,7 +149,7 @@ def build_from(
         "facts": run_facts(),
     }
     record = record_build(dataset, facts, started)
-    report = write_report(dataset, record, crawled, aligned, curated)
+    report = write_report(dataset, record.as_json(), crawled, aligned, curated)
     return Built(dataset, record, sheet, report)
 
 

@@ -64,9 +64,9 @@ def crawled(dataset: Dataset) -> Crawled:
         if sha256 not in num_bytes:
             num_bytes[sha256] = _original(dataset.store, sha256).stat().st_size
         photos[ref] = Photo(item, sha256, num_bytes[sha256])
-    if len(items) != dataset.manifest["counts"]["photos"]:
+    if len(items) != dataset.manifest.counts.photos:
         raise IntegrityError(f"the tables of {dataset.reference} do not hold all of its photographs")
-    return Crawled(dataset.manifest["source"], items, list(photos.values()), rejections, len(photos))
+    return Crawled(dataset.manifest.source, items, list(photos.values()), rejections, len(photos))
 
 
 def _original(store: Store, sha256: str) -> Path:

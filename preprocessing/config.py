@@ -8,7 +8,7 @@ Not here: where a build runs (`flows.options`), which never changes a byte of a 
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.curation.settings import CurateConfig
@@ -79,9 +79,7 @@ def recorded_config(dataset: Dataset) -> BuildConfig:
         raise NotFoundError(
             f"{dataset.reference} has no build record, which would hold its config: build again"
         )
-    try:
-        return BuildConfig.model_validate(builds[-1]["config"])
-    except (KeyError, ValidationError) as error:
-        raise ConfigError(
-            f"the config of {builds[-1]['build_id']} was recorded by another version of likeness: build again"
-        ) from error
+    newest = builds[-1]
+    if not newest.config:
+        raise ConfigError(f"the record of build {newest.build_id} does not hold its config: build again")
+    return BuildConfig.recorded(newest.config, f"the record of build {newest.build_id}")

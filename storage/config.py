@@ -6,14 +6,28 @@ described where it is declared.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from storage.digest import json_digest
+from storage.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 class Config(BaseModel):
@@ -26,6 +40,52 @@ class Config(BaseModel):
     def digest(self) -> str:
         """sha256 (hex) of the canonical JSON of the fully resolved config."""
         return json_digest(self.model_dump(mode="json"))
+
+    @classmethod
+    def recorded(cls, settings: Mapping[str, Any], of: str, *, exact: bool = False) -> Self:
+        """The config that was put on record of something, perhaps by another version of likeness.
+
+        A setting that this version does not know is left out, with one warning that names all such, or refused where
+        the config must be `exact`; a setting that was not there yet has its default. ConfigError where a value is none
+        that this version takes.
+        """
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            unknown = [tuple(e["loc"]) for e in error.errors() if e["type"] == "extra_forbidden"]
+        try:
+            config = cls.model_validate(_without(settings, unknown))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            raise ConfigError(
+                f"{of} has a setting of another version of likeness: {_dotted(problem['loc'])}: "
+                f"{problem['msg'].removeprefix('Value error, ')}"
+            ) from error
+        names = ", ".join(map(_dotted, unknown))
+        if exact:
+            raise ConfigError(f"{of} has settings that this version of likeness does not know: {names}")
+        _warn(f"{of} has settings that this version of likeness does not know and ignores: {names}")
+        return config
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once a process, however often the record is read."""
+    logger.warning(message)
+
+
+def _without(settings: Mapping[str, Any], places: list[tuple[int | str, ...]]) -> dict[str, Any]:
+    kept = deepcopy(dict(settings))
+    for *above, name in places:
+        folder: Any = kept
+        for step in above:
+            folder = folder[step]
+        del folder[name]
+    return kept
+
+
+def _dotted(place: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, place))
 
 
 @dataclass(frozen=True, init=False)

@@ -7,28 +7,42 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from pydantic import Field
 
 from storage.digest import file_digest
+from storage.records import Part
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ("likeness", "numpy", "pillow", "dlib-bin", "opencv-python-headless", "torch", "webdataset", "pyarrow",
             "prefect", "dask", "mlflow")  # fmt: skip
 
 
+class Facts(Part):
+    """The code that did something, and the machine."""
+
+    code_commit: str | None = None
+    code_dirty: bool | None = None
+    lock_sha256: str | None = None
+    python: str | None = None
+    platform: str | None = None
+    host: str | None = None
+    packages: dict[str, str | None] = Field({})
+
+
 @cache
-def run_facts() -> dict[str, Any]:
+def run_facts() -> Facts:
     """Commit and lock of the code (None where there is no checkout), versions, Python and machine."""
     lock = PROJECT_ROOT / "constraints.txt"
-    return {
-        "code_commit": _git("rev-parse", "HEAD"),
-        "code_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "lock_sha256": file_digest(lock) if lock.is_file() else None,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "packages": {name: _version(name) for name in RECORDED},
-    }
+    return Facts(
+        code_commit=_git("rev-parse", "HEAD"),
+        code_dirty=bool(_git("status", "--porcelain", "--untracked-files=no")),
+        lock_sha256=file_digest(lock) if lock.is_file() else None,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        host=platform.node(),
+        packages={name: _version(name) for name in RECORDED},
+    )
 
 
 def _version(distribution: str) -> str | None:

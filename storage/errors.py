@@ -5,7 +5,8 @@ PipelineError
 ├── SourceError          a folder or list cannot be read
 ├── EmptyDatasetError    curation kept nothing
 ├── NotFoundError        a dataset, version, run or image reference names nothing here
-├── IntegrityError       stored bytes differ from their recorded hash
+├── IntegrityError       stored bytes differ from their recorded hash, or cannot be read
+├── FormatError          a newer version of likeness wrote a file
 ├── DeviceError          the compute device asked for is not here
 ├── TrainingError        training ended without its result
 └── ServiceError         a server or a port is not usable
@@ -36,7 +37,11 @@ class NotFoundError(PipelineError):
 
 
 class IntegrityError(PipelineError):
-    """Stored bytes differ from their recorded hash."""
+    """Stored bytes differ from their recorded hash, or cannot be read."""
+
+
+class FormatError(PipelineError):
+    """A newer version of likeness wrote a file; it is whole, and nothing that mends damage may touch it."""
 
 
 class DeviceError(PipelineError):

@@ -20,13 +20,54 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from storage.datasets.records import VersionSummary
 from storage.digest import json_digest
-from storage.environment import run_facts
-from storage.errors import ConfigError, NotFoundError
-from storage.store import Store, read_json
+from storage.environment import Facts, run_facts
+from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.records import StoredRecord, json_object
+from storage.store import Store
 
-Record = dict[str, Any]
-"""What was measured: a metric's value and what it depends on."""
+
+class RunRecord(StoredRecord):
+    """What was asked of a run: dataset, resolved config, facts of the code and the machine."""
+
+    run_id: str
+    kind: str = "training"
+    created_at: str
+    dataset: VersionSummary
+    config: dict[str, Any]
+    config_sha256: str
+    facts: Facts
+
+
+class CheckpointState(StoredRecord):
+    """What state.json says to whoever follows a checkpoint; `training.checkpoint.State` is all that it says."""
+
+    num_images: int
+    """Real images shown so far."""
+    sha256: dict[str, str]
+    """Of each file beside it, by name."""
+
+
+class MetricRecord(StoredRecord):
+    """What was measured of a checkpoint under one name: a value, and what it depends on."""
+
+    value: float
+    extractor: str | None = None
+    weights_sha256: str | None = None
+    resize: str | None = None
+    seconds: float | None = None
+    num_reals: int | None = None
+    num_fakes: int | None = None
+    checkpoint: str | None = None
+    generator_sha256: str | None = None
+    dataset_manifest_sha256: str | None = None
+    resolution: int | None = None
+    lod: float | None = None
+    truncation_psi: float | None = None
+    seed: int | None = None
+    device: str | None = None
+    torch: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +87,9 @@ class Run:
         return Store(self.folder.parent.parent)
 
     @cached_property
-    def record(self) -> dict[str, Any]:
-        """What was asked for: dataset, resolved config, facts of the code and the machine."""
-        return read_json(
-            self.folder / "run.json", "run_id", "created_at", "dataset", "config", "config_sha256", "facts"
-        )
+    def record(self) -> RunRecord:
+        """What was asked for."""
+        return RunRecord.read(self.folder / "run.json")
 
     @property
     def checkpoints_dir(self) -> Path:
@@ -110,21 +149,21 @@ class Run:
         return kept[name]
 
 
-def create_run(store: Store, dataset: Mapping[str, Any], config: Mapping[str, Any]) -> Run:
+def create_run(store: Store, dataset: VersionSummary, config: Mapping[str, Any]) -> Run:
     """Make a run's folder and write its record; nothing is trained yet."""
     created = datetime.now(UTC)
     stamp = created.strftime("%Y%m%d-%H%M%S")
-    run_id = f"{stamp}-{dataset['name']}-{config['preset']}-{secrets.token_hex(2)}"
-    record = {
-        "run_id": run_id,
-        "kind": "training",
-        "created_at": created.isoformat(timespec="seconds"),
-        "dataset": dict(dataset),
-        "config": dict(config),
-        "config_sha256": json_digest(config),
-        "facts": run_facts(),
-    }
-    store.put(f"runs/{run_id}/run.json", json.dumps(record, indent=2).encode())
+    run_id = f"{stamp}-{dataset.name}-{config['preset']}-{secrets.token_hex(2)}"
+    record = RunRecord.new(
+        run_id=run_id,
+        kind="training",
+        created_at=created.isoformat(timespec="seconds"),
+        dataset=dataset,
+        config=dict(config),
+        config_sha256=json_digest(config),
+        facts=run_facts(),
+    )
+    store.put(f"runs/{run_id}/run.json", record.as_bytes())
     return Run(store.path(f"runs/{run_id}"))
 
 
@@ -160,16 +199,25 @@ def metrics_path(run: Run, checkpoint: Path) -> Path:
     return run.folder / "metrics" / f"{checkpoint.name}.json"
 
 
-def recorded_metrics(run: Run, checkpoint: Path) -> dict[str, Record]:
-    """What was measured of a checkpoint so far."""
+def recorded_metrics(run: Run, checkpoint: Path) -> dict[str, MetricRecord]:
+    """What was measured of a checkpoint so far, by the metric's name."""
     path = metrics_path(run, checkpoint)
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    records = {}
+    for name, value in json_object(path.read_bytes(), path).items():
+        if not isinstance(value, dict):
+            raise IntegrityError(f"{path} is damaged: {name} is no record")
+        records[name] = MetricRecord.of_value(value, f"{name} in {path}")
+    return records
 
 
-def write_merged(path: Path, records: Record) -> None:
-    """Add records to a JSON file, whole or not at all."""
+def record_metrics(run: Run, checkpoint: Path, records: Mapping[str, MetricRecord]) -> None:
+    """Add to what was measured of a checkpoint."""
+    path = metrics_path(run, checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
-    merged = {**(read_json(path) if path.is_file() else {}), **records}
+    merged = {**recorded_metrics(run, checkpoint), **records}
+    values = {name: record.as_json() for name, record in sorted(merged.items())}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(dict(sorted(merged.items())), indent=2) + "\n")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
     os.replace(partial, path)

@@ -8,14 +8,12 @@ Not here: what the keys mean. Layout belongs to the module that owns it (`manife
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore
@@ -124,19 +122,6 @@ class Store:
         if bytes_digest(data) != sha256:
             raise IntegrityError(f"{self.path(original_key(sha256))} no longer has the sha256 of its name")
         return data
-
-
-def read_json(path: Path, *required: str) -> dict[str, Any]:
-    """The JSON object in a file of the store; IntegrityError where it is none, or lacks a required key."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{path} is damaged: it is no JSON object")
-    if missing := [key for key in required if key not in value]:
-        raise IntegrityError(f"{path} is damaged: it lacks {', '.join(missing)}")
-    return value
 
 
 def original_key(sha256: str) -> str:

@@ -88,7 +88,7 @@ def test_every_photograph_is_accounted_for(first: Built, photos: Path) -> None:
 def test_missing_facts_are_counted_not_invented(first: Built) -> None:
     """A photograph that the list does not mention has no licence, and is counted as such."""
     without = [row for row in first.dataset.images() if row["license"] is None]
-    assert len(without) == first.dataset.manifest["counts"]["images_missing"]["license"] == 1
+    assert len(without) == first.dataset.manifest.counts.images_missing["license"] == 1
 
 
 def test_stock_webdataset_reads_every_image(first: Built) -> None:
@@ -116,8 +116,8 @@ def test_chunks_do_not_change_the_version(
 def test_a_second_build_reuses_the_first(first: Built, photos: Path, cluster: str) -> None:
     """In the same store nothing is aligned or packed again, and the record says that nothing changed."""
     again = built(photos, first.dataset.store.root, cluster)
-    assert again.record["unchanged"] is True
-    stages = again.record["stages"]
+    assert again.record.unchanged is True
+    stages = again.record.stages
     assert stages["align"]["reused"] == len({row["sha256"] for row in _photographs(photos)})
     assert stages["shard"]["reused"] == stages["shard"]["shards"]
 
@@ -141,20 +141,20 @@ def test_a_changed_file_is_never_served_from_before(photos: Path, cluster: str, 
 def test_another_setting_never_meets_old_chunks(first: Built, photos: Path, cluster: str) -> None:
     """Another encoding in the same store aligns every photograph again and gives another version."""
     other = built(photos, first.dataset.store.root, cluster, encode={"format": "png"})
-    assert other.record["stages"]["align"]["reused"] == 0
+    assert other.record.stages["align"]["reused"] == 0
     assert other.dataset.version != first.dataset.version
     assert verify(other.dataset).problems == []
 
 
 def test_a_build_says_how_fast_it_was(first: Built, photos: Path) -> None:
     """The record has each stage's seconds and what it worked on, and there is a report."""
-    timings = first.record["timings"]
+    timings = first.record.timings
     assert list(timings) == ["crawl", "align", "curate", "shard", "publish"]
     assert timings["crawl"]["done"] == PHOTOS + 1
     assert timings["align"]["done"] == len({row["sha256"] for row in _photographs(photos)})
     for timing in timings.values():
         assert timing["per_second"] > 0
-    assert sum(timing["seconds"] for timing in timings.values()) < first.record["seconds"]
+    assert sum(timing["seconds"] for timing in timings.values()) < first.record.seconds
     assert first.dataset.reference in first.report.read_text()
 
 
@@ -163,7 +163,7 @@ def test_thresholds_apply_without_aligning_again(first: Built, photos: Path, clu
     sides = sorted(row["quad_side_px"] for row in first.dataset.images())
     limit = int(sides[len(sides) // 2])
     fewer = built(photos, first.dataset.store.root, cluster, curate={"min_quad_px": limit})
-    assert fewer.record["stages"]["align"]["reused"] > 0
+    assert fewer.record.stages["align"]["reused"] > 0
     kept = fewer.summary()["images"]
     assert kept == sum(side >= limit for side in sides)
     assert fewer.summary()["rejected"]["quad_too_small"] == len(sides) - kept
@@ -195,7 +195,7 @@ def test_unreadable_chunks_are_made_again(photos: Path, cluster: str, tmp_path: 
     victim.write_bytes(victim.read_bytes()[:100])
     after = built(photos, tmp_path, cluster)
     assert after.dataset.version == before.dataset.version
-    assert after.record["stages"]["align"]["reused"] < len(_photographs(photos))
+    assert after.record.stages["align"]["reused"] < len(_photographs(photos))
 
 
 def test_damaged_shards_are_packed_again(photos: Path, cluster: str, tmp_path: Path) -> None:
@@ -325,5 +325,5 @@ def test_urls_are_fetched_once_and_failures_again(
     assert {row["license"] for row in whole.dataset.images()} == {"CC0-1.0"}
 
     web.requests.clear()
-    assert crawl().record["unchanged"] is True
+    assert crawl().record.unchanged is True
     assert web.requests == []

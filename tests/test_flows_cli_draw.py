@@ -15,7 +15,7 @@ from flows.cli.main import main
 from preprocessing.portrait import portrait
 from preprocessing.sources.sample import scene_bytes
 from storage.config import Config
-from storage.digest import file_digest
+from storage.datasets.dataset import open_dataset
 from storage.errors import ConfigError, IntegrityError, NotFoundError, SourceError
 from storage.lineage.trace import trace
 from storage.runs import Run, create_run
@@ -68,8 +68,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_run(store: Path, **settings: Any) -> Run:
     """A run of fresh weights with two checkpoints."""
     config = TrainConfig(**{**SIZES, "total_kimg": 20, **settings})
-    manifest = next((store / "datasets" / "s").glob("*/manifest.json"))
-    dataset = {"name": "s", "version": manifest.parent.name, "manifest_sha256": file_digest(manifest)}
+    dataset = open_dataset(Store(store), "s").summary()
     run = create_run(Store(store), dataset, config.model_dump(mode="json"))
     training = Training.begin(config, torch.device("cpu"))
     for num_images in (10_000, 20_000):

@@ -152,7 +152,7 @@ def test_tables_say_what_became_of_each_picture(store: Store) -> None:
         assert (bruno["author"], bruno["license"]) == ("B. Brush", "CC-BY-4.0")
         [emma] = [row for row in images if row["ref"] == "emma.jpg"]
         assert (emma["author"], emma["license"]) == (None, None)
-        assert [build["facts"]["host"] for build in dataset.builds()] == ["golden"]
+        assert [build.facts.host for build in dataset.builds()] == ["golden"]
 
 
 DRAWN = {
@@ -216,7 +216,7 @@ def test_other_rules_give_what_a_build_gives(store: Store, cluster: str, tmp_pat
     options = BuildOptions(store=tmp_path / "other", scheduler=cluster)
     whole = build(config, options, run_with(silent))
     assert again.dataset.manifest == whole.dataset.manifest
-    assert again.dataset.manifest["counts"]["rejected"]["not_largest"] == 1
+    assert again.dataset.manifest.counts.rejected["not_largest"] == 1
     assert verify(again.dataset).problems == []
     shards = [path.read_bytes() for path in again.dataset.shard_paths]
     assert shards == [path.read_bytes() for path in whole.dataset.shard_paths]
@@ -236,7 +236,7 @@ def test_what_was_fetched_is_not_fetched_again(store: Store, cluster: str, tmp_p
         {"source": f"urls:{urls}", "name": "again", "resolution": 32, "fetch": {"retries": 0}}
     )
     again = build(config, BuildOptions(store=store.root, scheduler=cluster), run_with(silent))
-    assert again.record["stages"]["crawl"] == {"photos": 2, "reused": 3, "http_status": 1}
+    assert again.record.stages["crawl"] == {"photos": 2, "reused": 3, "http_status": 1}
     photos, were = ({row["photo_sha256"] for row in of.images()} for of in (again.dataset, fetched))
     assert photos == were
 
@@ -246,7 +246,7 @@ def test_training_goes_on_as_it_went(run: Run) -> None:
     earlier, later = run.checkpoints()
     was, reached = (load_file(folder / "generator.safetensors") for folder in (earlier, later))
     shutil.rmtree(later)
-    config = TrainConfig.model_validate(run.record["config"])
+    config = TrainConfig.model_validate(run.record.config)
     result = train(run, config, images_of(run, config), CPU, Tracker())
     assert (result["num_images"], result["checkpoint"]) == (96, later.name)
     again = load_file(later / "generator.safetensors")
@@ -289,5 +289,5 @@ def test_the_same_is_measured(run: Run) -> None:
     assert recorded.keys() == {"fd_efficientnet_lite0", "ppl_efficientnet_lite0_w_end"}
     config = EvaluateConfig(metrics=("fd_efficientnet_lite0",), num_images=16)
     [again] = evaluate(run, checkpoint, config, CPU).values()
-    assert again["value"] == pytest.approx(recorded["fd_efficientnet_lite0"]["value"], rel=1e-3)
+    assert again.value == pytest.approx(recorded["fd_efficientnet_lite0"].value, rel=1e-3)
     assert recorded_metrics(run, checkpoint).keys() == recorded.keys()

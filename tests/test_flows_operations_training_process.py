@@ -114,7 +114,7 @@ def test_a_run_has_one_trainer(store: Path) -> None:
 def test_a_failed_training_is_an_error_with_its_last_words(store: Path) -> None:
     """A run whose dataset has lost its shard fails with the sentence that the training process printed."""
     run = prepare_run("sample", LONG, TrainOptions(store=store), None)
-    [shard] = Store(store).path(run.record["dataset"]["directory"]).glob("shards/*.tar")
+    [shard] = Store(store).path(run.record.dataset.directory).glob("shards/*.tar")
     hidden = shard.rename(shard.with_suffix(".hidden"))
     try:
         with pytest.raises(TrainingError, match=r"00000\.tar"):

@@ -97,8 +97,8 @@ def test_re_curation_equals_a_full_rebuild(
     assert again.dataset.version == whole.dataset.version != first.dataset.version
     assert again.dataset.images() == whole.dataset.images()
     assert again.dataset.rejections() == whole.dataset.rejections()
-    assert again.record["timings"]["align"]["done"] == 0
-    assert again.record["config"] == whole.record["config"]
+    assert again.record.timings["align"]["done"] == 0
+    assert again.record.config == whole.record.config
     assert verify(whole.dataset).problems == []
     shards = [path.read_bytes() for path in again.dataset.shard_paths]
     assert shards == [path.read_bytes() for path in whole.dataset.shard_paths]
@@ -113,7 +113,7 @@ def test_re_curation_there_and_back(first: Built, unreadable: Path, cluster: str
 def test_what_was_crawled_is_in_the_tables(first: Built) -> None:
     """Every file is an item again, rejections of the crawl apart, duplicates with their own refs."""
     result = crawled(first.dataset)
-    assert len(result.items) == first.dataset.manifest["counts"]["photos"]
+    assert len(result.items) == first.dataset.manifest.counts.photos
     assert [(r.ref, r.reason) for r in result.rejections] == [("other.txt", "checksum_mismatch")]
     assert {photo.item.ref for photo in result.photos} == result.items.keys() - {"other.txt"}
     assert "zz-again.jpg" in {photo.item.ref for photo in result.photos}

@@ -77,7 +77,7 @@ def test_a_second_run_reuses_every_photograph_and_shard(store: Store) -> None:
     again, crawled, aligned = published(store)
     assert aligned.reused == len({photo.sha256 for photo in crawled.photos})
     curated = curate(silent, CONFIG, crawled.photos, aligned)
-    assert shard(context(store), silent, CONFIG, curated).reused == len(again.manifest["shards"]) > 1
+    assert shard(context(store), silent, CONFIG, curated).reused == len(again.manifest.shards) > 1
 
 
 def test_other_code_reuses_nothing(

@@ -6,17 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from storage.datasets.records import VersionSummary
 from storage.errors import ConfigError, NotFoundError
 from storage.runs import Run, create_run, find_checkpoint
 from storage.store import Store
 
+DATASET = VersionSummary(
+    name="faces", version="v1", manifest_sha256="ab" * 32, directory="datasets/faces/v1",
+    resolution=16, num_images=1, shards=[],
+)  # fmt: skip
 NAMES = ["000000016", "000000032"]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run with two checkpoints, and a third that was not written whole."""
-    run = create_run(Store(tmp_path), {"name": "faces"}, {"preset": "smoke"})
+    run = create_run(Store(tmp_path), DATASET, {"preset": "smoke"})
     for name in (*NAMES, "000000048"):
         (run.checkpoints_dir / name).mkdir(parents=True)
     for name in NAMES:
@@ -42,6 +47,6 @@ def test_what_is_not_there_is_told(run: Run) -> None:
         find_checkpoint(run.store, "nobody")
     with pytest.raises(ConfigError, match="is a checkpoint itself"):
         find_checkpoint(run.store, str(run.newest_checkpoint()), NAMES[0])
-    empty = create_run(run.store, {"name": "faces"}, {"preset": "face128"})
+    empty = create_run(run.store, DATASET, {"preset": "face128"})
     with pytest.raises(NotFoundError, match="has no checkpoint yet"):
         find_checkpoint(run.store, empty.id)

@@ -18,6 +18,12 @@ from training.checkpoint import (
     weights_file,
 )
 
+FACTS = {
+    "num_images": 1, "run_id": "run", "dataset": {"name": "faces", "version": "v1", "manifest_sha256": "ab" * 32},
+    "resolution": 8, "seconds": 0.0, "augmentation": {}, "tally": {}, "config": {}, "config_sha256": "cd" * 32,
+}  # fmt: skip
+"""What a checkpoint says beside its files' hashes."""
+
 
 def pair(seed=0, steps=3):
     """Two networks with a buffer, trained a little, and their optimizers."""
@@ -44,10 +50,10 @@ def test_round_trip(tmp_path):
     """What is loaded equals what was saved, to the last bit, Adam's moments and steps among it."""
     saved = pair()
     folder = tmp_path / checkpoint_name(4000)
-    save_checkpoint(folder, *saved, {"num_images": 4000})
+    save_checkpoint(folder, *saved, {**FACTS, "num_images": 4000})
     loaded = pair(seed=1, steps=1)
     state = load_checkpoint(folder, *loaded)
-    assert state["num_images"] == 4000
+    assert state.num_images == 4000
     expected, got = tensors(*saved), tensors(*loaded)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
@@ -57,7 +63,7 @@ def test_round_trip(tmp_path):
 def test_loaded_optimizer_steps_alike(tmp_path):
     """One more step after loading gives the same weights as one more step without."""
     saved, loaded = pair(), pair(seed=1)
-    save_checkpoint(tmp_path / "1", *saved, {})
+    save_checkpoint(tmp_path / "1", *saved, FACTS)
     load_checkpoint(tmp_path / "1", *loaded)
     x = torch.randn(5, 3)
     for networks, optimizers in (saved, loaded):
@@ -75,7 +81,7 @@ def test_a_changed_byte_is_detected(tmp_path, name):
     """A single changed byte in any tensor file is an IntegrityError that names the file."""
     networks, optimizers = pair()
     folder = tmp_path / "1"
-    save_checkpoint(folder, networks, optimizers, {})
+    save_checkpoint(folder, networks, optimizers, FACTS)
     data = bytearray((folder / name).read_bytes())
     data[-1] ^= 1
     (folder / name).write_bytes(data)
@@ -88,29 +94,29 @@ def test_broken_folders_are_named(tmp_path):
     networks, optimizers = pair()
     with pytest.raises(NotFoundError, match="is no checkpoint"):
         read_state(tmp_path)
-    save_checkpoint(tmp_path / "1", networks, optimizers, {})
+    save_checkpoint(tmp_path / "1", networks, optimizers, FACTS)
     (tmp_path / "1" / weights_file("a")).unlink()
     with pytest.raises(IntegrityError, match="is missing"):
         load_checkpoint(tmp_path / "1", networks, optimizers)
     (tmp_path / "1" / STATE).write_text("{")
-    with pytest.raises(IntegrityError, match="is not JSON"):
+    with pytest.raises(IntegrityError, match="cannot be read as JSON"):
         read_state(tmp_path / "1")
 
 
 def test_same_state_same_bytes(tmp_path):
     """The same state saved twice is the same bytes, so that checkpoints can be compared by hash."""
     networks, optimizers = pair()
-    one, two = (save_checkpoint(tmp_path / name, networks, optimizers, {}) for name in ("1", "2"))
-    assert one["sha256"] == two["sha256"]
+    one, two = (save_checkpoint(tmp_path / name, networks, optimizers, FACTS) for name in ("1", "2"))
+    assert one.sha256 == two.sha256
 
 
 def test_no_half_checkpoint(tmp_path):
     """A save that fails leaves nothing under the checkpoint's name, and the next save clears what it left."""
     networks, optimizers = pair()
     with pytest.raises(TypeError):
-        save_checkpoint(tmp_path / "000000001", networks, optimizers, {"no JSON": object()})
+        save_checkpoint(tmp_path / "000000001", networks, optimizers, {**FACTS, "no JSON": object()})
     assert not list(tmp_path.glob("[0-9]*"))
-    save_checkpoint(tmp_path / "000000002", networks, optimizers, {})
+    save_checkpoint(tmp_path / "000000002", networks, optimizers, FACTS)
     assert [path.name for path in tmp_path.iterdir()] == ["000000002"]
     assert json.loads((tmp_path / "000000002" / STATE).read_bytes())["sha256"]
 
@@ -120,7 +126,7 @@ def test_pruning_keeps_the_last(tmp_path):
     networks, optimizers = pair(steps=0)
     folders = [tmp_path / checkpoint_name(n) for n in (1, 20, 300)]
     for folder in folders:
-        save_checkpoint(folder, networks, optimizers, {})
+        save_checkpoint(folder, networks, optimizers, FACTS)
     prune_checkpoints(folders, keep=5)
     assert all(folder.exists() for folder in folders)
     prune_checkpoints(folders, keep=2)

@@ -96,7 +96,7 @@ def test_grid_metadata_round_trip(checkpoint, tmp_path):
     write_grid(images, tmp_path / "new" / "grid.png", metadata)
     read = read_grid_metadata(tmp_path / "new" / "grid.png")
     assert read == metadata
-    assert read["generator_sha256"] == state["sha256"]["generator_ema.safetensors"]
+    assert read["generator_sha256"] == state.generator_sha256
     assert read["dataset"] == "faces@v1"
     assert read["dataset_manifest_sha256"] == "ab" * 32
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from storage.datasets.records import VersionSummary
 from storage.runs import create_run
 from storage.store import Store
 from training.config import TrainConfig
@@ -29,6 +30,11 @@ TINY = {
     "max_channels": 4, "z_dim": 8, "w_dim": 8, "mapping_layers": 1, "resolution": 16, "start_resolution": 4,
     "stable_kimg": 0.024, "fade_kimg": 0.024, "total_kimg": 0.2, "batch_size": {"4": 8, "16": 4},
 }  # fmt: skip
+
+DATASET = VersionSummary(
+    name="faces", version="v1", manifest_sha256="ab" * 32, directory="datasets/faces/v1",
+    resolution=16, num_images=1, shards=[],
+)  # fmt: skip
 
 
 def kind(function, inputs):
@@ -132,7 +138,7 @@ def test_training_finds_what_was_compiled_ahead(tmp_path, monkeypatch):
     config = TrainConfig.model_validate(
         {**TINY, "resolution": 8, "start_resolution": 8, "num_cpu_threads": 1}
     )
-    run = create_run(Store(tmp_path / "store"), {"name": "faces"}, config.model_dump(mode="json"))
+    run = create_run(Store(tmp_path / "store"), DATASET, config.model_dump(mode="json"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     keep_compiled(run)
@@ -184,7 +190,7 @@ def test_one_process_a_machine_compiles_ahead(tmp_path, monkeypatch, free_gib, j
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_gib * 2**30, 80 * 2**30))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(32)))
     config = TrainConfig.model_validate(TINY)
-    run = create_run(Store(tmp_path / "store"), {"name": "faces"}, config.model_dump(mode="json"))
+    run = create_run(Store(tmp_path / "store"), DATASET, config.model_dump(mode="json"))
     for ranks in (Ranks(3, 4, local_rank=1), Ranks(2, 4, local_rank=0)):
         with precompile.compiling_ahead(run, config, ranks, torch.device("cuda")):
             pass

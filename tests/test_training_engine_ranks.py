@@ -151,7 +151,7 @@ def test_two_processes_share_path_lengths(tiny, tmp_path):
     assert (shared.folder / "metrics" / f"{shared.newest_checkpoint().name}.json").is_file()
     one, two = json.loads(alone.stats_path.read_text()), rows[-1]
     assert one["path_length"] > 0
-    for name in terms_of(TrainConfig.model_validate(alone.record["config"])):
+    for name in terms_of(TrainConfig.model_validate(alone.record.config)):
         rel = 0.01 if name == "path_penalty" else 1e-4
         assert two[name] == pytest.approx(one[name], rel=rel, abs=1e-5), name
 
@@ -224,7 +224,7 @@ def test_ranks_read_each_image_once_an_epoch(tiny, tmp_path):
     """Together the ranks' streams are the stream of one process, image by image."""
     store = Store(tmp_path)
     run = tiny.untrained(store, tiny.tiny_dataset(store, tiny.noise_images(13)))
-    images = tiny.images_of(run, TrainConfig.model_validate(run.record["config"]))
+    images = tiny.images_of(run, TrainConfig.model_validate(run.record.config))
     whole = images.stream(5, 16)
     batches = [[next(whole) for _ in range(8)] for _ in range(6)]
     for rank in range(2):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from storage.datasets.records import VersionSummary
 from storage.errors import ConfigError, DeviceError, IntegrityError, TrainingError
 from storage.runs import create_run
 from storage.shards import Sample, index_json, write_shard
@@ -67,10 +68,10 @@ def new_run(tmp_path):
         samples.append(Sample(f"{index:04d}", "png", file.getvalue(), b"{}"))
     path = folder / "shards" / "00000.tar"
     path.with_suffix(".index.json").write_bytes(index_json("0" * 64, write_shard(path, samples)))
-    dataset = {
-        "name": "faces", "version": "v1", "manifest_sha256": "ab" * 32, "directory": "datasets/faces/v1",
-        "resolution": SIDE, "num_images": NUM, "shards": ["shards/00000.tar"],
-    }  # fmt: skip
+    dataset = VersionSummary(
+        name="faces", version="v1", manifest_sha256="ab" * 32, directory="datasets/faces/v1",
+        resolution=SIDE, num_images=NUM, shards=["shards/00000.tar"],
+    )  # fmt: skip
 
     def make(**overrides):
         config = TrainConfig.model_validate({**TINY, **overrides})
@@ -81,7 +82,7 @@ def new_run(tmp_path):
 
 def trained(run, should_stop=lambda: False):
     """Train a run in this process, without a tracker; returns its result."""
-    config = TrainConfig.model_validate(run.record["config"])
+    config = TrainConfig.model_validate(run.record.config)
     return train(run, config, images_of(run, config), torch.device("cpu"), Tracker(), should_stop)
 
 
@@ -99,7 +100,7 @@ def stats(run):
 
 def state_without_times(run):
     """The newest checkpoint's state, hashes of all tensors among it, but for times."""
-    state = read_state(run.newest_checkpoint())
+    state = read_state(run.newest_checkpoint()).as_json()
     state["tally"].pop("seconds_before")
     return {key: value for key, value in state.items() if key not in {"seconds", "run_id"}}
 
@@ -175,7 +176,7 @@ def test_seed_decides_the_run(new_run):
     hashes = []
     for run in runs:
         trained(run)
-        hashes.append(read_state(run.newest_checkpoint())["sha256"])
+        hashes.append(read_state(run.newest_checkpoint()).sha256)
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -217,7 +218,7 @@ def test_grid_names_its_origin(new_run):
     state = read_state(run.newest_checkpoint())
     assert metadata["run_id"] == run.id
     assert metadata["checkpoint"] == result["checkpoint"]
-    assert metadata["generator_sha256"] == state["sha256"]["generator_ema.safetensors"]
+    assert metadata["generator_sha256"] == state.generator_sha256
     assert metadata["dataset"] == "faces@v1"
     assert metadata["seeds"] == list(range(32))
 
@@ -422,7 +423,7 @@ def test_sigterm_saves_and_ends_well(new_run):
     assert process.returncode == 0, errors
     result = json.loads(run.result_path.read_bytes())
     assert result["stopped"] is True
-    assert read_state(run.newest_checkpoint())["num_images"] == result["num_images"]
+    assert read_state(run.newest_checkpoint()).num_images == result["num_images"]
 
 
 def test_errors_are_one_sentence(tmp_path):
@@ -452,7 +453,7 @@ def test_threads_are_the_configs(new_run):
 def test_a_gpu_trains_and_goes_on(new_run):
     """The same run, stopped and resumed, trains to its end on a GPU, with finite losses."""
     run = new_run(device="cuda")
-    config = TrainConfig.model_validate(run.record["config"])
+    config = TrainConfig.model_validate(run.record.config)
     device = resolve_device(config.device)
     assert train(run, config, images_of(run, config), device, Tracker(), after(5))["stopped"]
     assert not train(run, config, images_of(run, config), device, Tracker())["stopped"]
@@ -517,7 +518,7 @@ def test_a_tick_without_a_penalty_is_written(new_run):
 def test_the_configs_seed_and_flips_reach_the_images_and_the_weights(new_run):
     """What is read is ordered and mirrored as the config says, and networks begin by its seed."""
     run = new_run(x_flips=False, seed=7)
-    images = images_of(run, TrainConfig.model_validate(run.record["config"]))
+    images = images_of(run, TrainConfig.model_validate(run.record.config))
     assert (images.x_flips, images.seed) == (False, 7)
     first, second = (
         Training.begin(TrainConfig.model_validate({**TINY, "seed": seed}), torch.device("cpu"))

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from storage.code import code_digest
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError
-from storage.runs import metrics_path, recorded_metrics, write_merged
+from storage.runs import MetricRecord, metrics_path, record_metrics, recorded_metrics
 from storage.store import Store
 from training.checkpoint import read_state
 from training.config import TrainConfig
@@ -105,16 +105,22 @@ def test_records_say_what_numbers_depend_on(run, records):
     """Each number stands with extractor, hash, resize, counts, checkpoint, weights, dataset and seed, as on disk."""
     assert tuple(records) == STAND_INS
     for name, record in records.items():
-        assert math.isfinite(record["value"]), name
-        assert record["extractor"] == "efficientnet_lite0"
-        assert len(record["weights_sha256"]) == 64
-        assert record["resize"].startswith("224 px")
-        assert record["num_fakes"] == 12
-        assert record["checkpoint"] == run.newest_checkpoint().name
-        assert (record["truncation_psi"], record["seed"], record["resolution"]) == (1.0, 0, 16)
-        assert record.keys() >= {"seconds", "generator_sha256", "dataset_manifest_sha256", "lod", "device"}
-    assert records["fd_efficientnet_lite0"]["num_reals"] == 13
-    assert records["ppl_efficientnet_lite0_w_end"]["value"] > 0
+        assert math.isfinite(record.value), name
+        assert record.extractor == "efficientnet_lite0"
+        assert len(record.weights_sha256) == 64
+        assert record.resize.startswith("224 px")
+        assert record.num_fakes == 12
+        assert record.checkpoint == run.newest_checkpoint().name
+        assert (record.truncation_psi, record.seed, record.resolution) == (1.0, 0, 16)
+        assert record.shown().keys() >= {
+            "seconds",
+            "generator_sha256",
+            "dataset_manifest_sha256",
+            "lod",
+            "device",
+        }
+    assert records["fd_efficientnet_lite0"].num_reals == 13
+    assert records["ppl_efficientnet_lite0_w_end"].value > 0
     assert recorded_metrics(run, run.newest_checkpoint()).items() >= records.items()
 
 
@@ -125,7 +131,7 @@ def test_metrics_are_deterministic_and_batches_do_not_matter(run, records):
     cached = list(run.store.keys("cache/features"))
     again = evaluate(run, run.newest_checkpoint(), config, CPU)
     for name in asked:
-        assert again[name]["value"] == pytest.approx(records[name]["value"], rel=1e-3), name
+        assert again[name].value == pytest.approx(records[name].value, rel=1e-3), name
     assert list(run.store.keys("cache/features")) == cached != []
 
 
@@ -160,7 +166,7 @@ def test_path_lengths_are_those_followed_by_hand(run, monkeypatch, space, sampli
     num = 200
     monkeypatch.setattr(measurements, "open_distance", lambda *_: SquaredDifference())
     checkpoint, name = run.newest_checkpoint(), f"ppl_efficientnet_lite0_{space}_{sampling}"
-    found = evaluate(run, checkpoint, EvaluateConfig(metrics=(name,), num_images=num), CPU)[name]["value"]
+    found = evaluate(run, checkpoint, EvaluateConfig(metrics=(name,), num_images=num), CPU)[name].value
     generator = load_generator(checkpoint, CPU)
     lengths = []
     for seed in range(num):
@@ -192,7 +198,7 @@ def test_the_fakes_are_the_images_of_the_seeds(tiny, run, records):
     network = EfficientNetLite0(CPU)
     fakes = network.features(torch.from_numpy(images_from_seeds(generator, range(12), 1.0)))
     reals = network.features(torch.from_numpy(np.stack(tiny.noise_images(13)).transpose(0, 3, 1, 2)))
-    value = records["fd_efficientnet_lite0"]["value"]
+    value = records["fd_efficientnet_lite0"].value
     assert frechet_distance(reals, fakes) == pytest.approx(value, rel=1e-4)
 
 
@@ -228,7 +234,7 @@ def test_the_best_checkpoint(run):
     assert best_checkpoint(run, "recall") == last
     assert best_checkpoint(run, "kid") is None
     for checkpoint, value in ((first, math.nan), (last, 5.0)):
-        write_merged(metrics_path(run, checkpoint), {"kid": {"value": value}})
+        record_metrics(run, checkpoint, {"kid": MetricRecord.new(value=value)})
     assert best_checkpoint(run, "kid") == last
 
 
@@ -238,7 +244,7 @@ def test_where_images_are_not_of_w_alone_paths_are_in_z(tiny, tmp_path, settings
     store = Store(tmp_path)
     run = tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(5)), total_kimg=0.008, **settings)
     asked = EvaluateConfig(metrics=("ppl_efficientnet_lite0_z_end",), num_images=4)
-    assert evaluate(run, run.newest_checkpoint(), asked, CPU)["ppl_efficientnet_lite0_z_end"]["value"] > 0
+    assert evaluate(run, run.newest_checkpoint(), asked, CPU)["ppl_efficientnet_lite0_z_end"].value > 0
     for name in ("ppl_efficientnet_lite0_w_full", "separability_w"):
         with pytest.raises(ConfigError, match="not made from w alone"):
             evaluate(run, run.newest_checkpoint(), EvaluateConfig(metrics=(name,)), CPU)
@@ -301,10 +307,10 @@ def test_published_names_are_torch_fidelitys_numbers(tiny, run, tmp_path, random
                 kid_subset_size=6, cache=False, verbose=False, samples_shuffle=False, save_cpu_ram=True,
                 feature_extractor_weights_path=str(random_weights / file.name),
             )  # fmt: skip
-    assert records["kid"]["value"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
-    assert records["precision"]["value"] == theirs["precision"]
-    assert records["recall"]["value"] == theirs["recall"]
-    assert records["kid"]["weights_sha256"] == file_digest(random_weights / INCEPTION_FILE.name)
+    assert records["kid"].value == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert records["precision"].value == theirs["precision"]
+    assert records["recall"].value == theirs["recall"]
+    assert records["kid"].weights_sha256 == file_digest(random_weights / INCEPTION_FILE.name)
 
 
 def test_fid_is_torch_fidelitys_formula_of_inceptions_features(random_weights, run, monkeypatch):
@@ -315,7 +321,7 @@ def test_fid_is_torch_fidelitys_formula_of_inceptions_features(random_weights, r
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = EvaluateConfig(metrics=("fid",), num_images=5, num_reals=6, **place)
-        value = evaluate(run, run.newest_checkpoint(), config, CPU)["fid"]["value"]
+        value = evaluate(run, run.newest_checkpoint(), config, CPU)["fid"].value
         extractor = Inception(config.place, CPU)
     images = images_from_seeds(load_generator(run.newest_checkpoint(), CPU), range(5), 1.0)
     fakes = extractor.features(torch.from_numpy(images))
@@ -325,7 +331,7 @@ def test_fid_is_torch_fidelitys_formula_of_inceptions_features(random_weights, r
 
 def real_pixels(run, num):
     """The first real crops."""
-    batches = RealCrops.of(run.store, run.record["dataset"], 16).batches(num, num)
+    batches = RealCrops.of(run.store, run.record.dataset, 16).batches(num, num)
     return next(iter(batches))[1]
 
 
@@ -333,7 +339,7 @@ def test_inception_features(tiny, random_weights):
     """2048 features an image, the same alone and in company."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        hashes = place_of(random_weights, INCEPTION_FILE)["weights_sha256"]
+        hashes = place_of(random_weights, INCEPTION_FILE).weights_sha256
         network = Inception(WeightsPlace(random_weights, hashes), CPU)
     pixels = torch.from_numpy(np.stack(tiny.noise_images(3)).transpose(0, 3, 1, 2))
     features = network.features(pixels)
@@ -347,7 +353,7 @@ def test_lpips_reads_weights_from_the_folder(random_weights):
     It can be differentiated, for projection, and its weights are not.
     """
     before = torch.hub.get_dir()
-    hashes = place_of(random_weights, LPIPS_FILE, VGG16_FILE)["weights_sha256"]
+    hashes = place_of(random_weights, LPIPS_FILE, VGG16_FILE).weights_sha256
     distance = Vgg16Lpips(WeightsPlace(random_weights, hashes), CPU)
     assert torch.hub.get_dir() == before
     a, b = torch.rand(2, 3, 32, 32) * 255, torch.rand(2, 3, 32, 32) * 255
@@ -370,8 +376,8 @@ def test_separability_with_onnx_classifiers(run, tmp_path, of_images):
         return
     records = evaluate(run, run.newest_checkpoint(), config, CPU)
     for record in records.values():
-        assert record["attributes"] == ["bright"]
-        assert 1 <= record["value"] <= 2.001
+        assert record.attributes == ["bright"]
+        assert 1 <= record.value <= 2.001
     pixels = torch.full((2, 3, 16, 16), 255, dtype=torch.uint8)
     assert Attributes(config.place).probabilities(pixels) == pytest.approx(1 / (1 + math.exp(-1)))
 
@@ -394,7 +400,7 @@ def test_separability_is_of_the_space_named(run, tmp_path, monkeypatch):
     expected = {space: separability(x, columns) for space, x in latents.items()}
     assert expected["z"] != expected["w"]
     for space, value in expected.items():
-        assert records[f"separability_{space}"]["value"] == pytest.approx(value)
+        assert records[f"separability_{space}"].value == pytest.approx(value)
 
 
 def test_a_classifier_of_fixed_batch_takes_any_number_of_images(tmp_path):
@@ -505,12 +511,12 @@ def test_training_measures_itself_and_is_the_same_run(tiny, tmp_path):
         runs.append((tiny.trained(store, dataset, tracker=tracker, **overrides), tracker))
     (measured, tracker), (plain, _) = runs
     states = [read_state(run.newest_checkpoint()) for run in (measured, plain)]
-    assert states[0]["sha256"] == states[1]["sha256"]
+    assert states[0].sha256 == states[1].sha256
     values = [line for line in tracker.lines if "fd_efficientnet_lite0" in line]
     assert [line["num_images"] for line in values] == [8, 16, 24, 32]
     last = recorded_metrics(measured, measured.newest_checkpoint())["fd_efficientnet_lite0"]
-    assert last["value"] == values[-1]["fd_efficientnet_lite0"]
-    assert last["num_fakes"] == 3
+    assert last.value == values[-1]["fd_efficientnet_lite0"]
+    assert last.num_fakes == 3
     assert not (plain.folder / "metrics").exists()
 
 
@@ -520,8 +526,8 @@ def test_the_best_checkpoint_is_kept(tiny, tmp_path, monkeypatch):
     values = iter([3.0, 1.0, 2.0, 4.0])
 
     def measured(run, checkpoint, config, device):
-        records = {"fd_efficientnet_lite0": {"value": next(values)}}
-        write_merged(metrics_path(run, checkpoint), records)
+        records = {"fd_efficientnet_lite0": MetricRecord.new(value=next(values))}
+        record_metrics(run, checkpoint, records)
         return records
 
     monkeypatch.setattr(snapshots, "evaluate", measured)

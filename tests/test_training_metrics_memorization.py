@@ -148,13 +148,13 @@ def copying(crops):
 def test_an_honest_generator_copies_nothing(run):
     """A generator hardly trained has no near-copies; the audit says how it was calibrated and by what."""
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=8, num_pairs=3), CPU)
-    assert result["near_copies_in_both"] == 0
-    assert result["held_out"]["method"].startswith("leave-one-out")
-    assert result["held_out"]["num_images"] == NUM
-    assert (result["num_training_crops"], result["mirror_images"]) == (NUM, True)
-    assert len(result["weights_sha256"]) == 64
+    assert result.near_copies_in_both == 0
+    assert result.held_out["method"].startswith("leave-one-out")
+    assert result.held_out["num_images"] == NUM
+    assert (result.num_training_crops, result.mirror_images) == (NUM, True)
+    assert len(result.weights_sha256) == 64
     kept = json.loads((run.folder / "audit" / f"{run.newest_checkpoint().name}.json").read_text())
-    assert kept == json.loads(json.dumps(result))
+    assert kept == result.as_json()
 
 
 def test_a_copying_generator_is_caught_with_its_sources(run, crops, monkeypatch):
@@ -163,9 +163,9 @@ def test_a_copying_generator_is_caught_with_its_sources(run, crops, monkeypatch)
     """
     monkeypatch.setattr(subject, "images_from_seeds", copying(crops))
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=12, num_pairs=5, seed=3), CPU)
-    assert result["near_copies_in_both"] == 1
+    assert result.near_copies_in_both == 1
     rows = {row["ref"]: row for row in trace(run.store, run.id).images}
-    for pair in result["pairs"]:
+    for pair in result.pairs:
         row = rows[f"{pair['seed'] % NUM}.jpg"]
         for space in ("embedding", "pixels"):
             hit = pair[space]
@@ -174,12 +174,12 @@ def test_a_copying_generator_is_caught_with_its_sources(run, crops, monkeypatch)
             assert hit["source"]["page"] == row["page"]
             assert hit["source"]["license"] == "CC-BY-4.0"
             assert hit["source"]["photo_sha256"] == row["photo_sha256"]
-    with Image.open(result["sheet"]) as sheet:
+    with Image.open(run.folder / result.sheet) as sheet:
         pixels = np.asarray(sheet)
     assert pixels.shape == (5 * 16, 3 * 16, 3)
     assert np.array_equal(pixels[:, :16], pixels[:, 16:32])
     assert np.array_equal(pixels[:, :16], pixels[:, 32:])
-    kinds = [step.kind for step in trace(run.store, result["sheet"]).steps]
+    kinds = [step.kind for step in trace(run.store, str(run.folder / result.sheet)).steps]
     assert kinds == ["grid", "checkpoint", "training run", "dataset"]
 
 
@@ -197,12 +197,12 @@ def test_half_a_copying_generator_and_other_settings(run, crops, monkeypatch):
     checkpoint = run.newest_checkpoint()
     result = audit(run, checkpoint, AuditConfig(num_images=12, truncation_psi=0.6), CPU)
     assert psis == {0.6}
-    assert result["near_copies_in_either"] == result["near_copies_in_both"] == 0.5
-    apart = [space["held_out_near_copies"] for space in result["spaces"].values()]
-    assert 0 < max(apart) <= result["held_out_near_copies_in_either"] <= sum(apart)
+    assert result.near_copies_in_either == result.near_copies_in_both == 0.5
+    apart = [space["held_out_near_copies"] for space in result.spaces.values()]
+    assert 0 < max(apart) <= result.held_out_near_copies_in_either <= sum(apart)
     for percentile, quantile in ((5.0, "5%"), (25.0, "25%")):
         result = audit(run, checkpoint, AuditConfig(num_images=4, percentile=percentile), CPU)
-        for space in result["spaces"].values():
+        for space in result.spaces.values():
             assert space["threshold"] == pytest.approx(space["held_out"][quantile])
 
 
@@ -211,11 +211,11 @@ def test_held_out_photographs_of_another_dataset(run, tiny, crops):
     others = list(pictures(20, 9, 16).permute(0, 2, 3, 1).numpy())
     tiny.tiny_dataset(run.store, [*others, *crops[:4]], "others")
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="others"), CPU)
-    about = result["held_out"]
+    about = result.held_out
     assert about["method"].startswith("dataset others@")
     assert (about["num_images"], about["num_left_out_as_trained_on"]) == (20, 4)
     fewer = AuditConfig(num_images=4, held_out="others", num_held_out=10)
-    assert audit(run, run.newest_checkpoint(), fewer, CPU)["held_out"]["num_images"] == 10
+    assert audit(run, run.newest_checkpoint(), fewer, CPU).held_out["num_images"] == 10
     with pytest.raises(ConfigError, match="name another dataset"):
         audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="faces"), CPU)
 
@@ -235,8 +235,8 @@ def test_few_calibrate_where_there_are_many(tiny, tmp_path):
     crops = list(pictures(25, 0, 16).permute(0, 2, 3, 1).numpy())
     run = tiny.trained(store, tiny.tiny_dataset(store, crops))
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, num_held_out=10), CPU)
-    assert result["held_out"]["num_images"] == len(range(0, 25, 3))
-    for name, space in result["spaces"].items():
+    assert result.held_out["num_images"] == len(range(0, 25, 3))
+    for name, space in result.spaces.items():
         assert space["held_out"]["min"] > 0, name
 
 
@@ -248,7 +248,7 @@ def test_mirror_images_are_looked_at_where_they_were_trained_on(tiny, crops, tmp
     sizes = []
     monkeypatch.setattr(auditing, "coarse", lambda images: sizes.append(len(images)) or coarse(images))
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, num_pairs=4), CPU)
-    assert not any(pair[space]["mirrored"] for pair in result["pairs"] for space in ("embedding", "pixels"))
-    for pair in result["pairs"]:
+    assert not any(pair[space]["mirrored"] for pair in result.pairs for space in ("embedding", "pixels"))
+    for pair in result.pairs:
         assert (pair["pixels"]["distance"] == 0) == (pair["seed"] % 2 == 0)
     assert sum(sizes) == NUM + 4

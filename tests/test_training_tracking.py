@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+from storage.datasets.records import VersionSummary
 from storage.errors import ServiceError
 from storage.runs import create_run
 from storage.store import Store
@@ -25,10 +26,10 @@ def _quiet():
 @pytest.fixture
 def run(tmp_path):
     """A run with a checkpoint and a grid, as training leaves them."""
-    dataset = {
-        "name": "faces", "version": "v1", "manifest_sha256": SHA, "directory": "datasets/faces/v1",
-        "resolution": 64, "num_images": 5, "shards": [],
-    }  # fmt: skip
+    dataset = VersionSummary(
+        name="faces", version="v1", manifest_sha256=SHA, directory="datasets/faces/v1",
+        resolution=64, num_images=5, shards=[],
+    )  # fmt: skip
     run = create_run(Store(tmp_path / "store"), dataset, TrainConfig(seed=4).model_dump(mode="json"))
     checkpoint = run.checkpoints_dir / "000000100"
     checkpoint.mkdir(parents=True)
@@ -74,7 +75,7 @@ def test_a_run_in_mlflow(run):
     assert found.info.run_name == run.id
     assert found.info.status == "FINISHED"
     assert found.data.params["seed"] == "4"
-    assert found.data.params["batch_size.4"] == str(run.record["config"]["batch_size"]["4"])
+    assert found.data.params["batch_size.4"] == str(run.record.config["batch_size"]["4"])
     history = client.get_metric_history(found.info.run_id, "loss_g")
     assert [(metric.step, metric.value) for metric in history] == [(60, 0.5), (100, 0.25)]
     assert artifacts(client, found.info.run_id) == [

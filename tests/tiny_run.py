@@ -93,7 +93,7 @@ def trained(
 ) -> Run:
     """A run trained to its end."""
     run = untrained(store, dataset, **overrides)
-    config = TrainConfig.model_validate(run.record["config"])
+    config = TrainConfig.model_validate(run.record.config)
     train(run, config, images_of(run, config), torch.device("cpu"), tracker or Tracker())
     return run
 

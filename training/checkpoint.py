@@ -10,7 +10,6 @@ a generator alone is read is in `training.drawing.pictures`.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,11 +21,35 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from storage.datasets.records import VersionName
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError
+from storage.runs import CheckpointState
 
 OPTIMIZERS = "optimizers.safetensors"
 STATE = "state.json"
+
+
+class State(CheckpointState):
+    """Where training stood, and what it is of: all that state.json says."""
+
+    run_id: str
+    dataset: VersionName
+    resolution: int
+    """That of the stage in which it stood, px."""
+    seconds: float
+    """Trained so far."""
+    augmentation: dict[str, Any]
+    tally: dict[str, Any]
+    """Of the tick that had begun."""
+    path_length_mean: float = 0.0
+    config: dict[str, Any]
+    config_sha256: str
+
+    @property
+    def generator_sha256(self) -> str:
+        """The hash of the weights that images are drawn with, the averaged generator's."""
+        return self.sha256[weights_file("generator_ema")]
 
 
 def weights_file(network: str) -> str:
@@ -44,8 +67,8 @@ def save_checkpoint(
     networks: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Adam],
     state: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write a checkpoint at `folder` and return its state.json.
+) -> State:
+    """Write a checkpoint at `folder` and return its state, which is `state` and the hashes of the files.
 
     It appears under its name only once complete. An optimizer's name is that of the network it trains.
     """
@@ -57,8 +80,8 @@ def save_checkpoint(
         save_file(_network_tensors(network), partial / weights_file(name))
     save_file(_optimizer_tensors(networks, optimizers), partial / OPTIMIZERS)
     files = sorted(path.name for path in partial.iterdir())
-    record = {**state, "sha256": {name: file_digest(partial / name) for name in files}}
-    (partial / STATE).write_text(json.dumps(record, indent=2) + "\n")
+    record = State.new(**state, sha256={name: file_digest(partial / name) for name in files})
+    (partial / STATE).write_bytes(record.as_bytes())
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)
@@ -67,8 +90,8 @@ def save_checkpoint(
 
 def load_checkpoint(
     folder: Path, networks: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Adam]
-) -> dict[str, Any]:
-    """Load networks and optimizers in place, and return state.json; IntegrityError if a byte has changed."""
+) -> State:
+    """Load networks and optimizers in place, and return the state; IntegrityError if a byte has changed."""
     state = read_state(folder)
     for name, network in networks.items():
         network.load_state_dict(network_tensors(folder, state, name))
@@ -78,25 +101,15 @@ def load_checkpoint(
     return state
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: Path) -> State:
     """A checkpoint's state.json."""
-    path = folder / STATE
     try:
-        state: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{folder} is no checkpoint: it has no {STATE}") from error
-    except ValueError as error:
-        raise IntegrityError(f"{path} is not JSON: {error}") from error
-    return state
+        return State.read(folder / STATE)
+    except NotFoundError:
+        raise NotFoundError(f"{folder} is no checkpoint: it has no {STATE}") from None
 
 
-def generator_sha256(state: Mapping[str, Any]) -> str:
-    """The hash of the weights that images are drawn with, the averaged generator's, from state.json."""
-    sha256: str = state["sha256"][weights_file("generator_ema")]
-    return sha256
-
-
-def network_tensors(folder: Path, state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+def network_tensors(folder: Path, state: CheckpointState, name: str) -> dict[str, Tensor]:
     """The tensors of one network, their file verified against `state`."""
     return _verified(folder, state, weights_file(name))
 
@@ -111,14 +124,14 @@ def prune_checkpoints(checkpoints: list[Path], keep: int, best: Path | None = No
         shutil.rmtree(folder)
 
 
-def _verified(folder: Path, state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+def _verified(folder: Path, state: CheckpointState, name: str) -> dict[str, Tensor]:
     """All tensors of a file whose sha256 is the recorded one."""
-    if name not in state["sha256"]:
-        raise IntegrityError(f"{folder} records no {name}: it has {', '.join(state['sha256'])}")
+    if name not in state.sha256:
+        raise IntegrityError(f"{folder} records no {name}: it has {', '.join(state.sha256)}")
     path = folder / name
     if not path.is_file():
         raise IntegrityError(f"{path} is missing from its checkpoint")
-    if file_digest(path) != state["sha256"][name]:
+    if file_digest(path) != state.sha256[name]:
         raise IntegrityError(f"{path} has changed since it was written: its sha256 is not the recorded one")
     try:
         return load_file(path)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from storage.datasets.records import VersionName
 from storage.runs import Run
 from training.checkpoint import checkpoint_name, prune_checkpoints, save_checkpoint
 from training.drawing.images import images_from_seeds
@@ -69,9 +70,11 @@ def forget_later_stats(path: Path, num_images: int) -> None:
 def write_snapshot(run: Run, training: Training, tracker: Tracker) -> None:
     """Write a checkpoint and its sample grid."""
     name = checkpoint_name(training.num_images)
-    dataset = run.record["dataset"]
     folder = run.checkpoints_dir / name
-    lineage = {"run_id": run.id, "dataset": {k: dataset[k] for k in ("name", "version", "manifest_sha256")}}
+    lineage = {
+        "run_id": run.id,
+        "dataset": run.record.dataset.model_dump(include=set(VersionName.model_fields)),
+    }
     state = save_checkpoint(folder, training.networks, training.optimizers, {**lineage, **training.state()})
     best = best_checkpoint(run, training.config.keep_best) if training.config.keep_best else None
     prune_checkpoints(run.checkpoints(), training.config.keep_checkpoints, best)

@@ -45,7 +45,7 @@ def train_folder(
         raise NotFoundError(f"{folder} is no training run: it has no run.json")
     should_stop = StopRequest(stop_with_parent)
     run = Run(folder.resolve())
-    config = TrainConfig.model_validate(run.record["config"])
+    config = TrainConfig.recorded(run.record.config, f"run {run.id}", exact=True)
     torch.set_num_threads(config.num_cpu_threads)
     keep_compiled(run)
     images = images_of(run, config, num_threads)
@@ -62,12 +62,12 @@ def train_folder(
 
 def images_of(run: Run, config: TrainConfig, num_threads: int = 2) -> RealImages:
     """The dataset version a run names, in the store the run lies in."""
-    dataset = run.record["dataset"]
-    folder = run.store.root / dataset["directory"]
+    dataset = run.record.dataset
+    folder = run.store.root / dataset.directory
     return RealImages(
-        shard_paths=[folder / shard for shard in dataset["shards"]],
-        num_images=dataset["num_images"],
-        dataset_resolution=dataset["resolution"],
+        shard_paths=[folder / shard for shard in dataset.shards],
+        num_images=dataset.num_images,
+        dataset_resolution=dataset.resolution,
         seed=config.seed,
         x_flips=config.x_flips,
         num_threads=num_threads,

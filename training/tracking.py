@@ -165,22 +165,22 @@ def _describe(client: Any, mlflow_run_id: str, run: Run) -> None:
     """Log what determines the run: its config, its code, and its dataset version as an input."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
-    config, dataset = run.record["config"], run.record["dataset"]
+    config, dataset = run.record.config, run.record.dataset
     params = [Param(name, value) for name, value in flattened(config).items()]
-    facts = {"config_sha256": run.record["config_sha256"], **run.record.get("facts", {})}
+    facts = {"config_sha256": run.record.config_sha256, **run.record.facts.model_dump()}
     tags = [RunTag(name, value) for name, value in flattened(facts).items()]
     client.log_batch(mlflow_run_id, params=params, tags=tags)
     client.log_dict(mlflow_run_id, config, "config.json")
     version = Dataset(
-        name=dataset["name"],
-        digest=dataset["manifest_sha256"][:DIGEST_CHARACTERS],
+        name=dataset.name,
+        digest=dataset.manifest_sha256[:DIGEST_CHARACTERS],
         source_type="local",
-        source=json.dumps({"uri": dataset["directory"]}),
-        profile=json.dumps({"num_images": dataset["num_images"], "resolution": dataset["resolution"]}),
+        source=json.dumps({"uri": dataset.directory}),
+        profile=json.dumps({"num_images": dataset.num_images, "resolution": dataset.resolution}),
     )
     about = {
-        "version": str(dataset["version"]),
-        "manifest_sha256": dataset["manifest_sha256"],
+        "version": dataset.version,
+        "manifest_sha256": dataset.manifest_sha256,
         "mlflow.data.context": "training",
     }
     client.log_inputs(mlflow_run_id, [DatasetInput(version, [InputTag(k, v) for k, v in about.items()])])

@@ -120,7 +120,7 @@ def curate(
 
     with bars(console(json_)) as progress:
         built = recurate(version, config, options, run_with(stage_report(progress)))
-    decoded = built.record["timings"]["align"]["done"]
+    decoded = built.record.timings["align"]["done"]
     if json_:
         return print_value({**built.summary(), "of": version.reference, "decoded": decoded}, json_)
     say_built(built)

@@ -57,9 +57,10 @@ def evaluate(
 
     device = resolve_device(options.device)
     if dry_run:
-        check_evaluation(config, TrainConfig.model_validate(read_state(folder)["config"]))
+        check_evaluation(config, TrainConfig.recorded(read_state(folder).config, f"checkpoint {folder}"))
         return print_resolved(json_, config, options, run=found.id, checkpoint=folder.name)
-    records = run_evaluate(found, folder, config, device)
+    measured = run_evaluate(found, folder, config, device)
+    records = {name: record.shown() for name, record in measured.items()}
     lines = [f"checkpoint {folder.name} of {found.id}"]
     for name, record in records.items():
         of = f"{record['num_fakes']} generated" + (
@@ -92,7 +93,8 @@ def audit(
     if dry_run:
         check_audit(found, config)
         return print_resolved(json_, config, options, run=found.id, checkpoint=folder.name)
-    result = run_audit(found, folder, config, device)
+    record = run_audit(found, folder, config, device)
+    result = {**record.shown(), "sheet": str(found.folder / record.sheet)}
     spaces = [
         f"  {facts['near_copies']:.2%} nearer than {facts['threshold']:.4g} by {space} "
         f"(held-out {facts['held_out_near_copies']:.2%})"

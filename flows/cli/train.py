@@ -33,7 +33,7 @@ def train(
 
     if dry_run and resume is not None:
         record = find_run(Store(options.store), resume).record
-        return print_value({key: record[key] for key in ("run_id", "dataset", "config")}, json_)
+        return print_value(record.model_dump(include={"run_id", "dataset", "config"}), json_)
     if dry_run:
         reference = check_training(Store(options.store), dataset, config, options).reference
         resolved = {"dataset": reference, "config": config.model_dump(mode="json")}
@@ -47,9 +47,7 @@ def train(
         say(f"run {run.id}")
         return say(f"  next: torchrun --nproc-per-node GPUS -m training {run.folder}")
     with bars(console(json_)) as progress:
-        bar = progress.add_task(
-            "train", total=run.record["config"]["total_kimg"], unit="kimg", note="starting"
-        )
+        bar = progress.add_task("train", total=run.record.config["total_kimg"], unit="kimg", note="starting")
 
         def on_tick(row: dict[str, Any]) -> None:
             progress.update(bar, completed=round(row["kimg"], 2), note=training_note(row))

@@ -40,13 +40,13 @@ def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions,
     if config != TrainConfig():
         raise ConfigError("--resume goes on with the run's own config: leave the other training options out")
     run = find_run(store, resume)
-    trained_on = run.record["dataset"]
-    if dataset is not None and open_dataset(store, dataset).version != trained_on["version"]:
+    trained_on = run.record.dataset
+    if dataset is not None and open_dataset(store, dataset).version != trained_on.version:
         raise ConfigError(
-            f"run {run.id} is of {trained_on['name']}@{trained_on['version']}, not of {dataset}: "
+            f"run {run.id} is of {trained_on.reference}, not of {dataset}: "
             f"leave the dataset out to go on with it"
         )
-    check_processes(TrainConfig.model_validate(run.record["config"]), options.processes)
+    check_processes(TrainConfig.recorded(run.record.config, f"run {run.id}", exact=True), options.processes)
     return run
 
 
@@ -90,7 +90,7 @@ def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any
     result: dict[str, Any] = json.loads(run.result_path.read_bytes())
     return {
         "run": run.id,
-        "dataset": f"{run.record['dataset']['name']}@{run.record['dataset']['version']}",
+        "dataset": run.record.dataset.reference,
         "kimg": result["kimg"],
         "checkpoint": str(run.checkpoints_dir / result["checkpoint"]),
         "seconds_per_kimg": result["seconds_per_kimg"],

@@ -19,12 +19,12 @@ def write_contact_sheet(dataset: Dataset) -> Path:
     chosen = {i * dataset.num_images // count for i in range(count)}
     crops: list[Image.Image] = []
     position = 0
-    for shard in dataset.manifest["shards"]:
-        for entry in dataset.index(shard["file"]).entries:
+    for shard in dataset.manifest.shards:
+        for entry in dataset.index(shard.file).entries:
             if entry.name.endswith(".json"):
                 continue
             if position in chosen:
-                image = Image.open(io.BytesIO(read_entry(dataset.folder / shard["file"], entry)))
+                image = Image.open(io.BytesIO(read_entry(dataset.folder / shard.file, entry)))
                 crops.append(image.convert("RGB").resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS))
             position += 1
     sheet = Image.new("RGB", (COLUMNS * CELL_PX, -(-len(crops) // COLUMNS) * CELL_PX), "white")

@@ -8,17 +8,17 @@ Not here: how a version is written (`storage.datasets.manifest`), and whether it
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from storage.datasets.records import BuildRecord, Latest, Manifest, VersionSummary
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.shards import Index, index_name, read_index
-from storage.store import Store, read_json
+from storage.store import Store
 from storage.tables import Row, Stored
 
 VERSION_DIGITS = 16
@@ -69,12 +69,12 @@ class Dataset:
         return self.store.get(f"{self.key}/manifest.json")
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """Config, counts, table digests and shards; IntegrityError where it is not what its version names."""
+        path = self.folder / "manifest.json"
         if self.manifest_sha256[:VERSION_DIGITS] != self.version:
-            raise IntegrityError(f"{self.folder / 'manifest.json'} no longer has the sha256 of its version")
-        manifest: dict[str, Any] = json.loads(self.manifest_bytes)
-        return manifest
+            raise IntegrityError(f"{path} no longer has the sha256 of its version")
+        return Manifest.of_bytes(self.manifest_bytes, path)
 
     @property
     def manifest_sha256(self) -> str:
@@ -84,17 +84,17 @@ class Dataset:
     @property
     def resolution(self) -> int:
         """Side of every image, px."""
-        return int(self.manifest["resolution"])
+        return self.manifest.resolution
 
     @property
     def num_images(self) -> int:
         """How many images the version holds."""
-        return int(self.manifest["images"]["rows"])
+        return self.manifest.images.rows
 
     @property
     def shard_paths(self) -> list[Path]:
         """The tars, in order."""
-        return [self.folder / shard["file"] for shard in self.manifest["shards"]]
+        return [self.folder / shard.file for shard in self.manifest.shards]
 
     def images(self) -> list[Row]:
         """Every image's row, ordered by key, with whatever columns the code that wrote it had."""
@@ -112,29 +112,29 @@ class Dataset:
         """The index of one shard, named as in the manifest: "shards/00000.tar"."""
         return read_index(self.store.get(f"{self.key}/{index_name(shard)}"))
 
-    def builds(self) -> list[dict[str, Any]]:
+    def builds(self) -> list[BuildRecord]:
         """The records of the builds that gave this version, oldest first."""
         keys = self.store.keys(f"datasets/{self.name}/builds")
-        records = (read_json(self.store.path(key), "version", "build_id", "facts") for key in keys)
-        return [record for record in records if record["version"] == self.version]
+        records = (BuildRecord.read(self.store.path(key)) for key in keys)
+        return [record for record in records if record.version == self.version]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> VersionSummary:
         """What a training run records of its input."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "manifest_sha256": self.manifest_sha256,
-            "directory": self.key,
-            "resolution": self.resolution,
-            "num_images": self.num_images,
-            "shards": [shard["file"] for shard in self.manifest["shards"]],
-        }
+        return VersionSummary(
+            name=self.name,
+            version=self.version,
+            manifest_sha256=self.manifest_sha256,
+            directory=self.key,
+            resolution=self.resolution,
+            num_images=self.num_images,
+            shards=[shard.file for shard in self.manifest.shards],
+        )
 
 
 def latest_version(store: Store, name: str) -> str | None:
     """The version that the newest finished build of a name gave, or None."""
     key = f"datasets/{name}/latest.json"
-    return str(read_json(store.path(key), "version")["version"]) if store.exists(key) else None
+    return Latest.read(store.path(key)).version if store.exists(key) else None
 
 
 def dataset_names(store: Store) -> list[str]:

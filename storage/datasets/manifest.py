@@ -13,7 +13,6 @@ Not here: how a version is opened (`storage.datasets.dataset`), what its rows sa
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,12 +22,11 @@ from typing import Any
 import pyarrow as pa
 
 from storage.datasets.dataset import VERSION_DIGITS, Dataset, latest_version
+from storage.datasets.records import BuildRecord, Latest, Manifest
 from storage.digest import bytes_digest, rows_digest
 from storage.shards import index_name
 from storage.store import Store
 from storage.tables import Row, put_table
-
-FORMAT = 1
 
 
 def publish(
@@ -51,24 +49,23 @@ def publish(
     last: a version whose manifest exists is complete.
     """
     missing = {column: sum(row[column] is None for row in images) for column in ("license", "author", "page")}
-    manifest = {
-        "format": FORMAT,
+    manifest = Manifest.new(
         **settings,
-        "counts": {
+        counts={
             "photos": num_photos,
             "images": len(images),
-            "rejected": dict(sorted(Counter(row["reason"] for row in rejections).items())),
+            "rejected": Counter(row["reason"] for row in rejections),
             "images_missing": missing,
         },
-        "images": {"file": "images.parquet", "rows": len(images), "sha256": rows_digest(images)},
-        "rejections": {
+        images={"file": "images.parquet", "rows": len(images), "sha256": rows_digest(images)},
+        rejections={
             "file": "rejections.parquet",
             "rows": len(rejections),
             "sha256": rows_digest(rejections),
         },
-        "shards": [{key: value for key, value in shard.items() if key != "object"} for shard in shards],
-    }
-    data = (json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        shards=[{key: value for key, value in shard.items() if key != "object"} for shard in shards],
+    )
+    data = manifest.as_bytes()
     dataset = Dataset(store, name, bytes_digest(data)[:VERSION_DIGITS])
     for shard in shards:
         store.link(shard["object"], f"{dataset.key}/{shard['file']}")
@@ -79,24 +76,24 @@ def publish(
     return dataset
 
 
-def record_build(dataset: Dataset, facts: Mapping[str, Any], started_at: datetime) -> dict[str, Any]:
+def record_build(dataset: Dataset, facts: Mapping[str, Any], started_at: datetime) -> BuildRecord:
     """Write the run record that points at the version, and make the version its name's latest."""
     previous = latest_version(dataset.store, dataset.name)
     stamp = started_at.astimezone(UTC).strftime("%Y%m%d-%H%M%S")
     build_id = f"{stamp}-{dataset.name}-{secrets.token_hex(2)}"
-    record = {
-        "build_id": build_id,
-        "kind": "build",
-        "dataset": dataset.name,
-        "version": dataset.version,
-        "manifest_sha256": dataset.manifest_sha256,
-        "previous_version": previous,
-        "unchanged": previous == dataset.version,
-        "started_at": started_at.isoformat(timespec="seconds"),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    record = BuildRecord.new(
+        build_id=build_id,
+        kind="build",
+        dataset=dataset.name,
+        version=dataset.version,
+        manifest_sha256=dataset.manifest_sha256,
+        previous_version=previous,
+        unchanged=previous == dataset.version,
+        started_at=started_at.isoformat(timespec="seconds"),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         **facts,
-    }
+    )
     root = f"datasets/{dataset.name}"
-    dataset.store.put(f"{root}/builds/{build_id}.json", json.dumps(record, indent=2).encode())
-    dataset.store.put(f"{root}/latest.json", json.dumps({"version": dataset.version}).encode())
+    dataset.store.put(f"{root}/builds/{build_id}.json", record.as_bytes())
+    dataset.store.put(f"{root}/latest.json", Latest.new(version=dataset.version).as_bytes())
     return record

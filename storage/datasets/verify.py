@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.datasets.dataset import COLUMNS_OF, Dataset, TableName
+from storage.datasets.records import ShardFacts
 from storage.digest import file_digest, rows_digest
 from storage.errors import IntegrityError, NotFoundError
 from storage.shards import check_shard, index_name
@@ -57,8 +58,8 @@ def verify(dataset: Dataset) -> Checked:
         problems += _table_problems(dataset, name)
     images = _columns(dataset, "images", ["key", "shard", "offset", "image_sha256", "photo_sha256"])
     by_shard = rows_by_value(images["shard"])
-    for shard in dataset.manifest["shards"]:
-        its = images.take(arrow(by_shard.get(shard["file"], np.empty(0, np.int64))))
+    for shard in dataset.manifest.shards:
+        its = images.take(arrow(by_shard.get(shard.file, np.empty(0, np.int64))))
         problems += _shard_problems(dataset, shard, its.to_pylist())
     refused = _columns(dataset, "rejections", ["reason", "photo_sha256"])
     by_reason = rows_by_value(refused["reason"])
@@ -73,14 +74,14 @@ def verify(dataset: Dataset) -> Checked:
             store.original(sha256.as_py())
         except (NotFoundError, IntegrityError) as error:
             problems.append(str(error))
-    return Checked(len(dataset.manifest["shards"]), images.num_rows, len(originals), problems)
+    return Checked(len(dataset.manifest.shards), images.num_rows, len(originals), problems)
 
 
 def _table_problems(dataset: Dataset, name: TableName) -> Iterator[str]:
-    recorded = dataset.manifest[name]
+    recorded = dataset.manifest.table(name)
     try:
-        if rows_digest(dataset.table(name).each_row()) != recorded["sha256"]:
-            yield f"{dataset.folder / recorded['file']} no longer holds its recorded rows"
+        if rows_digest(dataset.table(name).each_row()) != recorded.sha256:
+            yield f"{dataset.folder / recorded.file} no longer holds its recorded rows"
     except IntegrityError as error:
         yield str(error)
 
@@ -93,14 +94,14 @@ def _columns(dataset: Dataset, name: TableName, columns: Sequence[str]) -> pa.Ta
         return pa.table({column: pa.array([], pa.string()) for column in columns})
 
 
-def _shard_problems(dataset: Dataset, shard: dict[str, Any], rows: list[Row]) -> Iterator[str]:
-    path = dataset.folder / shard["file"]
-    index_path = dataset.folder / index_name(shard["file"])
-    if not index_path.is_file() or file_digest(index_path) != shard["index_sha256"]:
+def _shard_problems(dataset: Dataset, shard: ShardFacts, rows: list[Row]) -> Iterator[str]:
+    path = dataset.folder / shard.file
+    index_path = dataset.folder / index_name(shard.file)
+    if not index_path.is_file() or file_digest(index_path) != shard.index_sha256:
         yield f"{index_path} is missing or no longer has its recorded sha256"
         return
-    entries = dataset.index(shard["file"]).entries
-    yield from check_shard(path, shard["sha256"], entries)
+    entries = dataset.index(shard.file).entries
+    yield from check_shard(path, shard.sha256, entries)
     images = {entry.name.split(".")[0]: entry for entry in entries if not entry.name.endswith(".json")}
     for row in rows:
         entry = images.get(row["key"])

@@ -25,8 +25,8 @@ from storage.datasets.lookup import Kind, find_rows
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError
 from storage.lineage.origin import read_provenance
-from storage.runs import Run, find_run, list_runs
-from storage.store import Store, original_key, read_json
+from storage.runs import CheckpointState, Run, find_run, list_runs
+from storage.store import Store, original_key
 from storage.tables import BATCH_ROWS, Row, arrow
 
 MIN_DIGITS = 8
@@ -150,32 +150,32 @@ def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
 
 def _of_checkpoint(store: Store, folder: Path, only: str | None = None) -> Chain:
     """All of its files as they were written, or the only one that matters."""
-    state = read_json(folder / "state.json", "sha256", "num_images")
-    for name, sha256 in state["sha256"].items():
+    state = CheckpointState.read(folder / "state.json")
+    for name, sha256 in state.sha256.items():
         if only not in (None, name):
             continue
         if not (folder / name).is_file() or file_digest(folder / name) != sha256:
             raise IntegrityError(f"{folder / name} is missing or no longer has its recorded sha256")
-    facts = {"folder": str(folder), "num_images": state["num_images"], "sha256": state["sha256"]}
+    facts = {"folder": str(folder), "num_images": state.num_images, "sha256": state.sha256}
     below = _of_run(store, find_run(store, str(folder.parent.parent)))
     return Chain([Step("checkpoint", facts), *below.steps], below.images)
 
 
 def _of_run(store: Store, run: Run) -> Chain:
     record = run.record
-    dataset = record["dataset"]
+    dataset = record.dataset
     facts = {
         "id": run.id,
         "folder": str(run.folder),
-        "created_at": record["created_at"],
-        "preset": record["config"]["preset"],
-        "config_sha256": record["config_sha256"],
-        "code_commit": record["facts"]["code_commit"],
-        "lock_sha256": record["facts"]["lock_sha256"],
+        "created_at": record.created_at,
+        "preset": record.config.get("preset"),
+        "config_sha256": record.config_sha256,
+        "code_commit": record.facts.code_commit,
+        "lock_sha256": record.facts.lock_sha256,
         "checkpoints": [path.name for path in run.checkpoints()],
     }
-    opened = open_dataset(run.store, f"{dataset['name']}@{dataset['version']}")
-    if opened.manifest_sha256 != dataset["manifest_sha256"]:
+    opened = open_dataset(run.store, dataset.reference)
+    if opened.manifest_sha256 != dataset.manifest_sha256:
         raise IntegrityError(f"{opened.folder} is not the version that run {run.id} was trained on")
     below = _of_dataset(opened)
     return Chain([Step("training run", facts), *below.steps], below.images)
@@ -184,8 +184,12 @@ def _of_run(store: Store, run: Run) -> Chain:
 def _of_dataset(dataset: Dataset) -> Chain:
     columns = dataset.table("images").read(IMAGE_COLUMNS)
     builds = [
-        {key: build[key] for key in ("build_id", "started_at", "config_sha256")}
-        | {"code_commit": build["facts"]["code_commit"]}
+        {
+            "build_id": build.build_id,
+            "started_at": build.started_at,
+            "config_sha256": build.config_sha256,
+            "code_commit": build.facts.code_commit,
+        }
         for build in dataset.builds()
     ]
     licenses = Counter({str(count["values"]): count["counts"] for count in _counted(columns["license"])})
@@ -267,4 +271,4 @@ def _all_versions(store: Store) -> Iterator[Dataset]:
 
 def _runs_of(dataset: Dataset) -> list[Run]:
     wanted = dataset.manifest_sha256
-    return [run for run in list_runs(dataset.store) if run.record["dataset"]["manifest_sha256"] == wanted]
+    return [run for run in list_runs(dataset.store) if run.record.dataset.manifest_sha256 == wanted]

@@ -8,7 +8,6 @@ Not here: what is drawn with it (`training.drawing.images`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.lineage.origin import GRID_TEXT
-from training.checkpoint import generator_sha256, network_tensors, read_state
+from training.checkpoint import State, network_tensors, read_state
 from training.config import TrainConfig
 from training.networks import Generator, TraditionalGenerator, build_generator
 from training.schedule import stage_at
@@ -56,8 +55,11 @@ class Trained:
 def open_trained(checkpoint: Path, device: torch.device) -> Trained:
     """A checkpoint opened for drawing; IntegrityError if its networks have changed since they were written."""
     state = read_state(checkpoint)
-    generator = load_generator(checkpoint, device)
-    return Trained(generator, TrainConfig.model_validate(state["config"]), grid_metadata(checkpoint, state))
+    return Trained(
+        load_generator(checkpoint, device),
+        TrainConfig.recorded(state.config, f"checkpoint {checkpoint}"),
+        grid_metadata(checkpoint, state),
+    )
 
 
 def load_generator(checkpoint: Path, device: torch.device) -> Generator | TraditionalGenerator:
@@ -66,17 +68,17 @@ def load_generator(checkpoint: Path, device: torch.device) -> Generator | Tradit
     IntegrityError if the file has changed since it was written.
     """
     state = read_state(checkpoint)
-    config = TrainConfig.model_validate(state["config"])
+    config = TrainConfig.recorded(state.config, f"checkpoint {checkpoint}")
     generator = build_generator(config)
     generator.load_state_dict(network_tensors(checkpoint, state, "generator_ema"))
-    generator.lod = stage_at(config, state["num_images"]).lod
+    generator.lod = stage_at(config, state.num_images).lod
     return generator.to(device).requires_grad_(False)
 
 
 def load_exported(path: Path, device: torch.device | None = None) -> Generator | TraditionalGenerator:
     """The generator of a file that `training.drawing.export` wrote, as `load_generator` gave it then."""
     tensors, metadata = read_exported(path)
-    generator = build_generator(TrainConfig.model_validate(metadata["config"]))
+    generator = build_generator(TrainConfig.recorded(metadata["config"], str(path)))
     generator.load_state_dict(tensors)
     generator.lod = metadata["lod"]
     return generator.to(device or torch.device("cpu")).requires_grad_(False)
@@ -98,13 +100,12 @@ def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def grid_metadata(checkpoint: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+def grid_metadata(checkpoint: Path, state: State) -> dict[str, Any]:
     """Where images of a checkpoint come from: run, checkpoint, weights and dataset version."""
-    dataset = state["dataset"]
     return {
-        "run_id": state["run_id"],
+        "run_id": state.run_id,
         "checkpoint": checkpoint.name,
-        "generator_sha256": generator_sha256(state),
-        "dataset": f"{dataset['name']}@{dataset['version']}",
-        "dataset_manifest_sha256": dataset["manifest_sha256"],
+        "generator_sha256": state.generator_sha256,
+        "dataset": state.dataset.reference,
+        "dataset_manifest_sha256": state.dataset.manifest_sha256,
     }

@@ -295,12 +295,12 @@ class Training:
     def load(self, folder: Path) -> None:
         """Take up the state of a checkpoint."""
         state = load_checkpoint(folder, self.networks, self.optimizers)
-        self.num_images = state["num_images"]
-        self.resolution = state["resolution"]
-        self.seconds = state["seconds"]
-        self.augmentation.load(state["augmentation"])
-        self.tally.load(state["tally"])
-        self.path_length_mean.fill_(state.get("path_length_mean", 0.0))
+        self.num_images = state.num_images
+        self.resolution = state.resolution
+        self.seconds = state.seconds
+        self.augmentation.load(state.augmentation)
+        self.tally.load(state.tally)
+        self.path_length_mean.fill_(state.path_length_mean)
 
     def show_present_lod(self) -> None:
         """Set the level of detail for pictures: that of the images shown by now."""

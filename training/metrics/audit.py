@@ -12,8 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, NotFoundError
-from storage.runs import Run, write_merged
+from storage.records import Inside, StoredRecord
+from storage.runs import Run
 from storage.tables import Row
 from training.checkpoint import read_state
 from training.config import TrainConfig
@@ -46,9 +47,54 @@ from training.metrics.memorization import (
 from training.metrics.settings import AuditConfig
 from training.metrics.subject import Subject
 
+FOLDER = "audit"
 SPACES = ("embedding", "pixels")
 SOURCE_COLUMNS = ("photo_sha256", "ref", "page", "author", "license", "license_url", "title")
 SHEET_PX = 128
+
+
+class AuditRecord(StoredRecord):
+    """What an audit found, and what that depends on."""
+
+    FORMAT: ClassVar[int] = 2
+
+    run_id: str
+    checkpoint: str
+    generator_sha256: str
+    dataset: str
+    dataset_manifest_sha256: str
+    seeds: list[int]
+    """Of the pairs' pictures."""
+    truncation_psi: float
+    seed: int
+    num_images: int
+    num_training_crops: int
+    mirror_images: bool
+    extractor: str
+    weights_sha256: str
+    resize: str
+    percentile: float
+    held_out: dict[str, Any]
+    near_copies_in_either: float
+    near_copies_in_both: float
+    held_out_near_copies_in_either: float
+    spaces: dict[str, dict[str, Any]]
+    """The threshold, shares and quantiles of each of `SPACES`."""
+    sources: str
+    pairs: list[dict[str, Any]]
+    sheet: Inside
+    """The picture of the pairs, in the run's folder."""
+    seconds: float
+
+    @classmethod
+    def _converted(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Format 1 said where the sheet lay on the machine that drew it."""
+        return {**value, "sheet": f"{FOLDER}/{PurePath(str(value.get('sheet'))).name}"}
+
+
+def audit_path(run: Run, checkpoint: Path) -> Path:
+    """Where the audit of a checkpoint is on record; its sheet lies beside."""
+    return run.folder / FOLDER / f"{checkpoint.name}.json"
 
 
 @dataclass(frozen=True)
@@ -73,12 +119,12 @@ def check_audit(run: Run, config: AuditConfig) -> None:
         open_dataset(run.store, config.held_out)
 
 
-def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device) -> dict[str, Any]:
-    """Look for near-copies among a checkpoint's pictures; returns what the JSON says."""
+def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device) -> AuditRecord:
+    """Look for near-copies among a checkpoint's pictures, and put on record what was found."""
     begun = time.perf_counter()
     check_audit(run, config)
     state = read_state(checkpoint)
-    x_flips = TrainConfig.model_validate(state["config"]).x_flips
+    x_flips = TrainConfig.recorded(state.config, f"checkpoint {checkpoint}").x_flips
     sources = _sources(run)
     with torch.random.fork_rng(devices=[]), full_precision(device):
         subject = Subject.of(
@@ -120,35 +166,36 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
     thresholds = {space: spaces[space]["threshold"] for space in SPACES}
     chosen = closest([found[s].distance for s in SPACES], list(thresholds.values()), config.num_pairs)
     pairs = [_pair(index, seeds[index], found, thresholds, train.keys, sources) for index in chosen]
-    sheet = run.folder / "audit" / f"{checkpoint.name}.png"
+    path = audit_path(run, checkpoint)
+    sheet = path.with_suffix(".png")
     lineage = {
         **grid_metadata(checkpoint, state),
         "seeds": [pair["seed"] for pair in pairs],
         "truncation_psi": subject.psi,
     }
     _write_sheet(sheet, subject, pairs, lineage)
-    result = {
+    record = AuditRecord.new(
         **lineage,
-        "seed": config.seed,
-        "num_images": config.num_images,
-        "num_training_crops": len(train.keys),
-        "mirror_images": x_flips,
-        "extractor": extractor.name,
-        "weights_sha256": extractor.weights_sha256,
-        "resize": extractor.resize,
-        "percentile": config.percentile,
-        "held_out": about_held_out,
-        "near_copies_in_either": float(np.any(is_near, axis=0).mean()),
-        "near_copies_in_both": float(np.all(is_near, axis=0).mean()),
-        "held_out_near_copies_in_either": float(np.any(is_held_out_near, axis=0).mean()),
-        "spaces": spaces,
-        "sources": "from the dataset's tables" if sources else "the dataset's tables are not in this store",
-        "pairs": pairs,
-        "sheet": str(sheet),
-        "seconds": round(time.perf_counter() - begun, 3),
-    }
-    write_merged(run.folder / "audit" / f"{checkpoint.name}.json", result)
-    return result
+        seed=config.seed,
+        num_images=config.num_images,
+        num_training_crops=len(train.keys),
+        mirror_images=x_flips,
+        extractor=extractor.name,
+        weights_sha256=extractor.weights_sha256,
+        resize=extractor.resize,
+        percentile=config.percentile,
+        held_out=about_held_out,
+        near_copies_in_either=float(np.any(is_near, axis=0).mean()),
+        near_copies_in_both=float(np.all(is_near, axis=0).mean()),
+        held_out_near_copies_in_either=float(np.any(is_held_out_near, axis=0).mean()),
+        spaces=spaces,
+        sources="from the dataset's tables" if sources else "the dataset's tables are not in this store",
+        pairs=pairs,
+        sheet=str(sheet.relative_to(run.folder)),
+        seconds=round(time.perf_counter() - begun, 3),
+    )
+    path.write_bytes(record.as_bytes())
+    return record
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -224,9 +271,8 @@ def _held_out(
 
 def _sources(run: Run) -> dict[str, Row]:
     """The training crops' rows by key; empty where the store has lost the version's tables."""
-    recorded = run.record["dataset"]
     try:
-        dataset: Dataset = open_dataset(run.store, f"{recorded['name']}@{recorded['version']}")
+        dataset: Dataset = open_dataset(run.store, run.record.dataset.reference)
     except (NotFoundError, ConfigError):
         return {}
     return {row["key"]: row for row in dataset.images()}

@@ -7,7 +7,7 @@ measured against the dataset reads them so, through webdataset.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from storage.datasets.records import VersionSummary
 from storage.errors import IntegrityError, NotFoundError
 from storage.store import Store
 from training.data import IMAGE_SUFFIXES, ImageArray, area_resampled, check_resolution, decode
@@ -34,12 +35,12 @@ class RealCrops:
     num_threads: int = 2
 
     @classmethod
-    def of(cls, store: Store, dataset: Mapping[str, Any], resolution: int) -> RealCrops:
+    def of(cls, store: Store, dataset: VersionSummary, resolution: int) -> RealCrops:
         """The crops of a version as a run's record describes it (`Dataset.summary`), in its store."""
-        check_resolution(dataset["resolution"], resolution)
-        folder = store.root / dataset["directory"]
-        paths = tuple(folder / shard for shard in dataset["shards"])
-        return cls(paths, dataset["num_images"], dataset["resolution"], resolution)
+        check_resolution(dataset.resolution, resolution)
+        folder = store.root / dataset.directory
+        paths = tuple(folder / shard for shard in dataset.shards)
+        return cls(paths, dataset.num_images, dataset.resolution, resolution)
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[list[str], ImageArray]]:
         """Keys and images (N, 3, R, R), at most `size` at a time, of the first `limit` crops."""

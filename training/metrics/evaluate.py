@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 from storage.errors import ConfigError
-from storage.runs import Record, Run, metrics_path, recorded_metrics, write_merged
-from training.checkpoint import generator_sha256, read_state
+from storage.runs import MetricRecord, Run, record_metrics, recorded_metrics
+from training.checkpoint import read_state
 from training.config import TrainConfig
 from training.device import full_precision
 from training.extractors import check_extractor
 from training.metric_names import MEASURES
-from training.metrics.measure import by_features, path_length, separabilities
+from training.metrics.measure import Found, by_features, path_length, separabilities
 from training.metrics.settings import EvaluateConfig
 from training.metrics.subject import Subject
 
@@ -40,10 +40,12 @@ def check_evaluation(config: EvaluateConfig, train_config: TrainConfig) -> None:
         check_extractor(measure.extractor, config.place)
 
 
-def evaluate(run: Run, checkpoint: Path, config: EvaluateConfig, device: torch.device) -> dict[str, Record]:
-    """Measure a checkpoint and return, and put on record, {metric: {value, and what it depends on}}."""
+def evaluate(
+    run: Run, checkpoint: Path, config: EvaluateConfig, device: torch.device
+) -> dict[str, MetricRecord]:
+    """Measure a checkpoint and return, and put on record, each metric's value and what it depends on."""
     state = read_state(checkpoint)
-    train_config = TrainConfig.model_validate(state["config"])
+    train_config = TrainConfig.recorded(state.config, f"checkpoint {checkpoint}")
     check_evaluation(config, train_config)
     with torch.random.fork_rng(devices=[]), full_precision(device):
         subject = Subject.of(
@@ -57,8 +59,8 @@ def evaluate(run: Run, checkpoint: Path, config: EvaluateConfig, device: torch.d
         found = _measured(subject, config)
     facts = {
         "checkpoint": checkpoint.name,
-        "generator_sha256": generator_sha256(state),
-        "dataset_manifest_sha256": run.record["dataset"]["manifest_sha256"],
+        "generator_sha256": state.generator_sha256,
+        "dataset_manifest_sha256": run.record.dataset.manifest_sha256,
         "resolution": train_config.resolution,
         "lod": subject.generator.lod,
         "truncation_psi": subject.psi,
@@ -66,15 +68,15 @@ def evaluate(run: Run, checkpoint: Path, config: EvaluateConfig, device: torch.d
         "device": device.type,
         "torch": torch.__version__,
     }
-    records = {name: {**found[name], **facts} for name in dict.fromkeys(config.metrics)}
-    write_merged(metrics_path(run, checkpoint), records)
+    records = {name: MetricRecord.new(**found[name], **facts) for name in dict.fromkeys(config.metrics)}
+    record_metrics(run, checkpoint, records)
     return records
 
 
-def _measured(subject: Subject, config: EvaluateConfig) -> dict[str, Record]:
+def _measured(subject: Subject, config: EvaluateConfig) -> dict[str, Found]:
     """Each metric's value and what it depends on, an extractor at a time."""
     place = config.place
-    found: dict[str, Record] = {}
+    found: dict[str, Found] = {}
     for extractor in dict.fromkeys(measure.extractor for measure in config.measures):
         of_it = [measure for measure in config.measures if measure.extractor == extractor]
         compared = [m for m in of_it if m.family in ("frechet", "kernel", "precision", "recall")]
@@ -94,11 +96,11 @@ def _measured(subject: Subject, config: EvaluateConfig) -> dict[str, Record]:
 def best_checkpoint(run: Run, metric: str) -> Path | None:
     """The checkpoint with the best recorded value of a metric; None where none has one."""
     values = {
-        checkpoint: record[metric]["value"]
+        checkpoint: records[metric].value
         for checkpoint in run.checkpoints()
-        if metric in (record := recorded_metrics(run, checkpoint)) and math.isfinite(record[metric]["value"])
+        if metric in (records := recorded_metrics(run, checkpoint)) and math.isfinite(records[metric].value)
     }
     if not values:
         return None
     choose = max if MEASURES[metric].best_is_highest else min
-    return choose(values, key=lambda checkpoint: float(values[checkpoint]))
+    return choose(values, key=values.__getitem__)

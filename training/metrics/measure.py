@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storage.runs import Record
 from training.extractors import open_distance, open_extractor
 from training.extractors.attributes import Attributes
 from training.extractors.weights import WeightsPlace
@@ -29,6 +28,9 @@ from training.ops import upsample
 
 log = logging.getLogger(__name__)
 
+Found = dict[str, Any]
+"""A metric's value, and what it depends on."""
+
 
 def by_features(
     subject: Subject,
@@ -37,18 +39,18 @@ def by_features(
     place: WeightsPlace,
     num_fakes: int,
     num_reals: int | None,
-) -> dict[str, Record]:
+) -> dict[str, Found]:
     """The metrics, all of one extractor, that compare features of the reals with features of the fakes."""
     begun = time.perf_counter()
     extractor = open_extractor(name, place, subject.device)
     run = subject.run
     reals = real_features(
-        run.store, run.record["dataset"], subject.reals, extractor, num_reals, subject.batch_size
+        run.store, run.record.dataset, subject.reals, extractor, num_reals, subject.batch_size
     )
     fakes = torch.cat([extractor.features(images) for images in subject.fakes(num_fakes)])
     shared_s = time.perf_counter() - begun
     compare = _own if name == STAND_IN else _torch_fidelity
-    records: dict[str, Record] = {}
+    records: dict[str, Found] = {}
     for families in (("frechet",), ("kernel",), ("precision", "recall")):
         asked = [measure for measure in measures if measure.family in families]
         if not asked:
@@ -106,7 +108,7 @@ def _torch_fidelity(family: str, reals: Tensor, fakes: Tensor, device: torch.dev
 @torch.no_grad()
 def path_length(
     subject: Subject, measure: Measure, place: WeightsPlace, num: int, *, face_crop: bool
-) -> Record:
+) -> Found:
     """The mean length of `num` paths in one latent space."""
     assert measure.space is not None
     assert measure.sampling is not None
@@ -171,7 +173,7 @@ def _halves(
 
 def separabilities(
     subject: Subject, measures: list[Measure], place: WeightsPlace, num: int
-) -> dict[str, Record]:
+) -> dict[str, Found]:
     """Linear separability in the spaces asked for, of the same `num` images."""
     begun = time.perf_counter()
     classifiers = Attributes(place)
@@ -194,7 +196,7 @@ def separabilities(
 # Of all of them
 
 
-def _facts(value: float, extractor: Any, seconds: float) -> Record:
+def _facts(value: float, extractor: Any, seconds: float) -> Found:
     """What every record says."""
     if not math.isfinite(value):
         log.warning("a metric by %s is %s", extractor.name, value)

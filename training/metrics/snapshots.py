@@ -40,7 +40,7 @@ class SnapshotMetrics:
         except Exception:  # a gauge must not end days of training
             log.warning("checkpoint %s was not measured", checkpoint.name, exc_info=True)
             return
-        values = {name: record["value"] for name, record in records.items()}
+        values = {name: record.value for name, record in records.items()}
         log.info(
             "%s  %s", checkpoint.name, "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         )

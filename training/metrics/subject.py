@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage.runs import Run
-from training.checkpoint import read_state
-from training.config import TrainConfig
 from training.data import ImageArray
 from training.drawing.images import images_from_seeds, possible_psi
-from training.drawing.trained import load_generator
+from training.drawing.trained import open_trained
 from training.metrics.crops import RealCrops
 from training.networks import Generator, TraditionalGenerator
 
@@ -56,14 +54,15 @@ class Subject:
         batch_size: int = 32,
     ) -> Subject:
         """A checkpoint's averaged generator and its run's crops."""
-        generator = load_generator(checkpoint, device)
+        trained = open_trained(checkpoint, device)
+        generator = trained.generator
         return cls(
             run=run,
             generator=generator,
-            reals=RealCrops.of(run.store, run.record["dataset"], generator.resolution),
+            reals=RealCrops.of(run.store, run.record.dataset, generator.resolution),
             device=device,
             psi=possible_psi(generator, psi),
-            cutoff=TrainConfig.model_validate(read_state(checkpoint)["config"]).truncation_cutoff,
+            cutoff=trained.cutoff,
             seed=seed,
             batch_size=batch_size,
         )

@@ -1,0 +1,117 @@
+"""What is on record of a dataset: a version's manifest, the builds that gave it, which version is the latest.
+
+Not here: how they are written (`storage.datasets.manifest`), and how a version is opened (`storage.datasets.dataset`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import Field
+
+from storage.environment import Facts
+from storage.records import Inside, Part, StoredRecord
+
+
+class TableFacts(Part):
+    """A table of a version: its file, how many rows it has, and the digest of those."""
+
+    file: Inside
+    rows: int
+    sha256: str
+
+
+class ShardFacts(Part):
+    """A tar of a version, and its index."""
+
+    file: Inside
+    sha256: str
+    size: int
+    images: int
+    index_sha256: str
+
+
+class Counts(Part):
+    """What became of the photographs of a version."""
+
+    photos: int
+    images: int
+    rejected: dict[str, int] = Field({})
+    """Rejections by reason."""
+    images_missing: dict[str, int] = Field({})
+    """Images without a fact of their source, by its column."""
+
+
+class Manifest(StoredRecord):
+    """What is in a version: all that determined its bytes, and the digests of these."""
+
+    resolution: int
+    """Side of every image, px."""
+    source: dict[str, Any] = Field({})
+    config: dict[str, Any] = Field({})
+    counts: Counts
+    images: TableFacts
+    rejections: TableFacts
+    shards: list[ShardFacts]
+
+    def table(self, name: Literal["images", "rejections"]) -> TableFacts:
+        """The facts of a table."""
+        return self.images if name == "images" else self.rejections
+
+    def as_bytes(self) -> bytes:
+        """The one form of a manifest, whose sha256 is the version."""
+        return (json.dumps(self.as_json(), indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+class BuildRecord(StoredRecord):
+    """When, where and by which code a build gave which version."""
+
+    build_id: str
+    kind: str = "build"
+    dataset: str | None = None
+    version: str
+    manifest_sha256: str | None = None
+    previous_version: str | None = None
+    unchanged: bool = False
+    started_at: str
+    finished_at: str | None = None
+    config: dict[str, Any] = Field({})
+    """The resolved settings; empty where they are not on record."""
+    config_sha256: str | None = None
+    options: dict[str, Any] = Field({})
+    seconds: float = 0.0
+    stages: dict[str, dict[str, Any]] = Field({})
+    """What became of the units of each stage."""
+    timings: dict[str, dict[str, Any]] = Field({})
+    """Seconds of each stage, and how many units it worked on."""
+    facts: Facts
+
+
+class Latest(StoredRecord):
+    """The version that a dataset's name alone means."""
+
+    version: str
+
+
+class VersionName(Part):
+    """A version, by name and by hash."""
+
+    name: str
+    version: str
+    manifest_sha256: str
+
+    @property
+    def reference(self) -> str:
+        """NAME@VERSION, which names these bytes forever."""
+        return f"{self.name}@{self.version}"
+
+
+class VersionSummary(VersionName):
+    """What a training run records of its input."""
+
+    directory: Inside
+    """The version's folder in the store."""
+    resolution: int
+    num_images: int
+    shards: list[Inside]
