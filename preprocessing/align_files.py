@@ -16,6 +16,7 @@ from preprocessing.records import Face, Rejection
 from preprocessing.reject import Reason
 from storage.digest import bytes_digest
 from storage.errors import ConfigError
+from storage.local import write_whole
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def align_files(photos: Sequence[Path], out: Path, config: FacesConfig) -> Itera
                 if path.resolve() in originals:
                     raise ConfigError(f"a crop of {photo} would overwrite {path}: choose another --out")
                 try:
-                    path.write_bytes(face.image)
+                    write_whole(path, face.image)
                 except OSError as error:
                     raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
                 crops.append((path, replace(face, image=b"")))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from storage.datasets.records import VersionSummary
 from storage.digest import json_digest
 from storage.environment import Facts, run_facts
 from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.local import write_whole
 from storage.records import StoredRecord, json_object
 from storage.store import Store
 
@@ -215,9 +215,6 @@ def recorded_metrics(run: Run, checkpoint: Path) -> dict[str, MetricRecord]:
 def record_metrics(run: Run, checkpoint: Path, records: Mapping[str, MetricRecord]) -> None:
     """Add to what was measured of a checkpoint."""
     path = metrics_path(run, checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
     merged = {**recorded_metrics(run, checkpoint), **records}
     values = {name: record.as_json() for name, record in sorted(merged.items())}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(partial, path)
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +21,7 @@ from obstore.store import LocalStore
 
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.local import PARTIAL, link_whole, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -72,15 +74,23 @@ class Store:
         except FileNotFoundError:
             raise NotFoundError(f"store {self.root} holds no {key}") from None
 
-    def put(self, key: str, data: bytes | Path) -> None:
-        """Write an object atomically, from bytes or from a file, replacing what was there."""
-        self._objects.put(key, data)
+    def put(self, key: str, data: bytes | Path, *, durable: bool = True) -> None:
+        """Write an object whole or not at all, from bytes or from a file, replacing what was there.
+
+        It is on the disk then, unless it need not be `durable`.
+        """
+        self._objects  # makes the root  # noqa: B018
+        with whole_file(self.path(key), durable=durable) as partial:
+            if isinstance(data, Path):
+                shutil.copyfile(data, partial)
+            else:
+                partial.write_bytes(data)
 
     def put_derived(self, key: str, data: bytes) -> None:
         """As `put`, of what can be made again: a store that cannot be written to goes without it."""
         try:
-            self.put(key, data)
-        except BaseError as error:
+            self.put(key, data, durable=False)
+        except OSError as error:
             logger.info("%s is not kept: %s", self.path(key), error)
 
     def discard(self, key: str) -> None:
@@ -92,7 +102,7 @@ class Store:
 
     def link(self, source: str, target: str) -> None:
         """Make `target` the same object as `source`, without copying its bytes where the disk can."""
-        self._objects.copy(source, target)
+        link_whole(self.path(source), self.path(target))
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys below `prefix`, sorted; objects still being written are not among them."""
@@ -104,7 +114,8 @@ class Store:
             return
         for batch in self._objects.list(prefix):
             for entry in batch:
-                yield Entry(entry["path"], entry["size"], round(entry["last_modified"].timestamp() * 1e6))
+                if not entry["path"].endswith(PARTIAL):
+                    yield Entry(entry["path"], entry["size"], round(entry["last_modified"].timestamp() * 1e6))
 
     def put_original(self, data: bytes) -> str:
         """Keep a photograph's original bytes under their sha256 and return it."""
@@ -113,7 +124,7 @@ class Store:
         if (
             not self.exists(key) or self.get(key) != data
         ):  # damaged bytes are mended by the next build that has them
-            self.put(key, data)
+            self.put(key, data, durable=False)  # there are many, and each can be read again
         return sha256
 
     def original(self, sha256: str) -> bytes:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from storage.datasets.records import VersionName
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError
+from storage.local import PARTIAL, partial_beside, whole_folder
 from storage.runs import CheckpointState
 
 OPTIMIZERS = "optimizers.safetensors"
@@ -72,19 +73,15 @@ def save_checkpoint(
 
     It appears under its name only once complete. An optimizer's name is that of the network it trains.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    for stale in folder.parent.glob(".*.partial"):  # of a process that was killed
+    for stale in folder.parent.glob(f".*{PARTIAL}"):  # of a process that was killed
         shutil.rmtree(stale)
-    partial.mkdir(parents=True)
-    for name, network in networks.items():
-        save_file(_network_tensors(network), partial / weights_file(name))
-    save_file(_optimizer_tensors(networks, optimizers), partial / OPTIMIZERS)
-    files = sorted(path.name for path in partial.iterdir())
-    record = State.new(**state, sha256={name: file_digest(partial / name) for name in files})
-    (partial / STATE).write_bytes(record.as_bytes())
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
+    with whole_folder(folder) as partial:
+        for name, network in networks.items():
+            save_file(_network_tensors(network), partial / weights_file(name))
+        save_file(_optimizer_tensors(networks, optimizers), partial / OPTIMIZERS)
+        files = sorted(path.name for path in partial.iterdir())
+        record = State.new(**state, sha256={name: file_digest(partial / name) for name in files})
+        (partial / STATE).write_bytes(record.as_bytes())
     return record
 
 
@@ -119,9 +116,9 @@ def prune_checkpoints(checkpoints: list[Path], keep: int, best: Path | None = No
     for folder in checkpoints[:-keep]:
         if folder == best:
             continue
-        # state.json goes first: what is left of an interrupted deletion is no checkpoint.
-        (folder / STATE).unlink()
-        shutil.rmtree(folder)
+        gone = partial_beside(folder)  # what is left of an interrupted deletion is no checkpoint
+        os.replace(folder, gone)
+        shutil.rmtree(gone)
 
 
 def _verified(folder: Path, state: CheckpointState, name: str) -> dict[str, Tensor]:

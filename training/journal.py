@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from storage.datasets.records import VersionName
+from storage.local import write_whole
 from storage.runs import Run
 from training.checkpoint import checkpoint_name, prune_checkpoints, save_checkpoint
 from training.drawing.images import images_from_seeds
@@ -61,10 +63,16 @@ def forget_later_stats(path: Path, num_images: int) -> None:
     """Drop the lines a killed session wrote after the checkpoint it is resumed from."""
     if not path.exists():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    # The last line may be cut short by a kill; only a whole one ends in a newline.
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["num_images"] <= num_images]
-    path.write_text("".join(kept))
+    lines = path.read_bytes().splitlines(keepends=True)
+    write_whole(path, b"".join(line for line in lines if _num_images(line) <= num_images))
+
+
+def _num_images(line: bytes) -> float:
+    """Where a line of statistics stands; beyond all images for one that was cut short by a kill."""
+    try:
+        return float(json.loads(line)["num_images"]) if line.endswith(b"\n") else math.inf
+    except ValueError:
+        return math.inf
 
 
 def write_snapshot(run: Run, training: Training, tracker: Tracker) -> None:
@@ -114,5 +122,5 @@ def write_result(run: Run, training: Training, stopped: bool) -> dict[str, Any]:
         "num_processes": training.ranks.world,
     }
     if training.ranks.is_first:
-        run.result_path.write_text(json.dumps(result, indent=2) + "\n")
+        write_whole(run.result_path, (json.dumps(result, indent=2) + "\n").encode())
     return result

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import ServiceError
+from storage.local import write_whole
 from storage.runs import Run
 from training.checkpoint import STATE
 
@@ -131,7 +132,7 @@ def _begin(run: Run, uri: str) -> MlflowTracker:
     except Exception as error:
         raise ServiceError(f"MLflow at {uri} cannot be used: {_first_line(error)}") from error
     entry = {"tracking_uri": uri, "experiment_id": experiment_id, "run_id": mlflow_run_id}
-    known.write_text(json.dumps(entry, indent=2) + "\n")
+    write_whole(known, (json.dumps(entry, indent=2) + "\n").encode())
     return MlflowTracker(client, mlflow_run_id)
 
 

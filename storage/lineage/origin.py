@@ -14,7 +14,8 @@ Not here: what the entries mean (`training.drawing.trained.Trained.origin`), and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from storage.digest import file_digest
 from storage.errors import IntegrityError
+from storage.local import whole_file, write_whole
 
 GRID_TEXT = "likeness"
 """The entry, such as a PNG's text chunk, that says where a file comes from."""
@@ -34,10 +36,18 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def write_sidecar(path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write what `path` was made of beside it, with its sha256."""
-    record = {GRID_TEXT: dict(metadata), "file": path.name, "sha256": file_digest(path)}
-    sidecar_path(path).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+@contextmanager
+def whole_with_sidecar(path: Path, metadata: Mapping[str, Any]) -> Iterator[Path]:
+    """As `whole_file`, with a file beside it that says what it was made of, and its sha256.
+
+    `metadata` may grow inside the block. The old file goes first and the new one comes last, so that none is ever
+    beside words about another.
+    """
+    with whole_file(path) as partial:
+        yield partial
+        record = {GRID_TEXT: dict(metadata), "file": path.name, "sha256": file_digest(partial)}
+        path.resolve().unlink(missing_ok=True)
+        write_whole(sidecar_path(path), (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
-from storage.lineage.origin import GRID_TEXT, write_sidecar
+from storage.lineage.origin import GRID_TEXT, whole_with_sidecar
+from storage.local import whole_file
 from training.drawing.images import inputs_from_seeds, synthesized
 from training.drawing.settings import NoiseMode
 from training.drawing.trained import Trained
@@ -48,9 +49,9 @@ def export_safetensors(trained: Trained, path: Path) -> dict[str, Any]:
     """Write mapping, synthesis and w_avg to `path`, and return the metadata in its header."""
     metadata = export_metadata(trained)
     tensors = {key: value.cpu().contiguous() for key, value in trained.generator.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     # One entry: the library writes several in a random order, and the same generator is to be the same bytes.
-    save_file(tensors, path, {GRID_TEXT: json.dumps(metadata, sort_keys=True)})
+    with whole_file(path) as partial:
+        save_file(tensors, partial, {GRID_TEXT: json.dumps(metadata, sort_keys=True)})
     return metadata
 
 
@@ -110,17 +111,16 @@ def export_onnx(
         )
         assert program is not None
         program.model.metadata_props[GRID_TEXT] = json.dumps(metadata, sort_keys=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        program.save(str(path), external_data=False)
-    difference = largest_difference(wrapped, path, noise)
-    if not difference < TOLERANCE:
-        path.unlink()
-        raise ConfigError(
-            f"the ONNX file's images differ by {difference:.2g} from torch's, more than {TOLERANCE:g}: "
-            "it was not kept"
-        )
-    metadata["max_difference"] = difference
-    write_sidecar(path, metadata)
+    with whole_with_sidecar(path, metadata) as partial:
+        with _quiet():
+            program.save(str(partial), external_data=False)
+        difference = largest_difference(wrapped, partial, noise)
+        if not difference < TOLERANCE:
+            raise ConfigError(
+                f"the ONNX file's images differ by {difference:.2g} from torch's, more than {TOLERANCE:g}: "
+                "it was not kept"
+            )
+        metadata["max_difference"] = difference
     return metadata
 
 

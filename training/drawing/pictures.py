@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from storage.errors import IntegrityError
 from storage.lineage.origin import GRID_TEXT
+from storage.local import whole_file
 from training.data import ImageArray
 from training.drawing.images import images_from_seeds, possible_psis
 from training.drawing.trained import Trained
@@ -80,8 +81,8 @@ def write_png(pixels_HWC: ImageArray, path: Path, metadata: Mapping[str, Any]) -
     """Write a picture (H, W, 3) that carries `metadata` as JSON in a text chunk."""
     text = PngInfo()
     text.add_itxt(GRID_TEXT, json.dumps(metadata, sort_keys=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels_HWC).save(path, format="PNG", pnginfo=text)
+    with whole_file(path) as partial:
+        Image.fromarray(pixels_HWC).save(partial, format="PNG", pnginfo=text)
 
 
 def read_grid_metadata(path: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from storage.errors import ConfigError
 from storage.lineage.origin import GRID_TEXT
+from storage.local import whole_file
 from training.data import ImageArray
 from training.drawing.figures import fixed_noise, tiled
 from training.drawing.images import images_from_w, synthesized
@@ -133,9 +134,9 @@ def save_projection(result: Projection, path: Path, metadata: Mapping[str, Any])
     write_png(tiled([[result.target, result.image]]), path, metadata)
     tensors = path.with_suffix(".safetensors")
     text = json.dumps(dict(metadata), sort_keys=True)
-    save_file(
-        {"w": result.w_LD.cpu(), "distances": torch.tensor(result.distances)}, tensors, {GRID_TEXT: text}
-    )
+    found = {"w": result.w_LD.cpu(), "distances": torch.tensor(result.distances)}
+    with whole_file(tensors) as partial:
+        save_file(found, partial, {GRID_TEXT: text})
     return tensors
 
 

@@ -22,7 +22,7 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from storage.errors import ConfigError
-from storage.lineage.origin import write_sidecar
+from storage.lineage.origin import whole_with_sidecar
 from training.data import ImageArray
 from training.drawing.images import images_from_w
 from training.networks import Generator
@@ -68,9 +68,11 @@ def write_video(pictures: Iterable[ImageArray], path: Path, fps: int, metadata: 
     check_video()
     import av
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with (
+        whole_with_sidecar(path, metadata) as partial,
+        av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
         container.metadata["comment"] = json.dumps(dict(metadata), sort_keys=True)
         stream = container.add_stream("libx264", rate=fps)
         stream.pix_fmt = "yuv420p"
@@ -82,5 +84,4 @@ def write_video(pictures: Iterable[ImageArray], path: Path, fps: int, metadata: 
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
             count += 1
         container.mux(stream.encode())
-    write_sidecar(path, metadata)
     return count

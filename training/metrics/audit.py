@@ -21,6 +21,7 @@ from torch import Tensor
 
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, NotFoundError
+from storage.local import write_whole
 from storage.records import Inside, StoredRecord
 from storage.runs import Run
 from storage.tables import Row
@@ -194,7 +195,7 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
         sheet=str(sheet.relative_to(run.folder)),
         seconds=round(time.perf_counter() - begun, 3),
     )
-    path.write_bytes(record.as_bytes())
+    write_whole(path, record.as_bytes())
     return record
 
 
