@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from storage.datasets.records import VersionSummary
 from storage.errors import IntegrityError, NotFoundError
 from storage.store import Store
 from training.data import IMAGE_SUFFIXES, ImageArray, area_resampled, check_resolution, decode
+
+if TYPE_CHECKING:
+    from storage.datasets.records import VersionSummary
 
 
 @dataclass(frozen=True)

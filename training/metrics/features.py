@@ -6,8 +6,7 @@ Not here: networks (`training.extractors`), what features are compared with (`tr
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,10 +18,13 @@ from storage.store import Store
 from training.extractors import Extractor
 from training.metrics.crops import RealCrops
 
+if TYPE_CHECKING:
+    from storage.datasets.records import VersionSummary
+
 
 def real_features(
     store: Store,
-    dataset: Mapping[str, Any],
+    dataset: VersionSummary,
     reals: RealCrops,
     extractor: Extractor,
     num: int | None,
@@ -30,7 +32,7 @@ def real_features(
 ) -> Tensor:
     """Features (N, D) of the first `num` crops of a run's dataset, or of all, from the store's cache or into it."""
     identity = {
-        "dataset": dataset["manifest_sha256"],
+        "dataset": dataset.manifest_sha256,
         "resolution": reals.resolution,
         "num_reals": min(num or reals.num_images, reals.num_images),
         "extractor": [extractor.name, extractor.weights_sha256, extractor.resize],
