@@ -56,10 +56,10 @@ def crawled(dataset: Dataset) -> Crawled:
     num_bytes = {row["photo_sha256"]: row["photo_num_bytes"] for row in images}
     for row in (*images, *dataset.rejections()):
         item = Item(**{name: row[name] for name in SOURCE_COLUMNS})
-        ref, sha256, reason = item.ref, row["photo_sha256"], row.get("reason")
+        ref, sha256 = item.ref, row["photo_sha256"]
         items[ref] = item
-        if reason in CRAWL:
-            rejections.append(Rejection(ref, Reason(reason), sha256, detail=row["detail"]))
+        if "reason" in row and _stays(reason := Reason(row["reason"]), row["face_index"]):
+            rejections.append(Rejection(ref, reason, sha256, None, row["detail"], row["duplicate_of"]))
             continue
         if sha256 not in num_bytes:
             num_bytes[sha256] = _original(dataset.store, sha256).stat().st_size
@@ -67,6 +67,14 @@ def crawled(dataset: Dataset) -> Crawled:
     if len(items) != dataset.manifest.counts.photos:
         raise IntegrityError(f"the tables of {dataset.reference} do not hold all of its photographs")
     return Crawled(dataset.manifest.source, items, list(photos.values()), rejections, len(photos))
+
+
+def _stays(reason: Reason, face_index: int | None) -> bool:
+    """Whether other thresholds change nothing: the photograph never came, or another version refused all of it.
+
+    What that version meant is not known here, so its word stands; a face is judged anew.
+    """
+    return reason in CRAWL or (face_index is None and not reason.is_known)
 
 
 def _original(store: Store, sha256: str) -> Path:

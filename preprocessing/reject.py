@@ -5,11 +5,19 @@ An unexpected exception is not a rejection: it is a bug, and stops the build.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from enum import StrEnum
+
+from storage.errors import IntegrityError
 
 
 class Reason(StrEnum):
-    """The value is what users read in tables, JSON and Parquet."""
+    """The value is what users read in tables, JSON and Parquet.
+
+    A value that is none of these is a reason of another version of likeness, and stays what it is:
+    `Reason("too_blue")` is a reason that is not known.
+    """
 
     # crawl: the bytes never arrived, or are not the ones promised
     UNREADABLE_FILE = "unreadable_file"
@@ -48,6 +56,24 @@ class Reason(StrEnum):
     DUPLICATE_IMAGE = "duplicate_image"
     NEAR_DUPLICATE = "near_duplicate"
     TOO_MANY_OF_IDENTITY = "too_many_of_identity"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Reason:
+        if not (isinstance(value, str) and re.fullmatch(r"[a-z][a-z0-9_]{0,63}", value)):
+            raise IntegrityError(f"{value!r} is no reason of a rejection")
+        other = str.__new__(cls, value)
+        other._name_, other._value_ = value.upper(), value
+        return other
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is a reason of this version."""
+        return self in MEANING
+
+    @property
+    def meaning(self) -> str:
+        """In one sentence, for whoever reads a report."""
+        return MEANING.get(self, "A reason of another version of likeness, which this one cannot explain.")
 
 
 CRAWL = frozenset(
@@ -105,7 +131,13 @@ MEANING: dict[Reason, str] = {
     Reason.NEAR_DUPLICATE: "Another crop shows the same picture, and is the better copy.",
     Reason.TOO_MANY_OF_IDENTITY: "There are enough faces of this person, and the better ones are kept.",
 }
-"""What each reason means, in one sentence for whoever reads a report."""
+"""What each reason of this version means."""
+
+
+def in_order(reasons: Iterable[Reason]) -> list[Reason]:
+    """Reasons in the order of the pipeline, then those of other versions by name; each once."""
+    there = set(reasons)
+    return [*(reason for reason in Reason if reason in there), *sorted(there - set(Reason))]
 
 
 class Rejected(Exception):

@@ -33,7 +33,7 @@ from preprocessing.curation.rules import Rule, rules
 from preprocessing.curation.settings import CurateConfig
 from preprocessing.photo.decode import DecodeConfig
 from preprocessing.records import Face, Item, Rejection
-from preprocessing.reject import MEANING, Reason
+from preprocessing.reject import Reason, in_order
 from preprocessing.scores.catalogue import NUMBERS, Score
 from storage.datasets.dataset import Dataset
 from storage.shards import KEY_DIGITS
@@ -144,7 +144,7 @@ class _Pages:
         found = defaultdict(list)
         for rejection in [*self.crawled.rejections, *self.aligned.rejections, *self.curated.rejections]:
             found[rejection.reason].append(rejection)
-        return {reason: sorted(found[reason], key=_by_ref) for reason in Reason if reason in found}
+        return {reason: sorted(found[reason], key=_by_ref) for reason in in_order(found)}
 
     @cached_property
     def fates(self) -> dict[tuple[str | None, int | None], Reason]:
@@ -171,7 +171,7 @@ class _Pages:
             rows.append(
                 {
                     "name": reason.value,
-                    "meaning": MEANING[reason],
+                    "meaning": reason.meaning,
                     "count": len(rejections),
                     "unit": unit,
                     "percent": 100 * len(rejections) / max(total, len(rejections)),
@@ -211,7 +211,7 @@ class _Pages:
         pictures = self._of_rejections(shown)
         return {
             "reason": reason.value,
-            "meaning": MEANING[reason],
+            "meaning": reason.meaning,
             "count": len(rejections),
             "nearest_first": len(mine) == 1,
             "has_twins": any(picture.twin for picture in pictures),
