@@ -19,7 +19,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from storage.errors import IntegrityError
+from storage.records import check_format
 from storage.store import Store
+
+FORMAT = 1
+"""What tables are written as, and the newest that is read: columns by name, of which a reader takes those it knows."""
+FORMAT_KEY = b"likeness.format"
+"""Where a file says its format, beside its columns; one that does not has format 1."""
 
 Row = dict[str, Any]
 
@@ -34,6 +40,7 @@ def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) ->
         if unknown := row.keys() - set(schema.names):
             raise ValueError(f"{key}: the schema has no column {', '.join(sorted(unknown))}")
     buffer = io.BytesIO()
+    schema = schema.with_metadata({**(schema.metadata or {}), FORMAT_KEY: str(FORMAT)})
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
     store.put(key, buffer.getvalue())
 
@@ -93,6 +100,8 @@ def rows_by_value(column: pa.ChunkedArray) -> dict[str | None, NDArray[np.int64]
 class Stored:
     """A table of which parts are read; IntegrityError where it cannot be, or lacks one of `columns`.
 
+    FormatError where a newer version of likeness wrote it.
+
     It is the file at `path`, or `data`, which is meant for that place. Pages that carry a checksum are checked by it.
     """
 
@@ -102,6 +111,7 @@ class Stored:
             source = path if data is None else pa.BufferReader(data)
             self.file = pq.ParquetFile(source, page_checksum_verification=True)
             self.schema: pa.Schema = self.file.schema_arrow
+        self._check_format()
         if missing := [name for name in columns if name not in self.schema.names]:
             raise IntegrityError(f"{self.path} lacks the columns {', '.join(missing)}")
 
@@ -160,6 +170,10 @@ class Stored:
         with self._readable():
             for batch in self.file.iter_batches(BATCH_ROWS, use_threads=False):
                 yield from batch.to_pylist()
+
+    def _check_format(self) -> None:
+        text = (self.schema.metadata or {}).get(FORMAT_KEY, b"1").decode(errors="replace")
+        check_format(int(text) if text.isdecimal() and len(text) < 10 else text, FORMAT, self.path)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

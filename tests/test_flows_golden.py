@@ -36,6 +36,7 @@ from storage.lineage.trace import trace
 from storage.records import StoredRecord
 from storage.runs import MetricRecord, Run, RunRecord, create_run, list_runs, record_metrics, recorded_metrics
 from storage.store import Store, original_key
+from storage.tables import FORMAT_KEY, get_table, put_table
 from training.checkpoint import State
 from training.config import TrainConfig
 from training.drawing.images import images_from_seeds
@@ -375,6 +376,22 @@ def test_a_newer_format_is_one_sentence(store: Store, run: Run) -> None:
             read()
         asked = f"{path} has format {number}, and this version of likeness reads up to 1: use a newer one"
         assert str(info.value).removeprefix("fd_efficientnet_lite0 in ") == asked
+
+
+@pytest.mark.parametrize(
+    "pattern", ["datasets/*/*/images.parquet", "chunks/align/*/*.parquet", "chunks/crawl/*/*.parquet"]
+)
+def test_a_newer_table_is_one_sentence(store: Store, pattern: str) -> None:
+    """A version's table or a chunk says its format, and one of a newer format is named; an older one says none."""
+    path = next(store.root.glob(pattern))
+    key = str(path.relative_to(store.root))
+    table, rows = pq.read_table(path), get_table(store, key, [])
+    put_table(store, key, rows, table.schema)
+    assert pq.read_schema(path).metadata[FORMAT_KEY] == b"1"
+    assert get_table(store, key, table.schema.names) == rows
+    pq.write_table(table.replace_schema_metadata({FORMAT_KEY: b"7"}), path)
+    with pytest.raises(FormatError, match=rf"{path} has format 7, and .* reads up to 1: use a newer one"):
+        get_table(store, key, [])
 
 
 @pytest.mark.parametrize("pattern", RECORDS)
