@@ -93,7 +93,7 @@ def test_other_code_reuses_nothing(
     assert aligned.reused == 0
     curated = curate(silent, CONFIG, crawled.photos, aligned)
     again = shard(context(store), silent, CONFIG, curated)
-    assert again.reused == len(version.manifest["shards"])
+    assert again.reused == len(version.manifest.shards)
     keys = {key for key in store.keys("chunks/shard") if key.endswith(".tar")}
     assert len(keys) == 2 * len(again.shards), keys
 

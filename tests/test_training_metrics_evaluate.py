@@ -339,7 +339,7 @@ def test_inception_features(tiny, random_weights):
     """2048 features an image, the same alone and in company."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        hashes = place_of(random_weights, INCEPTION_FILE).weights_sha256
+        hashes = place_of(random_weights, INCEPTION_FILE)["weights_sha256"]
         network = Inception(WeightsPlace(random_weights, hashes), CPU)
     pixels = torch.from_numpy(np.stack(tiny.noise_images(3)).transpose(0, 3, 1, 2))
     features = network.features(pixels)
@@ -353,7 +353,7 @@ def test_lpips_reads_weights_from_the_folder(random_weights):
     It can be differentiated, for projection, and its weights are not.
     """
     before = torch.hub.get_dir()
-    hashes = place_of(random_weights, LPIPS_FILE, VGG16_FILE).weights_sha256
+    hashes = place_of(random_weights, LPIPS_FILE, VGG16_FILE)["weights_sha256"]
     distance = Vgg16Lpips(WeightsPlace(random_weights, hashes), CPU)
     assert torch.hub.get_dir() == before
     a, b = torch.rand(2, 3, 32, 32) * 255, torch.rand(2, 3, 32, 32) * 255
