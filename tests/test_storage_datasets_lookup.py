@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.records import IMAGE_SCHEMA, REJECTION_SCHEMA
+from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
 from storage.datasets import lookup
 from storage.datasets.dataset import Dataset, TableName
 from storage.datasets.lookup import COLUMNS, Kind, find_rows, lookup_key, write_lookup
@@ -199,7 +199,7 @@ def test_tracing_asks_the_lookup_of_every_version(tmp_path: Path) -> None:
     store = Store(tmp_path)
     versions = [published(store, seed, 60) for seed in (1, 2, 3)]
     for dataset in versions:
-        record_build(dataset, {}, datetime.now(UTC))
+        record_build(dataset, {"config_sha256": "0", "facts": {}}, datetime.now(UTC))
     for dataset in versions:
         row = dataset.images()[5]
         for reference, column in (
