@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -25,12 +24,12 @@ def faces() -> Path:
     return FACES
 
 
-@pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """tiny_run.py: read from its file, since a package in the environment is called `tests` too."""
-    spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small networks are quickest on one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -7,7 +7,8 @@ resolution and averages them down itself. Every configuration of the paper's tab
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -28,18 +29,21 @@ SIDE = 32
 TOP = level_of(SIDE)
 
 Filter = Callable[[Tensor], Tensor]
+Opened = Any
+"""A network whose parts are taken by name: to mypy each of them is "Tensor | Module"."""
+AnyNetwork = TypeVar("AnyNetwork", bound=torch.nn.Module)
 
 
 def small_networks() -> tuple[Generator, Discriminator]:
     """Small networks whose constant parameters (biases, noise strengths, the input) are made random."""
     torch.manual_seed(0)
-    widths = {"channel_base": 128, "max_channels": 16}
+    widths: dict[str, Any] = {"channel_base": 128, "max_channels": 16}
     generator = Generator(SIDE, z_dim=16, w_dim=16, mapping_layers=8, **widths).double()
     discriminator = Discriminator(SIDE, **widths).double()
     return made_random(generator), made_random(discriminator)
 
 
-def made_random(network: torch.nn.Module) -> torch.nn.Module:
+def made_random(network: AnyNetwork) -> AnyNetwork:
     """The network, its constant parameters moved."""
     for parameter in network.parameters():
         if parameter.std(correction=0) == 0:
@@ -79,7 +83,7 @@ def unit(x: Tensor) -> Tensor:
     return x / (x.pow(2).mean(1, keepdim=True) + 1e-8).sqrt()
 
 
-def reference_mapping(generator: Generator, z: Tensor) -> Tensor:
+def reference_mapping(generator: Opened, z: Tensor) -> Tensor:
     """z normalised, then layers with a learning-rate multiplier of 0.01 on weights and biases."""
     x = unit(z)
     for layer in generator.mapping.layers:
@@ -88,7 +92,7 @@ def reference_mapping(generator: Generator, z: Tensor) -> Tensor:
     return x
 
 
-def reference_layer(layer: torch.nn.Module, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
+def reference_layer(layer: Opened, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
     """Noise if there is any, bias, leaky ReLU, instance norm, style (figure 1b)."""
     if noise is not None:
         x = x + noise * layer.noise_strength[None, :, None, None]
@@ -100,13 +104,13 @@ def reference_layer(layer: torch.nn.Module, x: Tensor, w: Tensor, noise: Tensor 
 
 
 def reference_synthesis(
-    generator: Generator, w: Tensor, noise: list[Tensor], lod: float, z: Tensor | None = None
+    generator: Opened, w: Tensor, noise: Sequence[Tensor], lod: float, z: Tensor | None = None
 ) -> Tensor:
     """The image at the resolution of `lod`, fading between it and the one below by its fraction.
 
     It begins with a dense layer on the normalised `z` where that is given (config C); `noise` may be empty.
     """
-    noise = noise or [None] * w.shape[1]
+    added: Sequence[Tensor | None] = noise or [None] * w.shape[1]
     network = generator.synthesis
     layers = network.layers
 
@@ -120,21 +124,19 @@ def reference_synthesis(
         x = network.const.expand(len(w), -1, -1, -1)
     else:
         x = (unit(z) @ scaled(network.input.weight).T).reshape(len(z), -1, 4, 4)
-    x = reference_layer(layers[0], x, w[:, 0], noise[0])
-    x = reference_layer(layers[1], convolved(x, 1), w[:, 1], noise[1])
+    x = reference_layer(layers[0], x, w[:, 0], added[0])
+    x = reference_layer(layers[1], convolved(x, 1), w[:, 1], added[1])
     image = to_rgb(x, 0)
     for level in range(1, TOP - math.floor(lod) + 1):
         first, second = 2 * level, 2 * level + 1
-        x = reference_layer(layers[first], blurred(convolved(nearest(x), first)), w[:, first], noise[first])
-        x = reference_layer(layers[second], convolved(x, second), w[:, second], noise[second])
+        x = reference_layer(layers[first], blurred(convolved(nearest(x), first)), w[:, first], added[first])
+        x = reference_layer(layers[second], convolved(x, second), w[:, second], added[second])
         fade = min(max(lod - (TOP - level), 0.0), 1.0)
         image = nearest(image) * fade + to_rgb(x, level) * (1 - fade)
     return image
 
 
-def reference_traditional(
-    network: TraditionalGenerator, z: Tensor, lod: float, filtered: Filter = blurred
-) -> Tensor:
+def reference_traditional(network: Opened, z: Tensor, lod: float, filtered: Filter = blurred) -> Tensor:
     """Progressive GAN's generator: pixel norm behind every leaky ReLU (configs A and B)."""
 
     def activated(x: Tensor, bias: Tensor) -> Tensor:
@@ -157,9 +159,7 @@ def reference_traditional(
     return image
 
 
-def reference_discriminator(
-    network: Discriminator, full: Tensor, lod: float, filtered: Filter = blurred
-) -> Tensor:
+def reference_discriminator(network: Opened, full: Tensor, lod: float, filtered: Filter = blurred) -> Tensor:
     """Logits of images at full resolution, seen at `lod`."""
     level = TOP - math.floor(lod)
 
@@ -217,6 +217,7 @@ def reference_fakes(
     if row in "ab":
         assert not noise
         return reference_traditional(generator, z[0], lod, unfiltered if row == "a" else blurred)
+    assert isinstance(generator, Generator)
     assert bool(noise) == (row in "ef")
     w = reference_styles(generator, inputs) if w is None else w
     return reference_synthesis(generator, w, noise, lod, z[0] if row == "c" else None)

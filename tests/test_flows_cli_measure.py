@@ -1,33 +1,31 @@
 """flows.cli.measure: the commands that measure a run, one JSON object for scripts, one sentence for errors."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
+import tiny_run
 from flows.cli.main import main
 from storage.digest import bytes_digest
+from storage.runs import Run
 from storage.store import Store
 from training.metrics.settings import AuditConfig, EvaluateConfig
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small networks are quickest on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny trained run."""
     store = Store(tmp_path_factory.mktemp("store"))
-    return tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(12)), total_kimg=0.016)
+    return tiny_run.trained(store, tiny_run.tiny_dataset(store, tiny_run.noise_images(12)), total_kimg=0.016)
 
 
-def likeness(capsys, *arguments):
+def likeness(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Run the command in this process: status, standard output, standard error."""
     status = 0
     try:
@@ -38,7 +36,7 @@ def likeness(capsys, *arguments):
     return status, output.out, output.err
 
 
-def test_evaluate_by_id_and_by_checkpoint(run, capsys):
+def test_evaluate_by_id_and_by_checkpoint(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """A run's id in its store and a checkpoint's folder measure the same; both forms of output have the number."""
     asked = ("--metrics", "fd_efficientnet_lite0, kid_efficientnet_lite0", "--images", "4", "--device", "cpu")
     status, out, err = likeness(capsys, "evaluate", run.id, "--store", str(run.store.root), *asked, "--json")
@@ -51,7 +49,7 @@ def test_evaluate_by_id_and_by_checkpoint(run, capsys):
     assert f"fd_efficientnet_lite0: {value:.6g}  (4 generated, 12 real" in out
 
 
-def test_a_dry_run_prints_the_whole_config(run, capsys):
+def test_a_dry_run_prints_the_whole_config(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """A dry run checks the checkpoint, the extractors and the held-out dataset, and prints every setting."""
     before = sorted(run.folder.rglob("*"))
     sha256 = "0" * 64
@@ -74,7 +72,9 @@ def test_a_dry_run_prints_the_whole_config(run, capsys):
     assert sorted(run.folder.rglob("*")) == before
 
 
-def test_weights_of_another_hash_are_named(run, capsys, tmp_path):
+def test_weights_of_another_hash_are_named(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """The sha256 given for a weights file is the one that it must have."""
     (tmp_path / "weights-inception-2015-12-05-6726825d.pth").write_bytes(b"x")
     asked = ("evaluate", str(run.folder), "--metrics", "fid", "--weights", str(tmp_path), "--dry-run")
@@ -85,7 +85,7 @@ def test_weights_of_another_hash_are_named(run, capsys, tmp_path):
     assert (status, err) == (0, "")
 
 
-def test_audit(run, capsys):
+def test_audit(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     """The audit says shares, thresholds and where its sheet is."""
     arguments = ("audit", str(run.folder), "--images", "4", "--pairs", "2", "--device", "cpu")
     status, out, _ = likeness(capsys, *arguments)
@@ -97,7 +97,9 @@ def test_audit(run, capsys):
     assert len(json.loads(out)["pairs"]) == 2
 
 
-def test_list_says_what_can_be_had(capsys, monkeypatch, tmp_path):
+def test_list_says_what_can_be_had(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Every metric with its extractor; those whose weights are absent say so, and the stand-ins are there."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     status, out, _ = likeness(capsys, "evaluate", "--list", "--json")
@@ -134,7 +136,14 @@ def test_list_says_what_can_be_had(capsys, monkeypatch, tmp_path):
         (["audit", "RUN", "--percentile", "80"], "--percentile: Input should be less than 50"),
     ],
 )
-def test_errors_are_one_sentence(run, capsys, monkeypatch, tmp_path, arguments, message):
+def test_errors_are_one_sentence(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
     """A wrong request says what is wrong in one line and exits 1."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from distributed import LocalCluster
 from PIL import Image
 from safetensors.torch import load_file
 
+import tiny_run
 from flows.build import build, run_with
 from flows.options import BuildOptions
 from flows.recurate import recurate, recuration
@@ -64,13 +64,7 @@ ANNA = "850566706e68108318011694a9031afc5fb5ffe40cac018b31713ec9bc3ce293"
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """As the golden run was trained."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -273,10 +267,10 @@ def test_training_goes_on_as_it_went(run: Run) -> None:
 
 
 @pytest.mark.parametrize("reference", [SECOND, WEB])
-def test_a_new_run_trains_on_it(store: Store, tiny: ModuleType, reference: str) -> None:
+def test_a_new_run_trains_on_it(store: Store, reference: str) -> None:
     """A version, of WebP or of PNG, trains a new run, whose grid leads to the version's photographs."""
     dataset = open_dataset(store, reference)
-    run = tiny.trained(store, dataset.summary(), total_kimg=0.016)
+    run = tiny_run.trained(store, dataset.summary(), total_kimg=0.016)
     chain = trace(store, str(run.grids_dir / f"{run.newest_checkpoint().name}.png"))
     assert chain.steps[-1].facts["reference"] == reference
     assert {row["key"] for row in chain.images} == {row["key"] for row in dataset.images()}
@@ -292,8 +286,8 @@ def test_the_same_images_are_drawn(golden: Path, run: Run) -> None:
     assert was.shape == (32, 32, 3)
     assert np.abs(was - again).max() <= 1
     exported = load_exported(golden / "drawn/generator.safetensors")
-    images = [images_from_seeds(generator, range(4), 0.7) for generator in (trained.generator, exported)]
-    assert np.array_equal(*images)
+    one, other = (images_from_seeds(generator, range(4), 0.7) for generator in (trained.generator, exported))
+    assert np.array_equal(one, other)
 
 
 def test_the_same_is_measured(run: Run) -> None:

@@ -119,8 +119,8 @@ def results(tmp_path: Path) -> Results:
 
 def written(results: Results) -> dict[str, str]:
     """The pages, by name."""
-    dataset, *stages = results
-    index = write_report(dataset, RECORD, *stages)
+    dataset, crawled, aligned, curated = results
+    index = write_report(dataset, RECORD, crawled, aligned, curated)
     assert index == dataset.folder / "report" / "index.html"
     return {path.name: path.read_text() for path in sorted(index.parent.iterdir())}
 
@@ -224,9 +224,10 @@ def test_order_of_work_does_not_show(results: Results) -> None:
     """Faces and rejections in another order give the same pages, byte for byte."""
     dataset, crawled, aligned, curated = results
     first = written(results)
-    mixed = [random.Random(0).sample(found, len(found)) for found in (aligned.crops, curated.rejections)]
+    crops = random.Random(0).sample(aligned.crops, len(aligned.crops))
+    rejections = random.Random(0).sample(curated.rejections, len(curated.rejections))
     again = written(
-        (dataset, crawled, replace(aligned, crops=mixed[0]), replace(curated, rejections=mixed[1]))
+        (dataset, crawled, replace(aligned, crops=crops), replace(curated, rejections=rejections))
     )
     assert again == first
 

@@ -11,8 +11,8 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import State
 from prefect.events.filters import EventFilter, EventNameFilter
-from prefect.states import State
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.build import build, run_with

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
-ROOMS: list[str] = PYPROJECT["tool"]["mypy"]["packages"]
+ROOMS = [package for package in SETUPTOOLS["packages"] if "." not in package]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 

@@ -63,8 +63,8 @@ def test_scores_travel_and_do_not_change() -> None:
     assert SCORES.sharpness == SCORES["sharpness"] == 0.25
     assert face_row(FACE)["sharpness"] == 0.25
     with pytest.raises(AttributeError, match="no score 'sharpnes'"):
-        SCORES.sharpnes  # noqa: B018
+        SCORES.sharpnes  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(AttributeError):
         SCORES.sharpness = 1.0
     with pytest.raises(TypeError):
-        SCORES["sharpness"] = 1.0  # type: ignore[index]
+        SCORES["sharpness"] = 1.0

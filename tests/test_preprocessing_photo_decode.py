@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pillow_heif
@@ -214,8 +215,8 @@ def lossless(image: Image.Image, icc: bytes) -> NDArray[np.uint8]:
 def test_every_allowed_format_is_read(format: str) -> None:
     """Each format gives its picture's pixels, exactly where it is lossless."""
     jpeg = {"quality": 100, "subsampling": 0}
-    options = {"WEBP": {"lossless": True}, "JPEG": jpeg, "MPO": jpeg}.get(format, {})
-    pixels = decode(encode(picture(), format, **options), CONFIG)
+    options: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": jpeg, "MPO": jpeg}
+    pixels = decode(encode(picture(), format, **options.get(format, {})), CONFIG)
     limit = {"JPEG": 1.5, "MPO": 1.5, "GIF": 12.0, "AVIF": 6.0, "HEIF": 6.0}.get(format, 0.0)
     measured = difference(pixels, np.asarray(picture()))
     assert measured <= limit, f"{format} differs by {measured}"
@@ -297,7 +298,7 @@ def test_every_compression_of_tiff_is_read(compression: str) -> None:
 def test_unusual_kinds_of_pixels_are_read() -> None:
     """Lab, YCbCr and planar TIFF; 16-bit colour and interlaced PNG; 10-bit HEIC; run-length BMP."""
     image, pixels = picture(), np.asarray(picture())
-    lab = ImageCms.profileToProfile(
+    lab: Any = ImageCms.profileToProfile(
         image, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
     assert difference(decode(encode(lab, "TIFF"), CONFIG), pixels) < 2
@@ -361,7 +362,8 @@ def test_transparency_is_composited_on_white() -> None:
 def test_one_colour_may_stand_for_clear(mode: str) -> None:
     """The colour or palette entry that a file names as transparent is white, the others as they are."""
     image = Image.new(mode, (2, 1), 0)
-    image.putpixel((1, 0), {"L": 90, "RGB": (90, 80, 70), "P": 1}[mode])
+    colours: dict[str, float | tuple[int, ...]] = {"L": 90, "RGB": (90, 80, 70), "P": 1}
+    image.putpixel((1, 0), colours[mode])
     if mode == "P":
         image.putpalette([0, 0, 0, 90, 80, 70])
     data = encode(image, "PNG", transparency=(0, 0, 0) if mode == "RGB" else 0)

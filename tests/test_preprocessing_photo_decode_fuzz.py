@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -46,7 +47,7 @@ def originals() -> dict[str, bytes]:
     both = {"exif": exif, "icc_profile": icc}
     frames = {"save_all": True}
     deep = pillow_heif.from_bytes("RGB;16", image.size, (np.asarray(image).astype(np.uint16) * 257).tobytes())
-    files: dict[str, tuple[str, Image.Image | pillow_heif.HeifFile, dict[str, object]]] = {
+    files: dict[str, tuple[str, Image.Image | pillow_heif.HeifFile, Mapping[str, object]]] = {
         "jpeg": ("JPEG", image, both),
         "jpeg progressive": ("JPEG", image, {"progressive": True, **both}),
         "jpeg restarts": ("JPEG", image, {"restart_marker_blocks": 1}),
@@ -144,6 +145,10 @@ def outcome(data: bytes) -> str:
 def peak_mib() -> float:
     """The most memory this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+idle_mib: float
+"""The most memory that a process of the pool held before the first file."""
 
 
 def start() -> None:

@@ -143,8 +143,8 @@ def test_a_new_score_is_one_entry_and_one_function(tmp_path: Path) -> None:
         return done.stdout
 
     store = Store(tmp_path / "store")
-    build = ("flows.cli", "build", "--source", f"folder:{photos}", "--resolution", "32", "--json")
-    build = (*build, "--store", str(store.root), "--workers", "1")
+    build = ["flows.cli", "build", "--source", f"folder:{photos}", "--resolution", "32", "--json"]
+    build += ["--store", str(store.root), "--workers", "1"]
     assert json.loads(run(*build))["rejected"] == {"filtered": 1}
     dataset = open_dataset(store, "faces")
     shares = {(row["ref"], row["face_index"]): round(row["face_share"], 2) for row in dataset.images()}

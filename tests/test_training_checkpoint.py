@@ -1,10 +1,13 @@
 """Checkpoints: read back as written, verified, atomic, without pickles."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from storage.errors import IntegrityError, NotFoundError
 from training.checkpoint import (
@@ -24,11 +27,16 @@ FACTS = {
 }  # fmt: skip
 """What a checkpoint says beside its files' hashes."""
 
+Pair = tuple[dict[str, nn.Module], dict[str, torch.optim.Adam]]
 
-def pair(seed=0, steps=3):
+
+def pair(seed: int = 0, steps: int = 3) -> Pair:
     """Two networks with a buffer, trained a little, and their optimizers."""
     torch.manual_seed(seed)
-    networks = {"a": nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), "b": nn.Linear(2, 2)}
+    networks: dict[str, nn.Module] = {
+        "a": nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)),
+        "b": nn.Linear(2, 2),
+    }
     optimizers = {"a": torch.optim.Adam(networks["a"].parameters(), betas=(0.0, 0.99))}
     for _ in range(steps):
         optimizers["a"].zero_grad()
@@ -37,7 +45,7 @@ def pair(seed=0, steps=3):
     return networks, optimizers
 
 
-def tensors(networks, optimizers):
+def tensors(networks: dict[str, nn.Module], optimizers: dict[str, torch.optim.Adam]) -> dict[str, Tensor]:
     """Every number of networks and optimizers, by name."""
     found = {f"{n}.{k}": v for n, network in networks.items() for k, v in network.state_dict().items()}
     for index, parameter in enumerate(networks["a"].parameters()):
@@ -46,7 +54,7 @@ def tensors(networks, optimizers):
     return found
 
 
-def test_round_trip(tmp_path):
+def test_round_trip(tmp_path: Path) -> None:
     """What is loaded equals what was saved, to the last bit, Adam's moments and steps among it."""
     saved = pair()
     folder = tmp_path / checkpoint_name(4000)
@@ -60,7 +68,7 @@ def test_round_trip(tmp_path):
     assert "adam.0.exp_avg_sq" in got
 
 
-def test_loaded_optimizer_steps_alike(tmp_path):
+def test_loaded_optimizer_steps_alike(tmp_path: Path) -> None:
     """One more step after loading gives the same weights as one more step without."""
     saved, loaded = pair(), pair(seed=1)
     save_checkpoint(tmp_path / "1", *saved, FACTS)
@@ -77,7 +85,7 @@ def test_loaded_optimizer_steps_alike(tmp_path):
 
 
 @pytest.mark.parametrize("name", [weights_file("a"), weights_file("b"), OPTIMIZERS])
-def test_a_changed_byte_is_detected(tmp_path, name):
+def test_a_changed_byte_is_detected(tmp_path: Path, name: str) -> None:
     """A single changed byte in any tensor file is an IntegrityError that names the file."""
     networks, optimizers = pair()
     folder = tmp_path / "1"
@@ -89,7 +97,7 @@ def test_a_changed_byte_is_detected(tmp_path, name):
         load_checkpoint(folder, networks, optimizers)
 
 
-def test_broken_folders_are_named(tmp_path):
+def test_broken_folders_are_named(tmp_path: Path) -> None:
     """A folder without state.json, with a broken one, or without its tensors each say so."""
     networks, optimizers = pair()
     with pytest.raises(NotFoundError, match="is no checkpoint"):
@@ -103,14 +111,14 @@ def test_broken_folders_are_named(tmp_path):
         read_state(tmp_path / "1")
 
 
-def test_same_state_same_bytes(tmp_path):
+def test_same_state_same_bytes(tmp_path: Path) -> None:
     """The same state saved twice is the same bytes, so that checkpoints can be compared by hash."""
     networks, optimizers = pair()
     one, two = (save_checkpoint(tmp_path / name, networks, optimizers, FACTS) for name in ("1", "2"))
     assert one.sha256 == two.sha256
 
 
-def test_no_half_checkpoint(tmp_path):
+def test_no_half_checkpoint(tmp_path: Path) -> None:
     """A save that fails leaves nothing under the checkpoint's name, and the next save clears what it left."""
     networks, optimizers = pair()
     with pytest.raises(TypeError):
@@ -121,7 +129,7 @@ def test_no_half_checkpoint(tmp_path):
     assert json.loads((tmp_path / "000000002" / STATE).read_bytes())["sha256"]
 
 
-def test_pruning_keeps_the_last(tmp_path):
+def test_pruning_keeps_the_last(tmp_path: Path) -> None:
     """Only the newest checkpoints stay."""
     networks, optimizers = pair(steps=0)
     folders = [tmp_path / checkpoint_name(n) for n in (1, 20, 300)]

@@ -1,7 +1,10 @@
 """Training configs: presets, their overlay, and what a web form sees of them."""
 
+from __future__ import annotations
+
 import json
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -10,7 +13,7 @@ from training.config import PRESETS, TrainConfig
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_config_survives_json(preset):
+def test_config_survives_json(preset: str) -> None:
     """A resolved config read back from its JSON is the same config, with the same digest."""
     config = TrainConfig.model_validate({"preset": preset, "seed": 3})
     again = TrainConfig.model_validate_json(json.dumps(config.model_dump(mode="json")))
@@ -18,7 +21,7 @@ def test_config_survives_json(preset):
     assert again.digest() == config.digest()
 
 
-def test_given_fields_win_over_the_preset():
+def test_given_fields_win_over_the_preset() -> None:
     """A given field replaces the preset's, the rest of the preset stays, and other presets do not leak in."""
     config = TrainConfig.model_validate({"preset": "face128", "total_kimg": 10})
     assert config.total_kimg == 10
@@ -26,19 +29,19 @@ def test_given_fields_win_over_the_preset():
     assert config.z_dim == 512
 
 
-def test_nested_fields_merge_key_by_key():
+def test_nested_fields_merge_key_by_key() -> None:
     """One entry given of a table by resolution leaves the preset's other entries in place."""
     config = TrainConfig.model_validate({"preset": "paper256", "batch_size": {64: 16}})
     assert config.batch_size == {"4": 512, "8": 256, "16": 128, "32": 64, "64": 16}
     assert TrainConfig.model_validate({"batch_size": {16: 8}}).batch_size == {"4": 16, "16": 8}
 
 
-def test_presets_apply_to_keyword_arguments_too():
+def test_presets_apply_to_keyword_arguments_too() -> None:
     """TrainConfig(preset=...) resolves like a validated dictionary."""
     assert TrainConfig(preset="paper1024") == TrainConfig.model_validate({"preset": "paper1024"})
 
 
-def test_paper_presets_hold_the_papers_settings():
+def test_paper_presets_hold_the_papers_settings() -> None:
     """paper1024 is the paper's training, and paper256 the same at 256."""
     config = TrainConfig(preset="paper1024")
     assert (config.z_dim, config.w_dim, config.mapping_layers) == (512, 512, 8)
@@ -53,7 +56,7 @@ def test_paper_presets_hold_the_papers_settings():
     assert other == config.model_dump(exclude={"preset", "resolution"})
 
 
-def test_face128_holds_what_drew_the_faces_of_the_results():
+def test_face128_holds_what_drew_the_faces_of_the_results() -> None:
     """face128 has the paper's widths at 128 px, a shorter schedule, the batch, rate and gamma of docs/results.md."""
     config = TrainConfig(preset="face128")
     assert (config.resolution, config.start_resolution, config.channel_base) == (128, 8, 8192)
@@ -62,14 +65,14 @@ def test_face128_holds_what_drew_the_faces_of_the_results():
     assert config.augment == "none"
 
 
-def test_what_is_for_small_data_is_off_by_default():
+def test_what_is_for_small_data_is_off_by_default() -> None:
     """Flips, augmentation and path length regularization are asked for; the paper's presets flip, as on FFHQ."""
     config = TrainConfig()
     assert (config.x_flips, config.augment, config.path_length_weight) == (False, "none", 0)
     assert all(TrainConfig(preset=name).x_flips for name in PRESETS if name != "smoke")
 
 
-def test_a_strength_without_augmentation_is_refused():
+def test_a_strength_without_augmentation_is_refused() -> None:
     """augment_p would be of nothing, and stand in the statistics."""
     with pytest.raises(
         ValidationError, match=r"augment_p 0\.5 is of an augmentation: choose augment fixed or ada"
@@ -78,7 +81,7 @@ def test_a_strength_without_augmentation_is_refused():
     assert TrainConfig(augment="fixed", augment_p=0.5).augment_p == 0.5
 
 
-def test_table_1_goes_step_by_step():
+def test_table_1_goes_step_by_step() -> None:
     """Each configuration of table 1 differs from the next in what the paper adds, and the last is paper1024."""
     rows = [
         TrainConfig.model_validate({"preset": f"table1_{row}"}).model_dump(exclude={"preset"})
@@ -105,14 +108,14 @@ def test_table_1_goes_step_by_step():
     ]
 
 
-def test_unknown_preset_lists_the_valid_ones():
+def test_unknown_preset_lists_the_valid_ones() -> None:
     """The error for an unknown preset names every preset there is."""
     with pytest.raises(ValidationError) as caught:
         TrainConfig.model_validate({"preset": "huge"})
     assert all(name in str(caught.value) for name in PRESETS)
 
 
-def test_schema_hides_defaults_a_preset_governs():
+def test_schema_hides_defaults_a_preset_governs() -> None:
     """A form is shown no default that would override a preset, and is shown the others."""
     properties = TrainConfig.model_json_schema()["properties"]
     governed = set().union(*PRESETS.values())
@@ -134,7 +137,7 @@ def test_schema_hides_defaults_a_preset_governs():
         ({"gamma": 1}, "Extra inputs are not permitted"),
     ],
 )
-def test_wrong_settings_are_named(fields, message):
+def test_wrong_settings_are_named(fields: dict[str, Any], message: str) -> None:
     """A setting out of bounds, or at odds with another, is refused by name."""
     with pytest.raises(ValidationError, match=message):
         TrainConfig.model_validate(fields)

@@ -1,8 +1,13 @@
 """The stream of real images: complete, deterministic, resumable."""
 
+from __future__ import annotations
+
 import io
 import threading
+from collections.abc import Generator
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.shards import Sample, index_json, write_shard
 from training import data
-from training.data import RealImages, area_resampled, is_flipped
+from training.data import ImageArray, RealImages, area_resampled, is_flipped
 from training.loop import next_batch
 from training.metrics.crops import RealCrops
 
@@ -21,22 +26,26 @@ SIDE = 8
 NUM = 23
 
 
-def encoded(pixels, suffix):
+def encoded(pixels: ImageArray, suffix: str) -> bytes:
     """An image file's bytes, without loss but for JPEG."""
     file = io.BytesIO()
-    formats = {"png": ("PNG", {}), "webp": ("WEBP", {"lossless": True}), "jpg": ("JPEG", {"quality": 95})}
+    formats: dict[str, tuple[str, dict[str, Any]]] = {
+        "png": ("PNG", {}),
+        "webp": ("WEBP", {"lossless": True}),
+        "jpg": ("JPEG", {"quality": 95}),
+    }
     name, options = formats[suffix]
     Image.fromarray(pixels).save(file, name, **options)
     return file.getvalue()
 
 
-def write_indexed(path, samples):
+def write_indexed(path: Path, samples: list[tuple[str, str, bytes]]) -> None:
     """A shard with its index: for each key its JSON and its image."""
     entries = write_shard(path, [Sample(key, suffix, data, b"{}") for key, suffix, data in samples])
     path.with_suffix(".index.json").write_bytes(index_json(file_digest(path), entries))
 
 
-def numbered(index):
+def numbered(index: int) -> ImageArray:
     """An image whose pixels tell its number, asymmetric so that a mirrored one is told too."""
     pixels = np.full((SIDE, SIDE, 3), index * 10, np.uint8)
     pixels[:, : SIDE // 2, 2] = 255
@@ -44,7 +53,7 @@ def numbered(index):
 
 
 @pytest.fixture
-def shards(tmp_path):
+def shards(tmp_path: Path) -> list[Path]:
     """23 numbered images in three shards, as PNG and WebP, in a folder with an awkward name."""
     folder = tmp_path / "a #1 {b}"
     folder.mkdir()
@@ -57,22 +66,30 @@ def shards(tmp_path):
     return paths
 
 
-def real_images(paths, *, seed=0, x_flips=True, num_threads=2, num_images=NUM, side=SIDE):
+def real_images(
+    paths: list[Path],
+    *,
+    seed: int = 0,
+    x_flips: bool = True,
+    num_threads: int = 2,
+    num_images: int = NUM,
+    side: int = SIDE,
+) -> RealImages:
     """The stream's source."""
     return RealImages(paths, num_images, side, seed, x_flips, num_threads)
 
 
-def taken(images, start, num, resolution=SIDE):
+def taken(images: RealImages, start: int, num: int, resolution: int = SIDE) -> ImageArray:
     """`num` images from `start` on as training gets them, as one array."""
     return next_batch(images.stream(start, resolution), num, torch.device("cpu")).numpy()
 
 
-def identities(images):
+def identities(images: ImageArray) -> list[int]:
     """The numbers the images carry."""
     return (images[:, 0, 0, 0] // 10).tolist()
 
 
-def test_each_epoch_shows_each_image_once(shards):
+def test_each_epoch_shows_each_image_once(shards: list[Path]) -> None:
     """Every epoch is a permutation of the dataset, and no two epochs the same one."""
     shown = identities(taken(real_images(shards), 0, 3 * NUM))
     epochs = [shown[i : i + NUM] for i in range(0, 3 * NUM, NUM)]
@@ -82,27 +99,27 @@ def test_each_epoch_shows_each_image_once(shards):
 
 
 @pytest.mark.parametrize("start", [1, 7, NUM - 1, NUM, NUM + 5, 2 * NUM + 1])
-def test_resumed_stream_is_the_tail(shards, start):
+def test_resumed_stream_is_the_tail(shards: list[Path], start: int) -> None:
     """A stream begun at any image is the tail of the one begun at the first, mirrored alike."""
     images = real_images(shards)
     whole = taken(images, 0, 3 * NUM)
     assert np.array_equal(taken(images, start, 3 * NUM - start), whole[start:])
 
 
-def test_threads_do_not_change_the_stream(shards):
+def test_threads_do_not_change_the_stream(shards: list[Path]) -> None:
     """One thread and five give the same images in the same order."""
     one, five = (taken(real_images(shards, num_threads=n), 0, 50) for n in (1, 5))
     assert np.array_equal(one, five)
 
 
-def test_seed_changes_order_and_flips(shards):
+def test_seed_changes_order_and_flips(shards: list[Path]) -> None:
     """Another seed gives another order, and mirrors others."""
     one, other = (identities(taken(real_images(shards, seed=s), 0, NUM)) for s in (0, 1))
     assert one != other
     assert [is_flipped(0, i) for i in range(64)] != [is_flipped(1, i) for i in range(64)]
 
 
-def test_flips_mirror_about_half(shards):
+def test_flips_mirror_about_half(shards: list[Path]) -> None:
     """With flips each image comes as it is or mirrored, by its place in the stream; without, never mirrored."""
     plain = taken(real_images(shards, x_flips=False), 0, 2 * NUM)
     flipped = taken(real_images(shards), 0, 2 * NUM)
@@ -113,7 +130,7 @@ def test_flips_mirror_about_half(shards):
     assert share == pytest.approx(0.5, abs=0.03)
 
 
-def test_area_resampling_is_the_block_mean():
+def test_area_resampling_is_the_block_mean() -> None:
     """Shrinking by k gives the rounded mean of each k x k block."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     for resolution in (12, 6, 4, 2):
@@ -125,7 +142,7 @@ def test_area_resampling_is_the_block_mean():
                 assert np.abs(small[row, column] - block.mean(axis=(0, 1))).max() <= 0.5 + 1e-5
 
 
-def test_stream_resamples(shards):
+def test_stream_resamples(shards: list[Path]) -> None:
     """A stream at a lower resolution holds the same images, area-resampled."""
     images = real_images(shards)
     full, low = taken(images, 3, 10), taken(images, 3, 10, resolution=2)
@@ -133,7 +150,7 @@ def test_stream_resamples(shards):
         assert np.array_equal(area_resampled(large.transpose(1, 2, 0), 2), small.transpose(1, 2, 0))
 
 
-def test_jpeg_samples_are_read(tmp_path):
+def test_jpeg_samples_are_read(tmp_path: Path) -> None:
     """A shard of JPEG images reads like the others."""
     path = tmp_path / "0.tar"
     write_indexed(path, [("a", "jpg", encoded(numbered(7), "jpg"))])
@@ -141,21 +158,21 @@ def test_jpeg_samples_are_read(tmp_path):
     assert np.abs(image[0].astype(int) - 70).max() < 20
 
 
-def test_higher_resolution_is_refused(shards):
+def test_higher_resolution_is_refused(shards: list[Path]) -> None:
     """A resolution above the dataset's is an error that names both."""
     with pytest.raises(ConfigError, match="resolution 16 is above the dataset's 8"):
         taken(real_images(shards), 0, 1, resolution=16)
 
 
 @pytest.mark.parametrize("name", ["00001.tar", "00001.index.json"])
-def test_missing_file_is_named(shards, name):
+def test_missing_file_is_named(shards: list[Path], name: str) -> None:
     """A shard, or its index, that is gone is an error that names it."""
     (shards[1].parent / name).unlink()
     with pytest.raises(NotFoundError, match=rf"{name} is not there"):
         taken(real_images(shards), 0, NUM)
 
 
-def test_rows_are_those_of_the_whole_stream(shards):
+def test_rows_are_those_of_the_whole_stream(shards: list[Path]) -> None:
     """A rank's rows of each batch are those places of the stream, across epochs too."""
     images = real_images(shards)
     whole = taken(images, 5, 12 * 6).reshape(-1, 12, 3, SIDE, SIDE)
@@ -167,7 +184,9 @@ def test_rows_are_those_of_the_whole_stream(shards):
 @pytest.mark.parametrize(
     ("kept_bytes", "fewest", "most"), [(0, 3 * NUM, 99), (data.KEPT_BYTES, NUM, 2 * NUM)]
 )
-def test_keeping_images_changes_nothing_but_the_work(shards, kept_bytes, fewest, most, monkeypatch):
+def test_keeping_images_changes_nothing_but_the_work(
+    shards: list[Path], kept_bytes: int, fewest: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Kept, an image is decoded once, but for those asked for again before that was done; the stream is the same."""
     expected = taken(real_images(shards), 0, 3 * NUM)
     decoded, decode = [], data.decode
@@ -177,15 +196,16 @@ def test_keeping_images_changes_nothing_but_the_work(shards, kept_bytes, fewest,
     assert fewest <= len(decoded) < most
 
 
-def test_a_closed_stream_leaves_no_threads(shards):
+def test_a_closed_stream_leaves_no_threads(shards: list[Path]) -> None:
     """Whoever closes a stream waits for its threads."""
     stream = real_images(shards).stream(0, SIDE)
     next(stream)
+    assert isinstance(stream, Generator)
     stream.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
-def test_damaged_index_and_lost_shard_are_named(shards):
+def test_damaged_index_and_lost_shard_are_named(shards: list[Path]) -> None:
     """An index that is none, and a shard that goes while it is read, are errors that name the file."""
     images = real_images(shards)
     stream = images.stream(0, SIDE)
@@ -201,13 +221,13 @@ def test_damaged_index_and_lost_shard_are_named(shards):
         next(images.stream(0, SIDE))
 
 
-def test_wrong_count_is_an_error(shards):
+def test_wrong_count_is_an_error(shards: list[Path]) -> None:
     """Shards that hold another number of images than the manifest says are an error, not a shifted stream."""
     with pytest.raises(IntegrityError, match=f"hold {NUM} images"):
         taken(real_images(shards, num_images=NUM + 1), 0, 3 * NUM)
 
 
-def test_broken_image_and_shard_are_named(tmp_path):
+def test_broken_image_and_shard_are_named(tmp_path: Path) -> None:
     """Bytes that are no image, an image of another size, and those of a tar cut short each name their file."""
     path = tmp_path / "00000.tar"
     write_indexed(path, [("k1", "png", b"not an image")])
@@ -225,7 +245,7 @@ def test_broken_image_and_shard_are_named(tmp_path):
         taken(real_images([path], num_images=1, side=64), 0, 1)
 
 
-def test_an_image_whose_key_has_a_dot_is_named(tmp_path):
+def test_an_image_whose_key_has_a_dot_is_named(tmp_path: Path) -> None:
     """webdataset ends a key at its first dot: an image it would not find is an error, not the end of the crops."""
     path = tmp_path / "00000.tar"
     write_indexed(path, [("a.b", "png", encoded(numbered(1), "png"))])

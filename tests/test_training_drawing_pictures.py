@@ -1,5 +1,10 @@
 """Images from seeds, and grids that carry where they come from."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +25,7 @@ CONFIG = TrainConfig(
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
+def checkpoint(tmp_path: Path) -> Path:
     """A checkpoint in the middle of the fade from 8 to 16, with noise that matters."""
     training = Training.begin(CONFIG, torch.device("cpu"))
     training.num_images = 1500
@@ -34,7 +39,7 @@ def checkpoint(tmp_path):
     return folder
 
 
-def test_load_generator_at_its_level(checkpoint):
+def test_load_generator_at_its_level(checkpoint: Path) -> None:
     """The generator comes back with the averaged weights, at the level of detail of its images shown."""
     generator = load_generator(checkpoint, torch.device("cpu"))
     assert generator.lod == 0.5
@@ -42,7 +47,7 @@ def test_load_generator_at_its_level(checkpoint):
     assert images_from_seeds(generator, [0], 0.7).shape == (1, 3, 16, 16)
 
 
-def test_young_generators_fill_the_full_resolution(checkpoint):
+def test_young_generators_fill_the_full_resolution(checkpoint: Path) -> None:
     """Images of a generator that has not grown up are upscaled to its full resolution."""
     generator = load_generator(checkpoint, torch.device("cpu"))
     generator.lod = 1.0
@@ -51,7 +56,7 @@ def test_young_generators_fill_the_full_resolution(checkpoint):
     assert np.array_equal(images[..., ::2, ::2], images[..., 1::2, 1::2])
 
 
-def test_a_seed_is_its_image_whatever_stands_beside(checkpoint):
+def test_a_seed_is_its_image_whatever_stands_beside(checkpoint: Path) -> None:
     """A seed gives the same image alone, in company, and in another batch size; others give others."""
     generator = load_generator(checkpoint, torch.device("cpu"))
     together = images_from_seeds(generator, range(10), 0.7, batch_size=4).astype(int)
@@ -60,7 +65,7 @@ def test_a_seed_is_its_image_whatever_stands_beside(checkpoint):
     assert np.abs(together[5] - alone).max() > 1
 
 
-def test_the_traditional_generator_says_truncation_is_ignored(caplog):
+def test_the_traditional_generator_says_truncation_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
     """Truncation asked of a generator without w is ignored with a warning."""
     generator = TraditionalGenerator(8, z_dim=4, channel_base=64, max_channels=4).requires_grad_(False)
     images = images_from_seeds(generator, [0, 1], 0.5)
@@ -68,7 +73,7 @@ def test_the_traditional_generator_says_truncation_is_ignored(caplog):
     assert "truncation_psi 0.5 is ignored" in caplog.text
 
 
-def test_the_record_has_the_truncation_that_was(tmp_path, caplog):
+def test_the_record_has_the_truncation_that_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Of a generator without w, grids and files say psi 1, and a psi that cannot be makes no second picture."""
     generator = TraditionalGenerator(8, z_dim=4, channel_base=64, max_channels=4).requires_grad_(False)
     trained = Trained(generator, CONFIG, {"run_id": "run"})
@@ -80,7 +85,7 @@ def test_the_record_has_the_truncation_that_was(tmp_path, caplog):
     assert "truncation_psi 0.7 is ignored" in caplog.text
 
 
-def test_pixels_are_rounded():
+def test_pixels_are_rounded() -> None:
     """The nearest of 256 levels, within 0 and 255."""
     levels = torch.arange(1, 255)
     for offset in (-0.4, 0.4):
@@ -88,7 +93,7 @@ def test_pixels_are_rounded():
     assert pixels(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
 
 
-def test_grid_metadata_round_trip(checkpoint, tmp_path):
+def test_grid_metadata_round_trip(checkpoint: Path, tmp_path: Path) -> None:
     """A grid's PNG says which run, checkpoint, weights, dataset and seeds made it."""
     state = load_state(checkpoint)
     metadata = {**grid_metadata(checkpoint, state), "seeds": [0, 1, 2], "truncation_psi": 0.7}
@@ -101,14 +106,14 @@ def test_grid_metadata_round_trip(checkpoint, tmp_path):
     assert read["dataset_manifest_sha256"] == "ab" * 32
 
 
-def load_state(checkpoint):
+def load_state(checkpoint: Path) -> dict[str, Any]:
     """The checkpoint's state.json."""
     from training.checkpoint import read_state
 
     return read_state(checkpoint)
 
 
-def test_grid_layout(tmp_path):
+def test_grid_layout(tmp_path: Path) -> None:
     """Images stand in rows, in the order given; the rest of the last row is black."""
     images = np.stack([np.full((3, 2, 2), value, np.uint8) for value in (10, 20, 30)])
     write_grid(images, tmp_path / "grid.png", {}, columns=2)
@@ -117,7 +122,7 @@ def test_grid_layout(tmp_path):
     assert pixels[::2, ::2, 0].tolist() == [[10, 20], [30, 0]]
 
 
-def test_pictures_from_elsewhere_are_told(tmp_path):
+def test_pictures_from_elsewhere_are_told(tmp_path: Path) -> None:
     """A PNG that was not written here has no metadata to read, and the error says so."""
     Image.new("RGB", (2, 2)).save(tmp_path / "other.png")
     with pytest.raises(IntegrityError, match=r"other\.png carries no likeness text"):

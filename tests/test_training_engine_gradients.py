@@ -1,12 +1,17 @@
 """Compiled gradients: the plain ones, kept for the next process, compiled once where two ask at a time."""
 
+from __future__ import annotations
+
 import multiprocessing
 import shutil
 import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from queue import Queue
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.engine.gradients import GradientFunction, _one_at_a_time
 
@@ -18,17 +23,17 @@ class Parabola(nn.Module):
 
     form = False
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.network = nn.Linear(3, 1)
 
-    def forward(self, x_N3):
+    def forward(self, x_N3: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and its value."""
         loss = self.network(x_N3).square().mean()
         return loss, loss[None]
 
 
-def compiled_gradients(x):
+def compiled_gradients(x: Tensor) -> dict[str, int]:
     """The bias's gradient by a compiled function, and what the compiler says of its cache."""
     from torch._dynamo.utils import counters
 
@@ -45,7 +50,7 @@ def compiled_gradients(x):
 
 @needs_compiler
 @pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
-def test_what_was_compiled_is_kept(tmp_path, monkeypatch):
+def test_what_was_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second function of the same phase and inputs comes from the cache, other inputs do not."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     assert compiled_gradients(torch.randn(4, 3))["fxgraph_cache_miss"] == 1
@@ -55,13 +60,13 @@ def test_what_was_compiled_is_kept(tmp_path, monkeypatch):
     assert compiled_gradients(torch.randn(5, 3))["fxgraph_cache_miss"] == 1
 
 
-def lock(rows):
+def lock(rows: int) -> AbstractContextManager[None]:
     """That of the phase and inputs of so many rows."""
     phase, x = Parabola(), torch.zeros(rows, 3)
     return _one_at_a_time(GradientFunction(phase, phase.network, compiled=True).record([x]), [x])
 
 
-def hold(queue, folder, rows):
+def hold(queue: Queue[str], folder: Path, rows: int) -> None:
     """Compile, as far as others can see, for half a second."""
     import os
 
@@ -72,7 +77,7 @@ def hold(queue, folder, rows):
         queue.put("done")
 
 
-def test_two_that_compile_the_same_take_turns(tmp_path, monkeypatch):
+def test_two_that_compile_the_same_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another process compiles the same phase of the same inputs, this one waits; other inputs do not."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     spawning = multiprocessing.get_context("spawn")

@@ -1,17 +1,23 @@
 """Compiling ahead: the very phases, forms and inputs that training will ask for."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from storage.datasets.records import VersionSummary
 from storage.runs import create_run
@@ -37,7 +43,7 @@ DATASET = VersionSummary(
 )  # fmt: skip
 
 
-def kind(function, inputs):
+def kind(function: GradientFunction, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
     """What the cache tells compiled functions apart by: the phase, whether it fades, and its inputs' looks."""
     looks = tuple((tuple(x.shape), x.dtype, x.stride(), x.storage_offset()) for x in inputs)
     return (
@@ -52,13 +58,16 @@ def kind(function, inputs):
     {}, {"augment": "ada", "r1_interval": 2}, {"loss": "wgan_gp", "path_length_weight": 2.0, "path_length_interval": 2},
     {"start_resolution": 16}, {"fade_kimg": 0.0},
 ])  # fmt: skip
-def test_what_training_asks_for_is_compiled_before(given, monkeypatch):
+def test_what_training_asks_for_is_compiled_before(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All that a run computes, from its start or from any image on, is among what was compiled ahead."""
     config = TrainConfig.model_validate({**TINY, **given})
-    asked, ahead = [], []
+    asked: list[list[Any]] = []
+    ahead: list[Any] = []
     plain = GradientFunction.__call__
 
-    def called(function, *inputs):
+    def called(function: GradientFunction, *inputs: Tensor) -> Any:
         asked[-1].append(kind(function, inputs))
         return plain(function, *inputs)
 
@@ -87,17 +96,20 @@ def test_what_training_asks_for_is_compiled_before(given, monkeypatch):
         assert len(set(ahead)) == len(ahead), "compiled twice"
 
 
+def noted_kind(found: list[Any], function: GradientFunction, inputs: Sequence[Tensor]) -> None:
+    """Note what would be compiled."""
+    found.append(kind(function, inputs))
+
+
 @pytest.mark.parametrize("given", [{"augment": "ada"}, {"loss": "wgan_gp"}, {"path_length_weight": 2.0}])
-def test_of_two_ranks_each_takes_half_a_batch(given):
+def test_of_two_ranks_each_takes_half_a_batch(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled for two ranks is for half of a batch, and the same for both, in whatever phase."""
     config = TrainConfig.model_validate({**TINY, **given})
-    asked = {0: [], 1: []}
+    asked: dict[int, list[Any]] = {0: [], 1: []}
     for rank, found in asked.items():
         training = Training.begin(config, torch.device("cpu"), Ranks(rank, 2))
         for phase, function in training.gradients.items():
-            function.compile = lambda inputs, function=function, found=found: found.append(
-                kind(function, inputs)
-            )
+            monkeypatch.setattr(function, "compile", partial(noted_kind, found, function))
             training.compile(stage_at(config, 0), phase)
     assert asked[0] == asked[1]
     assert asked[0][0][-1][2][0][1] == 4
@@ -106,7 +118,7 @@ def test_of_two_ranks_each_takes_half_a_batch(given):
 @pytest.mark.parametrize(
     "given", [{}, {"loss": "wgan_gp"}, {"path_length_weight": 2.0, "path_length_interval": 1}]
 )
-def test_a_held_resolution_trains_as_by_its_own_step(given):
+def test_a_held_resolution_trains_as_by_its_own_step(given: dict[str, Any]) -> None:
     """The step that a resolution faded in by, with nothing of the level below showing, is its own step."""
     config = TrainConfig.model_validate({**TINY, "ema_half_life_kimg": 0.01, **given})
     held = [stage_at(config, num) for num in (60, 100)]
@@ -131,7 +143,7 @@ def test_a_held_resolution_trains_as_by_its_own_step(given):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is here")
 @pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
-def test_training_finds_what_was_compiled_ahead(tmp_path, monkeypatch):
+def test_training_finds_what_was_compiled_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What processes of their own compiled of a run, the process that trains it takes from the cache."""
     from torch._dynamo.utils import counters
 
@@ -162,7 +174,7 @@ def test_training_finds_what_was_compiled_ahead(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kimg", [(0.1, 0.1), (0.0, 0.1), (0.1, 0.0), (0.033, 0.05), (0.12, 0.12)])
-def test_no_kind_of_stage_is_missed_or_made_up(kimg):
+def test_no_kind_of_stage_is_missed_or_made_up(kimg: tuple[float, float]) -> None:
     """From every image on, the stages ahead are of the kinds that a scan of the schedule meets, in their order."""
     stable, fade = kimg
     for start, resolution in ((8, 64), (4, 32), (32, 32)):
@@ -183,7 +195,9 @@ def test_no_kind_of_stage_is_missed_or_made_up(kimg):
 
 
 @pytest.mark.parametrize(("free_gib", "jobs"), [(80, "8"), (16, "2"), (5, None)])
-def test_one_process_a_machine_compiles_ahead(tmp_path, monkeypatch, free_gib, jobs):
+def test_one_process_a_machine_compiles_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_gib: int, jobs: str | None
+) -> None:
     """The first rank of a machine starts it, for all ranks, and it takes at most a quarter of the memory."""
     started = []
     monkeypatch.setattr(precompile, "beside", lambda command, log: started.append(command) or nullcontext())
@@ -198,7 +212,7 @@ def test_one_process_a_machine_compiles_ahead(tmp_path, monkeypatch, free_gib, j
     assert found == ([{"--device": "cuda", "--world": "4", "--jobs": jobs}] if jobs else [])
 
 
-def is_gone(group, seconds=10.0):
+def is_gone(group: int, seconds: float = 10.0) -> bool:
     """Whether no process of a group is left, or soon will be."""
     for _ in range(round(seconds / 0.05)):
         try:
@@ -210,7 +224,7 @@ def is_gone(group, seconds=10.0):
 
 
 @pytest.mark.parametrize("leader", ["sleep 100", "exit 0"])
-def test_all_that_ran_beside_ends(tmp_path, leader):
+def test_all_that_ran_beside_ends(tmp_path: Path, leader: str) -> None:
     """At the exit the process and its children are gone, also where it ended before they did."""
     script = f"echo $$ > {tmp_path}/group; sleep 100 & {leader}"
     with beside(["sh", "-c", script], tmp_path / "log"):
@@ -222,7 +236,7 @@ def test_all_that_ran_beside_ends(tmp_path, leader):
     assert is_gone(group)
 
 
-def test_a_failure_beside_training_is_told(tmp_path, caplog):
+def test_a_failure_beside_training_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A process that failed is warned of, with the file it wrote to; one that is merely ended is not."""
     with beside(["sh", "-c", "exit 3"], tmp_path / "failed"):
         time.sleep(0.5)
@@ -233,7 +247,7 @@ def test_a_failure_beside_training_is_told(tmp_path, caplog):
     assert str(tmp_path / "failed") in warning
 
 
-def test_what_ran_beside_a_killed_process_ends(tmp_path):
+def test_what_ran_beside_a_killed_process_ends(tmp_path: Path) -> None:
     """Where training is killed outright, the process that compiled for it ends with all of its group."""
     compiling = (
         "import subprocess, time; from training.engine.precompile import end_with_parent; end_with_parent(); "

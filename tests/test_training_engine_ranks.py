@@ -1,16 +1,21 @@
 """One run on several processes: the images are shared out, and the training is that of one process."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import tiny_run
 from flows.operations.training_process import train_run
 from flows.options import TrainOptions
 from storage.errors import ConfigError
@@ -22,12 +27,13 @@ from training.engine import ranks
 from training.engine.ranks import Ranks
 from training.engine.state import TERMS, terms_of
 from training.ops import append_batch_deviation
+from training.process import images_of
 
 
 class Share(Ranks):
     """A rank that is asked for its rows alone, and so joins no others."""
 
-    def __init__(self, rank, world):
+    def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
 
 
@@ -81,7 +87,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     }
 
 
-def test_rows_are_shared_out_in_whole_groups():
+def test_rows_are_shared_out_in_whole_groups() -> None:
     """Every image of a batch is one rank's, and each rank's groups are groups of the whole batch."""
     for num, world in ((8, 2), (16, 2), (24, 3), (64, 4)):
         shares = [Share(rank, world).rows(num) for rank in range(world)]
@@ -99,30 +105,30 @@ def test_rows_are_shared_out_in_whole_groups():
             assert second.is_contiguous()
 
 
-def test_batches_that_cannot_be_shared_are_refused():
+def test_batches_that_cannot_be_shared_are_refused() -> None:
     """A batch that is no multiple of 4 a process is an error that says what would do."""
     config = TrainConfig(batch_size={"4": 16, "16": 12})
     with pytest.raises(ConfigError, match="batch_size at 16 is 12: on 2 GPUs it must be a multiple of 8"):
         Share(0, 2).check(config)
 
 
-def test_two_processes_train_as_one(tiny, tmp_path):
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """The same batches on two processes give the same statistics and weights, to rounding, and one set of files.
 
     The bias of the constant is left out: instance norm takes it away again while the noise has no strength, so Adam
     follows the rounding of a gradient that is zero. From there rounding grows, hence two steps of weights.
     """
     store = Store(tmp_path)
-    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
-    settings = {
+    dataset = tiny_run.tiny_dataset(store, tiny_run.noise_images(13))
+    settings: dict[str, Any] = {
         "augment": "ada",
         "ada_kimg": 0.1,
         "total_kimg": 0.016,
         "tick_kimg": 0.008,
         "snapshot_kimg": 0.008,
     }
-    alone = tiny.trained(store, dataset, **settings)
-    shared = tiny.untrained(store, dataset, **settings)
+    alone = tiny_run.trained(store, dataset, **settings)
+    shared = tiny_run.untrained(store, dataset, **settings)
     assert start(shared, TORCHRUN).wait(120) == 0, said(shared)
     assert [folder.name for folder in shared.checkpoints()] == [folder.name for folder in alone.checkpoints()]
     found, expected = weights(shared), weights(alone)
@@ -135,17 +141,22 @@ def test_two_processes_train_as_one(tiny, tmp_path):
             assert other[name] == pytest.approx(line[name], rel=1e-4, abs=1e-5), name
 
 
-def test_two_processes_share_path_lengths(tiny, tmp_path):
+def test_two_processes_share_path_lengths(tmp_path: Path) -> None:
     """Path lengths of half a batch on two processes are those on one, and the running mean moves alike.
 
     Both are started as `likeness train` does it. The first then measures, and the other waits for it.
     """
     store = Store(tmp_path)
-    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
-    settings = {"path_length_weight": 2.0, "path_length_interval": 1, "total_kimg": 0.008, "tick_kimg": 0.008}
-    alone = tiny.trained(store, dataset, **settings)
+    dataset = tiny_run.tiny_dataset(store, tiny_run.noise_images(13))
+    settings: dict[str, Any] = {
+        "path_length_weight": 2.0,
+        "path_length_interval": 1,
+        "total_kimg": 0.008,
+        "tick_kimg": 0.008,
+    }
+    alone = tiny_run.trained(store, dataset, **settings)
     measured = {"metrics": ("fd_efficientnet_lite0",), "metrics_kimg": 0.008, "metrics_images": 4}
-    shared = tiny.untrained(store, dataset, **settings, **measured)
+    shared = tiny_run.untrained(store, dataset, **settings, **measured)
     rows: list[dict[str, float]] = []
     train_run(shared, TrainOptions(processes=2, workers=1, tracking_uri="none"), rows.append)
     assert (shared.folder / "metrics" / f"{shared.newest_checkpoint().name}.json").is_file()
@@ -156,9 +167,9 @@ def test_two_processes_share_path_lengths(tiny, tmp_path):
         assert two[name] == pytest.approx(one[name], rel=rel, abs=1e-5), name
 
 
-def test_two_processes_stop_together_and_go_on(tiny, tmp_path):
+def test_two_processes_stop_together_and_go_on(tmp_path: Path) -> None:
     """SIGTERM saves one checkpoint and ends both in peace, with status 0; the same command then ends the run."""
-    run = long_run(tiny, tmp_path)
+    run = long_run(tmp_path)
     process = start_two(run)
     wait_for_lines(run, process, 2)
     process.terminate()
@@ -174,9 +185,9 @@ def test_two_processes_stop_together_and_go_on(tiny, tmp_path):
     assert len(set(numbers)) == len(numbers)
 
 
-def test_two_processes_save_when_the_one_that_started_them_is_killed(tiny, tmp_path):
+def test_two_processes_save_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
     """Neither lives on beside a later run of the same folder, and no image shown is lost."""
-    run = long_run(tiny, tmp_path)
+    run = long_run(tmp_path)
     process = start_two(run)
     wait_for_lines(run, process, 2)
     process.kill()
@@ -189,17 +200,17 @@ def test_two_processes_save_when_the_one_that_started_them_is_killed(tiny, tmp_p
     assert 0 < int(run.newest_checkpoint().name) < 2000
 
 
-def test_what_one_process_fails_with_ends_both(tiny, tmp_path):
+def test_what_one_process_fails_with_ends_both(tmp_path: Path) -> None:
     """The other waits for statistics to be written, which cannot be; the last words say why."""
-    run = long_run(tiny, tmp_path)
+    run = long_run(tmp_path)
     run.stats_path.mkdir()
     assert start_two(run).wait(120) == 1
     assert "IsADirectoryError" in said(run).splitlines()[-1]
 
 
-def test_processes_are_not_started_by_one_of_torchruns(tiny, tmp_path):
+def test_processes_are_not_started_by_one_of_torchruns(tmp_path: Path) -> None:
     """Two ways at once are refused in a sentence."""
-    run = long_run(tiny, tmp_path)
+    run = long_run(tmp_path)
     assert start(run, TORCHRUN, "--processes", "2").wait(120) == 1
     assert "torchrun starts the processes itself: leave --processes out" in said(run)
 
@@ -213,18 +224,18 @@ def is_trained(run: Run) -> bool:
         return True
 
 
-def long_run(tiny, folder) -> Run:
+def long_run(folder: Path) -> Run:
     """A run that takes a while."""
     store = Store(folder)
-    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
-    return tiny.untrained(store, dataset, total_kimg=2.0, tick_kimg=0.05, snapshot_kimg=50.0)
+    dataset = tiny_run.tiny_dataset(store, tiny_run.noise_images(13))
+    return tiny_run.untrained(store, dataset, total_kimg=2.0, tick_kimg=0.05, snapshot_kimg=50.0)
 
 
-def test_ranks_read_each_image_once_an_epoch(tiny, tmp_path):
+def test_ranks_read_each_image_once_an_epoch(tmp_path: Path) -> None:
     """Together the ranks' streams are the stream of one process, image by image."""
     store = Store(tmp_path)
-    run = tiny.untrained(store, tiny.tiny_dataset(store, tiny.noise_images(13)))
-    images = tiny.images_of(run, TrainConfig.model_validate(run.record.config))
+    run = tiny_run.untrained(store, tiny_run.tiny_dataset(store, tiny_run.noise_images(13)))
+    images = images_of(run, TrainConfig.model_validate(run.record.config))
     whole = images.stream(5, 16)
     batches = [[next(whole) for _ in range(8)] for _ in range(6)]
     for rank in range(2):
@@ -240,7 +251,9 @@ def test_ranks_read_each_image_once_an_epoch(tiny, tmp_path):
 @pytest.mark.parametrize(("shown", "expected"), [
     (None, "2,0,1,3"), ("4,5,6,7", "6,4,5,7"), ("a,b,c", "c,a,b"), ("", ""), ("0,1", "0,1"),
 ])  # fmt: skip
-def test_each_rank_counts_its_own_gpu_first(shown, expected, monkeypatch):
+def test_each_rank_counts_its_own_gpu_first(
+    shown: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the GPUs a process may see it sees all, its own first; where it has none, nothing is changed."""
     if shown is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -251,7 +264,9 @@ def test_each_rank_counts_its_own_gpu_first(shown, expected, monkeypatch):
 
 
 @pytest.mark.parametrize(("rank", "shown"), [(0, None), (1, None), (1, "0"), (1, "0,1")])
-def test_fewer_gpus_than_processes_are_refused(rank, shown, monkeypatch):
+def test_fewer_gpus_than_processes_are_refused(
+    rank: int, shown: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Processes that would share a GPU end with a sentence that says how many there are, before any is joined."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

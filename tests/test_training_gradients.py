@@ -30,6 +30,7 @@ from training.loss import (
     DiscriminatorPhase,
     GeneratorPhase,
     PathLengthPhase,
+    Phase,
     draw_shares,
     wasserstein_generator_loss,
 )
@@ -197,7 +198,7 @@ def gradients_of(loss: Tensor, network: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def assert_same_gradients(
-    phase: torch.nn.Module, fade_at: int, inputs: tuple[Tensor, ...], expected: dict[str, Tensor]
+    phase: Phase, fade_at: int, inputs: tuple[Tensor, ...], expected: dict[str, Tensor]
 ) -> None:
     """The phase's gradients, taken plainly and from the recorded graph, are the expected ones (float64).
 
@@ -256,6 +257,7 @@ def test_wgan_gp_equals_the_reference(row: str) -> None:
 def test_path_lengths_equal_the_reference(row: str) -> None:
     """The penalty, the mean's move and the gradients, plain and recorded, are those of the plain generator."""
     generator, _, _ = row_of_table_1(row, 1.4)
+    assert isinstance(generator, Generator)
     _, inputs = phase_inputs(generator, 0.9 if row == "f" else 0.0)
     mean = torch.tensor(0.3, dtype=torch.double)
     y = torch.randn(8, 3, 16, 16, dtype=torch.double, generator=torch.Generator().manual_seed(4)) / 16
@@ -286,19 +288,22 @@ def test_compiled_wgan_gp_and_path_lengths_on_a_gpu(
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for row in "af":
         pair = row_of_table_1(row, 0.4)[:2]
+        generator = pair[0]
         pixels, inputs = phase_inputs(pair[0], 0.9 if row == "f" else 0.0)
         y = torch.randn(8, 3, SIDE, SIDE, dtype=torch.double) / SIDE
         share = torch.rand(8, dtype=torch.double)
         mean = torch.tensor(0.3, dtype=torch.double)
-        phases = [(CriticPhase(*pair), (pixels, torch.empty(8, 0), *inputs, share))]
-        if row == "f":
-            phases.append((PathLengthPhase(pair[0], 2.0), (mean, y, inputs[0], *inputs[2:4], *inputs[5:])))
+        phases: list[tuple[Phase, tuple[Tensor, ...]]] = [
+            (CriticPhase(*pair), (pixels, torch.empty(8, 0), *inputs, share))
+        ]
+        if isinstance(generator, Generator):
+            phases.append((PathLengthPhase(generator, 2.0), (mean, y, inputs[0], *inputs[2:4], *inputs[5:])))
         for phase, given in phases:
             plain, _ = GradientFunction(phase, phase.network, compiled=False)(*given)
             names = {parameter: name for name, parameter in phase.network.named_parameters()}
             expected = {names[p]: g for p, g in plain.items()}
             fast = copy.deepcopy(phase).float().cuda()
-            fast.generator.dtype = dtype  # type: ignore[union-attr]
+            fast.generator.dtype = dtype
             if isinstance(fast.generator, Generator):
                 fast.generator.synthesis.dtype = dtype
             if isinstance(fast, CriticPhase):

@@ -1,5 +1,7 @@
 """The training loop on tiny networks: resuming, stopping, and what it leaves on disk."""
 
+from __future__ import annotations
+
 import io
 import json
 import math
@@ -8,17 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from storage.datasets.records import VersionSummary
 from storage.errors import ConfigError, DeviceError, IntegrityError, TrainingError
-from storage.runs import create_run
+from storage.runs import Run, create_run
 from storage.shards import Sample, index_json, write_shard
 from storage.store import Store
 from training.checkpoint import network_tensors, read_state
@@ -37,7 +42,7 @@ from training.tracking import Tracker
 NUM = 13
 SIDE = 16
 TIMES = {"seconds", "seconds_per_kimg", "images_per_second"}
-TINY = {
+TINY: dict[str, Any] = {
     "resolution": 16, "start_resolution": 8, "channel_base": 64, "max_channels": 8, "z_dim": 8, "w_dim": 8,
     "mapping_layers": 2, "stable_kimg": 0.03, "fade_kimg": 0.02, "total_kimg": 0.1,
     "batch_size": {"4": 8, "16": 4}, "snapshot_kimg": 0.04, "tick_kimg": 0.02, "keep_checkpoints": 10,
@@ -45,17 +50,14 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny networks are quickest on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+NewRun = Callable[..., Run]
 
 
 @pytest.fixture
-def new_run(tmp_path):
+def new_run(tmp_path: Path) -> NewRun:
     """Makes a run on a dataset of 13 random images, in a store of its own."""
     store = Store(tmp_path / "store")
     folder = store.root / "datasets" / "faces" / "v1"
@@ -73,32 +75,32 @@ def new_run(tmp_path):
         resolution=SIDE, num_images=NUM, shards=["shards/00000.tar"],
     )  # fmt: skip
 
-    def make(**overrides):
+    def make(**overrides: Any) -> Run:
         config = TrainConfig.model_validate({**TINY, **overrides})
         return create_run(store, dataset, config.model_dump(mode="json"))
 
     return make
 
 
-def trained(run, should_stop=lambda: False):
+def trained(run: Run, should_stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """Train a run in this process, without a tracker; returns its result."""
     config = TrainConfig.model_validate(run.record.config)
     return train(run, config, images_of(run, config), torch.device("cpu"), Tracker(), should_stop)
 
 
-def after(steps):
+def after(steps: int) -> Callable[[], bool]:
     """A request to stop after so many steps."""
     asked = iter(range(1, 10_000))
     return lambda: next(asked) >= steps
 
 
-def stats(run):
+def stats(run: Run) -> list[dict[str, Any]]:
     """The lines of stats.jsonl, without times."""
     lines = [json.loads(line) for line in run.stats_path.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
-def state_without_times(run):
+def state_without_times(run: Run) -> dict[str, Any]:
     """The newest checkpoint's state, hashes of all tensors among it, but for times."""
     state = read_state(run.newest_checkpoint()).as_json()
     state["tally"].pop("seconds_before")
@@ -119,7 +121,7 @@ PATHS = {"path_length_weight": 2, "path_length_interval": 2}
     ],
     ids=["style", "traditional", "augmented", "wgan_gp", "path_lengths"],
 )
-def test_resumed_run_equals_the_uninterrupted_one(new_run, settings):
+def test_resumed_run_equals_the_uninterrupted_one(new_run: NewRun, settings: dict[str, Any]) -> None:
     """A run stopped again and again, before and after it grows, ends in the same bytes as one never stopped."""
     whole, broken = (new_run(**settings) for _ in range(2))
     trained(whole)
@@ -137,7 +139,7 @@ def test_resumed_run_equals_the_uninterrupted_one(new_run, settings):
 
 
 @pytest.mark.parametrize("row", "abcdef")
-def test_every_row_of_table_1_trains(new_run, row):
+def test_every_row_of_table_1_trains(new_run: NewRun, row: str) -> None:
     """Each configuration of table 1 trains for two steps at 16 pixels and gives its images back from a checkpoint."""
     start = 4 if row == "a" else 8
     batches = {str(side): 8 for side in (4, 8, 16, 32, 64)}
@@ -157,7 +159,7 @@ def test_every_row_of_table_1_trains(new_run, row):
     assert np.abs(again.astype(int) - images[1:]).max() <= 1  # a batch of another size rounds otherwise
 
 
-def test_killed_run_goes_on_from_its_last_checkpoint(new_run):
+def test_killed_run_goes_on_from_its_last_checkpoint(new_run: NewRun) -> None:
     """Lines written after the last checkpoint, even one cut short, are forgotten and written again."""
     whole, killed = new_run(), new_run()
     trained(whole)
@@ -170,7 +172,7 @@ def test_killed_run_goes_on_from_its_last_checkpoint(new_run):
     assert state_without_times(killed) == state_without_times(whole)
 
 
-def test_seed_decides_the_run(new_run):
+def test_seed_decides_the_run(new_run: NewRun) -> None:
     """The same seed gives the same checkpoint, another seed another one."""
     runs = [new_run(seed=seed, total_kimg=0.01) for seed in (1, 1, 2)]
     hashes = []
@@ -180,7 +182,7 @@ def test_seed_decides_the_run(new_run):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_run_folder_holds_what_it_should(new_run):
+def test_run_folder_holds_what_it_should(new_run: NewRun) -> None:
     """A finished run has a line a tick, checkpoints, grids and a result, all plain files and no pickle."""
     run = new_run()
     result = trained(run)
@@ -210,7 +212,7 @@ def test_run_folder_holds_what_it_should(new_run):
     ]
 
 
-def test_grid_names_its_origin(new_run):
+def test_grid_names_its_origin(new_run: NewRun) -> None:
     """A training grid carries its run, checkpoint, weights' hash and dataset version."""
     run = new_run(total_kimg=0.01)
     result = trained(run)
@@ -223,7 +225,7 @@ def test_grid_names_its_origin(new_run):
     assert metadata["seeds"] == list(range(32))
 
 
-def test_training_changes_the_networks_and_averages_them(new_run):
+def test_training_changes_the_networks_and_averages_them(new_run: NewRun) -> None:
     """Training moves both networks in use, and the averaged generator lies apart from the last one."""
     run = new_run()
     trained(run)
@@ -239,21 +241,21 @@ def test_training_changes_the_networks_and_averages_them(new_run):
     assert last["generator"]["w_avg"].abs().sum() > 0
 
 
-def test_old_checkpoints_are_pruned(new_run):
+def test_old_checkpoints_are_pruned(new_run: NewRun) -> None:
     """Only as many newest checkpoints stay as the config keeps."""
     run = new_run(keep_checkpoints=2)
     trained(run)
     assert [path.name for path in run.checkpoints()] == ["000000080", "000000100"]
 
 
-def test_a_finished_run_stays_finished(new_run):
+def test_a_finished_run_stays_finished(new_run: NewRun) -> None:
     """The same command on a finished run changes no checkpoint and tells the same result."""
     run = new_run(total_kimg=0.01)
     result = trained(run)
     assert trained(run) == result
 
 
-def test_divergence_ends_the_run(new_run):
+def test_divergence_ends_the_run(new_run: NewRun) -> None:
     """Steps without finite gradients change nothing; too many in a row are an error, and nothing of them is written."""
     run = new_run(r1_gamma=1e308, max_skipped_steps=3, tick_kimg=0.05)
     with pytest.raises(TrainingError, match=r"before image 40: 6 steps in a row .* \(max_skipped_steps 3\)"):
@@ -262,7 +264,7 @@ def test_divergence_ends_the_run(new_run):
     assert not run.result_path.exists()
 
 
-def test_a_step_without_finite_gradients_is_skipped_and_counted():
+def test_a_step_without_finite_gradients_is_skipped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a step of a network leaves its weights, moments and counts alone, is counted, and training goes on."""
     training = Training.begin(TrainConfig.model_validate(TINY), torch.device("cpu"))
     stage = stage_at(training.config, 0)
@@ -270,7 +272,7 @@ def test_a_step_without_finite_gradients_is_skipped_and_counted():
     training.step(stage, pixels)
     whole = training.gradients["discriminator"]
 
-    def broken(*inputs):
+    def broken(*inputs: Tensor) -> Any:
         gradients, others = whole(*inputs)
         next(iter(gradients.values())).view(-1)[0] = float("nan")
         return gradients, others
@@ -278,22 +280,23 @@ def test_a_step_without_finite_gradients_is_skipped_and_counted():
     parameters = list(training.discriminator.parameters())
     state = training.optimizers["discriminator"].state
     for is_broken in (True, True, False):
-        training.gradients["discriminator"] = broken if is_broken else whole
+        monkeypatch.setitem(training.gradients, "discriminator", broken if is_broken else whole)
         before = [p.clone() for p in parameters]
         steps = {int(s["step"]) for s in state.values()}
-        generator = training.generator.synthesis.const.clone()
+        constant: Any = training.generator.synthesis.const
+        generator = constant.clone()
         training.step(stage, pixels)
         unchanged = all(torch.equal(p, q) for p, q in zip(parameters, before, strict=True))
         assert unchanged == is_broken
         assert {int(s["step"]) for s in state.values()} == ({n + (not is_broken) for n in steps})
-        assert not torch.equal(training.generator.synthesis.const, generator)
+        assert not torch.equal(constant, generator)
     tally = training.tally
     counts = int(tally.steps), int(tally.skipped), int(tally.most_in_a_row), int(tally.skipped_in_a_row)
     assert counts == (2, 2, 2, 0)
     assert all(math.isfinite(mean) for mean in tally.means().values())
 
 
-def test_lazy_r1_comes_every_so_many_steps():
+def test_lazy_r1_comes_every_so_many_steps() -> None:
     """With interval 4, every fourth step has the penalty, whatever the batch, counted from images shown."""
     training = Training.begin(TrainConfig.model_validate({**TINY, "r1_interval": 4}), torch.device("cpu"))
     stage = stage_at(training.config, 0)
@@ -306,7 +309,7 @@ def test_lazy_r1_comes_every_so_many_steps():
     assert with_r1 == [True, False, False, False, True, False, False, False, True]
 
 
-def test_lazy_path_lengths():
+def test_lazy_path_lengths() -> None:
     """With interval 3 the penalty comes every third step, and the mean moves then alone, and not in skipped steps."""
     config = TrainConfig.model_validate({**TINY, **PATHS, "path_length_interval": 3})
     training = Training.begin(config, torch.device("cpu"))
@@ -325,7 +328,7 @@ def test_lazy_path_lengths():
     assert training.path_length_mean.item() == means[-1] > 0
 
 
-def test_path_lengths_leave_the_rest_of_the_randomness_alone():
+def test_path_lengths_leave_the_rest_of_the_randomness_alone() -> None:
     """A first step with path lengths of weight next to nothing is the step without them."""
     weights = []
     for fields in ({}, {"path_length_weight": 1e-30}):
@@ -335,7 +338,7 @@ def test_path_lengths_leave_the_rest_of_the_randomness_alone():
     assert torch.equal(*weights)
 
 
-def test_wgan_gp_has_no_r1(caplog):
+def test_wgan_gp_has_no_r1(caplog: pytest.LogCaptureFixture) -> None:
     """With WGAN-GP, R1's weight is ignored aloud, and the penalty comes at every step whatever R1's interval."""
     config = TrainConfig.model_validate({**TINY, "loss": "wgan_gp", "r1_interval": 3})
     training = Training.begin(config, torch.device("cpu"))
@@ -349,14 +352,14 @@ def test_wgan_gp_has_no_r1(caplog):
     assert all(b > a for a, b in pairwise(sums))
 
 
-def test_bf16_on_a_cpu_is_ignored_aloud(caplog):
+def test_bf16_on_a_cpu_is_ignored_aloud(caplog: pytest.LogCaptureFixture) -> None:
     """bf16 features asked for on a CPU are float32, and a warning says so."""
     training = Training.begin(TrainConfig.model_validate({**TINY, "precision": "bf16"}), torch.device("cpu"))
     assert training.discriminator.dtype is None
     assert "precision bf16 is ignored on a cpu" in caplog.text
 
 
-def test_a_changed_checkpoint_is_not_resumed(new_run):
+def test_a_changed_checkpoint_is_not_resumed(new_run: NewRun) -> None:
     """Going on from a checkpoint whose bytes have changed is an IntegrityError."""
     run = new_run()
     trained(run, after(3))
@@ -366,7 +369,7 @@ def test_a_changed_checkpoint_is_not_resumed(new_run):
         trained(run)
 
 
-def test_resolution_above_the_dataset_is_refused(new_run):
+def test_resolution_above_the_dataset_is_refused(new_run: NewRun) -> None:
     """Training above the dataset's resolution is an error before anything is trained."""
     run = new_run(resolution=32)
     with pytest.raises(ConfigError, match="resolution 32 is above the dataset's 16"):
@@ -374,14 +377,14 @@ def test_resolution_above_the_dataset_is_refused(new_run):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-def test_absent_gpu_is_an_error():
+def test_absent_gpu_is_an_error() -> None:
     """Asking for a GPU where there is none is an error; auto takes the CPU."""
     with pytest.raises(DeviceError, match="no GPU is usable here"):
         resolve_device("cuda")
     assert resolve_device("auto").type == "cpu"
 
 
-def test_random_numbers_depend_on_seed_and_images():
+def test_random_numbers_depend_on_seed_and_images() -> None:
     """Each step's random numbers are fixed by the seed and the images shown, and differ from step to step."""
     cpu = torch.device("cpu")
     draws = {
@@ -393,7 +396,7 @@ def test_random_numbers_depend_on_seed_and_images():
     assert torch.rand(1, generator=step_rng(0, 8, cpu)).item() == draws[0, 8]
 
 
-def test_average_has_its_half_life():
+def test_average_has_its_half_life() -> None:
     """After a half-life of steps the average is half the old weights and half the new."""
     average, network = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     old = average.weight.detach().clone()
@@ -402,12 +405,12 @@ def test_average_has_its_half_life():
     torch.testing.assert_close(average.weight, (old + network.weight) / 2)
 
 
-def command(run, *arguments):
+def command(run: Run, *arguments: str) -> list[str]:
     """The command that trains a run in its own process."""
     return [sys.executable, "-m", "training", str(run.folder), "--tracking-uri", "none", *arguments]
 
 
-def test_sigterm_saves_and_ends_well(new_run):
+def test_sigterm_saves_and_ends_well(new_run: NewRun) -> None:
     """SIGTERM to the training process leaves a checkpoint and a result marked stopped, with status 0."""
     run = new_run(total_kimg=1000, tick_kimg=0.01)
     root = Path(__file__).resolve().parent.parent
@@ -426,7 +429,7 @@ def test_sigterm_saves_and_ends_well(new_run):
     assert read_state(run.newest_checkpoint()).num_images == result["num_images"]
 
 
-def test_errors_are_one_sentence(tmp_path):
+def test_errors_are_one_sentence(tmp_path: Path) -> None:
     """The command on a folder that is no run ends with status 1 and one line that names it."""
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(
@@ -440,7 +443,7 @@ def test_errors_are_one_sentence(tmp_path):
     assert done.stderr == f"{tmp_path} is no training run: it has no run.json\n"
 
 
-def test_threads_are_the_configs(new_run):
+def test_threads_are_the_configs(new_run: NewRun) -> None:
     """The training process computes on as many threads as the config says, not as the machine has."""
     for num in (1, 2):
         train_folder(new_run(total_kimg=0.01, num_cpu_threads=num).folder, "none")
@@ -450,7 +453,7 @@ def test_threads_are_the_configs(new_run):
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
-def test_a_gpu_trains_and_goes_on(new_run):
+def test_a_gpu_trains_and_goes_on(new_run: NewRun) -> None:
     """The same run, stopped and resumed, trains to its end on a GPU, with finite losses."""
     run = new_run(device="cuda")
     config = TrainConfig.model_validate(run.record.config)
@@ -464,7 +467,9 @@ def test_a_gpu_trains_and_goes_on(new_run):
 @pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < CORES_A_JOB, reason="too few cores to compile ahead")
-def test_a_gpu_is_compiled_for_ahead_of_training(new_run, monkeypatch, tmp_path):
+def test_a_gpu_is_compiled_for_ahead_of_training(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """On a GPU a process beside training compiles what comes next, and training takes it from the cache."""
     from torch._dynamo.utils import counters
 
@@ -477,7 +482,7 @@ def test_a_gpu_is_compiled_for_ahead_of_training(new_run, monkeypatch, tmp_path)
     assert "Traceback" not in said, said
 
 
-def test_penalties_are_means_over_the_steps_that_had_them():
+def test_penalties_are_means_over_the_steps_that_had_them() -> None:
     """Of a lazy penalty the statistics have what it came to, not a share of it; where no step had it, nothing."""
     penalties = []
     for interval in (1, 4):
@@ -504,7 +509,7 @@ def test_penalties_are_means_over_the_steps_that_had_them():
     assert penalties[1] == pytest.approx(penalties[0])
 
 
-def test_a_tick_without_a_penalty_is_written(new_run):
+def test_a_tick_without_a_penalty_is_written(new_run: NewRun) -> None:
     """A line of statistics whose steps had no lazy penalty is whole but for that."""
     run = new_run(r1_interval=1000, tick_kimg=0.008)
     trained(run)
@@ -515,7 +520,7 @@ def test_a_tick_without_a_penalty_is_written(new_run):
     assert all(line.keys() == first.keys() - {"r1"} for line in others)
 
 
-def test_the_configs_seed_and_flips_reach_the_images_and_the_weights(new_run):
+def test_the_configs_seed_and_flips_reach_the_images_and_the_weights(new_run: NewRun) -> None:
     """What is read is ordered and mirrored as the config says, and networks begin by its seed."""
     run = new_run(x_flips=False, seed=7)
     images = images_of(run, TrainConfig.model_validate(run.record.config))
@@ -529,7 +534,7 @@ def test_the_configs_seed_and_flips_reach_the_images_and_the_weights(new_run):
         assert not torch.equal(one, other), name
 
 
-def test_every_network_is_shown_at_the_present_level():
+def test_every_network_is_shown_at_the_present_level() -> None:
     """Pictures amid growth are of the layers that are trained by now, the averaged generator's too."""
     training = Training.begin(TrainConfig.model_validate(TINY), torch.device("cpu"))
     training.num_images = 40
@@ -538,7 +543,7 @@ def test_every_network_is_shown_at_the_present_level():
     assert {network.lod for network in training.networks.values()} == {stage_at(training.config, 40).lod}
 
 
-def test_path_lengths_are_of_half_a_batch():
+def test_path_lengths_are_of_half_a_batch() -> None:
     """As StyleGAN2 takes them; of a batch of one, of one."""
     training = Training.begin(TrainConfig.model_validate({**TINY, **PATHS}), torch.device("cpu"))
     for num, half in ((16, 8), (1, 1)):

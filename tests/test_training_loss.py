@@ -1,9 +1,14 @@
 """The losses against finite differences and closed forms."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor
 
 from training.loss import (
     CriticPhase,
@@ -22,10 +27,10 @@ from training.loss import (
 )
 from training.networks import Discriminator, Generator
 
-SMALL = {"channel_base": 64, "max_channels": 6}
+SMALL: dict[str, Any] = {"channel_base": 64, "max_channels": 6}
 
 
-def double_discriminator():
+def double_discriminator() -> Discriminator:
     """A narrow discriminator in float64, in the middle of a fade."""
     torch.manual_seed(0)
     discriminator = Discriminator(16, **SMALL).double()
@@ -33,7 +38,7 @@ def double_discriminator():
     return discriminator
 
 
-def test_logistic_losses():
+def test_logistic_losses() -> None:
     """The losses are -log sigmoid of the logits' right side, and log 2 each at indifference."""
     zero = torch.zeros(4)
     assert generator_loss(zero).item() == pytest.approx(math.log(2))
@@ -44,14 +49,14 @@ def test_logistic_losses():
     torch.testing.assert_close(generator_loss(fake), -torch.log(torch.sigmoid(fake)).mean())
 
 
-def test_wasserstein_losses():
+def test_wasserstein_losses() -> None:
     """The losses are the logits' means, with the drift of the real ones (Progressive GAN, Appendix A.1)."""
     real, fake = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
     assert wasserstein_generator_loss(fake).item() == -1.75
     assert critic_loss(real, fake).item() == pytest.approx(1.75 + 0.5 + 0.001 * 2.5)
 
 
-def test_penalties_are_of_the_gradient_by_finite_differences():
+def test_penalties_are_of_the_gradient_by_finite_differences() -> None:
     """R1 is gamma / 2 times the mean squared gradient that finite differences give, WGAN-GP's 10 times the mean
     squared distance of its norm from 1 (float64).
     """
@@ -76,12 +81,12 @@ def test_penalties_are_of_the_gradient_by_finite_differences():
 
 
 @pytest.mark.parametrize("kind", ["r1", "wgan_gp"])
-def test_penalty_gradients_match_finite_differences(kind):
+def test_penalty_gradients_match_finite_differences(kind: str) -> None:
     """Each penalty's gradient in each of the discriminator's tensors is that of finite differences (float64)."""
     discriminator = double_discriminator()
     reals = torch.randn(4, 3, 16, 16, dtype=torch.float64).requires_grad_()
 
-    def penalty():
+    def penalty() -> Tensor:
         logits = discriminator(reals)
         return r1_penalty(logits, reals, 10.0) if kind == "r1" else gradient_penalty(logits, reals)
 
@@ -104,31 +109,33 @@ def test_penalty_gradients_match_finite_differences(kind):
     assert checked > 10
 
 
-def penalty_value(penalty):
+def penalty_value(penalty: Callable[[], Tensor]) -> float:
     """The penalty as a number, its inner gradient switched on."""
     with torch.enable_grad():
         return penalty().item()
 
 
-def pair():
+def pair() -> tuple[Generator, Discriminator]:
     """Narrow networks."""
     torch.manual_seed(0)
     return Generator(16, z_dim=8, w_dim=8, mapping_layers=2, **SMALL), Discriminator(16, **SMALL)
 
 
-def latents(generator, num=4, seed=5, mixing_probability=0.9):
+def latents(
+    generator: Generator, num: int = 4, seed: int = 5, mixing_probability: float = 0.9
+) -> tuple[Tensor, ...]:
     """Inputs of a phase that draws fakes."""
     drawn = draw_latents(generator, num, mixing_probability, torch.Generator().manual_seed(seed))
     return torch.zeros(()), torch.zeros(()), *drawn[:3], *drawn.noise
 
 
-def reals(num=4):
+def reals(num: int = 4) -> tuple[Tensor, Tensor]:
     """Random real images, and no random numbers to augment them."""
     rng = torch.Generator().manual_seed(3)
     return torch.randint(256, (num, 3, 16, 16), dtype=torch.uint8, generator=rng), torch.empty(num, 0)
 
 
-def test_phases_are_functions_of_their_latents():
+def test_phases_are_functions_of_their_latents() -> None:
     """The same random numbers give the same losses, others give others."""
     generator, discriminator = pair()
     phase = GeneratorPhase(generator, discriminator)
@@ -137,7 +144,7 @@ def test_phases_are_functions_of_their_latents():
     assert not torch.equal(one, phase(*latents(generator, seed=6))[0])
 
 
-def test_discriminator_phase_leaves_the_generator_alone():
+def test_discriminator_phase_leaves_the_generator_alone() -> None:
     """The discriminator's loss has no path to the generator's parameters."""
     generator, discriminator = pair()
     loss, _ = DiscriminatorPhase(generator, discriminator, 10.0)(*reals(), *latents(generator))
@@ -146,7 +153,7 @@ def test_discriminator_phase_leaves_the_generator_alone():
     assert discriminator.out.weight.grad is not None
 
 
-def test_critic_phase_leaves_the_generator_alone():
+def test_critic_phase_leaves_the_generator_alone() -> None:
     """The critic's loss has no path to the generator's parameters."""
     generator, discriminator = pair()
     loss, _ = CriticPhase(generator, discriminator)(*reals(), *latents(generator), torch.rand(4))
@@ -160,27 +167,29 @@ class LinearGenerator(torch.nn.Module):
 
     num_layers_in_use, lod = 3, 0.0
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.mapping = torch.nn.Linear(5, 5, bias=False, dtype=torch.float64)
         self.a_LPD = torch.nn.Parameter(torch.randn(3, 3 * 8 * 8, 5, dtype=torch.float64))
 
-    def broadcast(self, w_ND):
+    def broadcast(self, w_ND: Tensor) -> Tensor:
         """The same w for every layer."""
         return w_ND[:, None].expand(-1, 3, -1)
 
-    def synthesis(self, w_NLD, noise, lod, fade, z_NZ):
+    def synthesis(
+        self, w_NLD: Tensor, noise: Sequence[Tensor], lod: float, fade: Tensor, z_NZ: Tensor
+    ) -> Tensor:
         """(N, L, D) to (N, 3, 8, 8)."""
         return torch.einsum("lpd,nld->np", self.a_LPD, w_NLD).unflatten(1, (3, 8, 8))
 
 
-def test_path_lengths_of_a_linear_generator():
+def test_path_lengths_of_a_linear_generator() -> None:
     """Where images are A w, J^T y is A^T y: length, moved mean, penalty and its gradient have closed forms."""
     torch.manual_seed(0)
     generator = LinearGenerator()
     y_NP = torch.randn(4, 3 * 8 * 8, dtype=torch.float64) / 8
     z_KNZ, mean = torch.randn(1, 4, 5, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
-    phase = PathLengthPhase(generator, weight=2.0, interval=4)
+    phase = PathLengthPhase(cast(Generator, generator), weight=2.0, interval=4)
     loss, terms = phase(mean, y_NP.unflatten(1, (3, 8, 8)), torch.zeros(()), z_KNZ, torch.full((4,), 3))
     with torch.no_grad():
         back_NLD = torch.einsum("lpd,np->nld", generator.a_LPD, y_NP)
@@ -194,14 +203,14 @@ def test_path_lengths_of_a_linear_generator():
     torch.testing.assert_close(torch.autograd.grad(loss, generator.a_LPD)[0], expected)
 
 
-def test_directions_have_unit_length_at_any_resolution():
+def test_directions_have_unit_length_at_any_resolution() -> None:
     """What path lengths are measured along has 3 as its mean squared length, whatever the number of pixels."""
     for resolution in (8, 64):
         y = draw_directions(400, resolution, torch.Generator().manual_seed(0))
         assert y.square().sum(dim=(1, 2, 3)).mean().item() == pytest.approx(3, rel=0.03)
 
 
-def test_mixing_probability_is_a_share_of_images():
+def test_mixing_probability_is_a_share_of_images() -> None:
     """At probability 0 no image is mixed, at 1 every one is, in between a share; layer 0 never."""
     generator, _ = pair()
     for probability, low, high in ((0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)):
@@ -212,7 +221,7 @@ def test_mixing_probability_is_a_share_of_images():
         assert drawn.crossover_N.min() >= 1
 
 
-def test_no_r1_at_gamma_zero():
+def test_no_r1_at_gamma_zero() -> None:
     """At gamma 0 the penalty is zero and the loss is the logistic one alone."""
     generator, discriminator = pair()
     loss, terms = DiscriminatorPhase(generator, discriminator, 0.0)(*reals(), *latents(generator))
@@ -220,7 +229,7 @@ def test_no_r1_at_gamma_zero():
     assert loss == terms[0]
 
 
-def test_lazy_r1_weighs_as_many_times_as_much():
+def test_lazy_r1_weighs_as_many_times_as_much() -> None:
     """With R1 every k steps, the steps that have it add k times the penalty."""
     generator, discriminator = pair()
     for interval in (1, 16):
@@ -229,7 +238,7 @@ def test_lazy_r1_weighs_as_many_times_as_much():
         torch.testing.assert_close(loss, terms[0] + interval * terms[1])
 
 
-def test_reals_fade_with_the_networks():
+def test_reals_fade_with_the_networks() -> None:
     """Real images span [-1, 1] and blend with their halved form by the fraction of the level of detail."""
     small = torch.arange(48, dtype=torch.uint8).reshape(1, 3, 4, 4) * 5
     full = faded_reals(small, 2.0)

@@ -1,27 +1,35 @@
 """The extractors, and the metrics of tiny runs: right names, right records, one-line errors."""
 
+from __future__ import annotations
+
 import json
 import math
 import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from torch import Tensor
 
+import tiny_run
 from storage.code import code_digest
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError
-from storage.runs import MetricRecord, metrics_path, record_metrics, recorded_metrics
+from storage.runs import MetricRecord, Run, metrics_path, record_metrics, recorded_metrics
 from storage.store import Store
 from training.checkpoint import read_state
 from training.config import TrainConfig
+from training.data import ImageArray
 from training.drawing.images import images_from_seeds
 from training.drawing.trained import load_generator
 from training.extractors.attributes import Attributes
 from training.extractors.efficientnet import EfficientNetLite0
 from training.extractors.published import Inception, Vgg16Lpips
-from training.extractors.weights import INCEPTION_FILE, LPIPS_FILE, VGG16_FILE, WeightsPlace
+from training.extractors.weights import INCEPTION_FILE, LPIPS_FILE, VGG16_FILE, WeightsFile, WeightsPlace
 from training.metrics import measure as measurements
 from training.metrics import snapshots
 from training.metrics.crops import RealCrops
@@ -33,13 +41,7 @@ from training.tracking import Tracker
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small networks are quickest on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 STAND_INS = (
@@ -48,21 +50,24 @@ STAND_INS = (
 )  # fmt: skip
 
 
+Records = dict[str, dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny trained run with two checkpoints."""
     store = Store(tmp_path_factory.mktemp("store"))
-    return tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(13)))
+    return tiny_run.trained(store, tiny_run.tiny_dataset(store, tiny_run.noise_images(13)))
 
 
 @pytest.fixture(scope="module")
-def records(run):
+def records(run: Run) -> Records:
     """Every stand-in, of the newest checkpoint."""
     return evaluate(run, run.newest_checkpoint(), EvaluateConfig(metrics=STAND_INS, num_images=12), CPU)
 
 
 @pytest.fixture(scope="module")
-def random_weights(tmp_path_factory):
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files under the published names, of networks with random weights, and their sha256."""
     import torchvision
     from torch_fidelity import FeatureExtractorInceptionV3
@@ -70,7 +75,7 @@ def random_weights(tmp_path_factory):
     class Blank(FeatureExtractorInceptionV3):
         """Inception as it is made."""
 
-        def load_state_dict(self, state):
+        def load_state_dict(self, state: object) -> None:
             """Nothing is loaded."""
 
     folder = tmp_path_factory.mktemp("weights")
@@ -93,7 +98,7 @@ def random_weights(tmp_path_factory):
     return folder
 
 
-def place_of(folder, *files):
+def place_of(folder: Path, *files: WeightsFile) -> dict[str, Any]:
     """A folder of weights whose files are taken for the right ones."""
     return {
         "weights": folder,
@@ -101,7 +106,7 @@ def place_of(folder, *files):
     }
 
 
-def test_records_say_what_numbers_depend_on(run, records):
+def test_records_say_what_numbers_depend_on(run: Run, records: Records) -> None:
     """Each number stands with extractor, hash, resize, counts, checkpoint, weights, dataset and seed, as on disk."""
     assert tuple(records) == STAND_INS
     for name, record in records.items():
@@ -124,7 +129,7 @@ def test_records_say_what_numbers_depend_on(run, records):
     assert recorded_metrics(run, run.newest_checkpoint()).items() >= records.items()
 
 
-def test_metrics_are_deterministic_and_batches_do_not_matter(run, records):
+def test_metrics_are_deterministic_and_batches_do_not_matter(run: Run, records: Records) -> None:
     """Evaluated again, in other batches and with the reals from the cache, the numbers are the same."""
     asked = ("fd_efficientnet_lite0", "ppl_efficientnet_lite0_z_full", "recall_efficientnet_lite0")
     config = EvaluateConfig(metrics=asked, num_images=12, batch_size=5)
@@ -135,7 +140,13 @@ def test_metrics_are_deterministic_and_batches_do_not_matter(run, records):
     assert list(run.store.keys("cache/features")) == cached != []
 
 
-def test_other_code_takes_no_cached_features(run, records, tmp_path, monkeypatch, request):
+def test_other_code_takes_no_cached_features(
+    run: Run,
+    records: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
     """Under another version of a library that decodes, the features of the reals are computed anew and kept apart."""
     (tmp_path / "pillow-99.dist-info").mkdir()
     (tmp_path / "pillow-99.dist-info" / "METADATA").write_text("Name: pillow\nVersion: 99\n")
@@ -153,7 +164,7 @@ class SquaredDifference:
 
     name, weights_sha256, resize = "squared difference", "none", "none"
 
-    def __call__(self, a, b):
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """(N,) of pictures (N, 3, R, R)."""
         return (a.double() - b.double()).square().mean(dim=(1, 2, 3))
 
@@ -161,7 +172,9 @@ class SquaredDifference:
 @pytest.mark.parametrize("space", ["z", "w"])
 @pytest.mark.parametrize("sampling", ["full", "end"])
 @torch.no_grad()
-def test_path_lengths_are_those_followed_by_hand(run, monkeypatch, space, sampling):
+def test_path_lengths_are_those_followed_by_hand(
+    run: Run, monkeypatch: pytest.MonkeyPatch, space: str, sampling: str
+) -> None:
     """Each path: two latents, one noise, two points 1e-4 apart in the space named, faces cut out, in [0, 255]."""
     num = 200
     monkeypatch.setattr(measurements, "open_distance", lambda *_: SquaredDifference())
@@ -192,17 +205,17 @@ def test_path_lengths_are_those_followed_by_hand(run, monkeypatch, space, sampli
     assert found == pytest.approx(sum(middle) / len(middle), rel=0.005)
 
 
-def test_the_fakes_are_the_images_of_the_seeds(tiny, run, records):
+def test_the_fakes_are_the_images_of_the_seeds(run: Run, records: Records) -> None:
     """The distance is that of the images that `likeness generate` draws from the untruncated seeds."""
     generator = load_generator(run.newest_checkpoint(), CPU)
     network = EfficientNetLite0(CPU)
     fakes = network.features(torch.from_numpy(images_from_seeds(generator, range(12), 1.0)))
-    reals = network.features(torch.from_numpy(np.stack(tiny.noise_images(13)).transpose(0, 3, 1, 2)))
+    reals = network.features(torch.from_numpy(np.stack(tiny_run.noise_images(13)).transpose(0, 3, 1, 2)))
     value = records["fd_efficientnet_lite0"].value
     assert frechet_distance(reals, fakes) == pytest.approx(value, rel=1e-4)
 
 
-def test_records_are_merged(run, records):
+def test_records_are_merged(run: Run, records: Records) -> None:
     """A later evaluation adds to the record and leaves the rest."""
     checkpoint = run.checkpoints()[0]
     for name in ("kid_efficientnet_lite0", "fd_efficientnet_lite0"):
@@ -212,7 +225,7 @@ def test_records_are_merged(run, records):
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
 
 
-def test_evaluation_leaves_the_random_state_alone(run):
+def test_evaluation_leaves_the_random_state_alone(run: Run) -> None:
     """The global random numbers go on as if nothing had been measured."""
     torch.manual_seed(5)
     np.random.seed(5)
@@ -222,7 +235,7 @@ def test_evaluation_leaves_the_random_state_alone(run):
     assert np.array_equal(np.random.get_state()[1], numpy_before)
 
 
-def test_the_best_checkpoint(run):
+def test_the_best_checkpoint(run: Run) -> None:
     """Lowest for distances, highest for shares, None where nothing was measured."""
     first, last = run.checkpoints()[0], run.checkpoints()[-1]
     for checkpoint, value in ((first, 1.0), (last, 2.0)):
@@ -239,10 +252,12 @@ def test_the_best_checkpoint(run):
 
 
 @pytest.mark.parametrize("settings", [{"generator": "traditional"}, {"synthesis_input": "latent"}])
-def test_where_images_are_not_of_w_alone_paths_are_in_z(tiny, tmp_path, settings):
+def test_where_images_are_not_of_w_alone_paths_are_in_z(tmp_path: Path, settings: dict[str, Any]) -> None:
     """Paths in Z are measured; what is of W is refused in a sentence."""
     store = Store(tmp_path)
-    run = tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(5)), total_kimg=0.008, **settings)
+    run = tiny_run.trained(
+        store, tiny_run.tiny_dataset(store, tiny_run.noise_images(5)), total_kimg=0.008, **settings
+    )
     asked = EvaluateConfig(metrics=("ppl_efficientnet_lite0_z_end",), num_images=4)
     assert evaluate(run, run.newest_checkpoint(), asked, CPU)["ppl_efficientnet_lite0_z_end"].value > 0
     for name in ("ppl_efficientnet_lite0_w_full", "separability_w"):
@@ -258,7 +273,9 @@ def test_where_images_are_not_of_w_alone_paths_are_in_z(tiny, tmp_path, settings
         ("separability_z", "no folder of them is named"),
     ],
 )
-def test_absent_weights_are_one_sentence(run, tmp_path, monkeypatch, metric, message):
+def test_absent_weights_are_one_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, message: str
+) -> None:
     """Without weights, a published metric says which file goes where and what there is offline, and loads nothing."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(ConfigError, match=message) as caught:
@@ -266,7 +283,7 @@ def test_absent_weights_are_one_sentence(run, tmp_path, monkeypatch, metric, mes
     assert "\n" not in str(caught.value)
 
 
-def test_other_weights_are_refused(run, tmp_path):
+def test_other_weights_are_refused(run: Run, tmp_path: Path) -> None:
     """A file of another sha256 than the published one is not read."""
     (tmp_path / INCEPTION_FILE.name).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     config = EvaluateConfig(metrics=("fid",), weights=tmp_path)
@@ -277,13 +294,13 @@ def test_other_weights_are_refused(run, tmp_path):
         evaluate(run, run.newest_checkpoint(), config, CPU)
 
 
-def test_unknown_names_list_the_known():
+def test_unknown_names_list_the_known() -> None:
     """A metric that is none is refused with the names of all."""
     with pytest.raises(ValueError, match="'is50k' is none of the metrics fid, fd_efficientnet_lite0, kid"):
         EvaluateConfig(metrics=("is50k",))
 
 
-def test_published_names_are_torch_fidelitys_numbers(tiny, run, tmp_path, random_weights):
+def test_published_names_are_torch_fidelitys_numbers(run: Run, tmp_path: Path, random_weights: Path) -> None:
     """kid, precision and recall are what torch-fidelity's own evaluation of the same pictures gives."""
     from torch_fidelity import calculate_metrics
 
@@ -296,11 +313,11 @@ def test_published_names_are_torch_fidelitys_numbers(tiny, run, tmp_path, random
         )  # fmt: skip
         records = evaluate(run, run.newest_checkpoint(), config, CPU)
         images = images_from_seeds(load_generator(run.newest_checkpoint(), CPU), range(6), 1.0)
-        for name, pictures in (("fakes", images.transpose(0, 2, 3, 1)), ("reals", tiny.noise_images(7))):
+        for name, pictures in (("fakes", images.transpose(0, 2, 3, 1)), ("reals", tiny_run.noise_images(7))):
             (tmp_path / name).mkdir()
             for index, pixels in enumerate(pictures):
                 Image.fromarray(pixels).save(tmp_path / name / f"{index:02d}.png")
-        theirs = {}
+        theirs: dict[str, float] = {}
         for asked, file in (({"kid": True}, INCEPTION_FILE), ({"prc": True}, VGG16_FILE)):
             theirs |= calculate_metrics(
                 input1=str(tmp_path / "fakes"), input2=str(tmp_path / "reals"), cuda=False, **asked,
@@ -313,7 +330,9 @@ def test_published_names_are_torch_fidelitys_numbers(tiny, run, tmp_path, random
     assert records["kid"].weights_sha256 == file_digest(random_weights / INCEPTION_FILE.name)
 
 
-def test_fid_is_torch_fidelitys_formula_of_inceptions_features(random_weights, run, monkeypatch):
+def test_fid_is_torch_fidelitys_formula_of_inceptions_features(
+    random_weights: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """fid is torch-fidelity's Fréchet distance of its features; of the first 64 here, and equal to ours."""
     place = place_of(random_weights, INCEPTION_FILE)
     network = Inception.features
@@ -329,25 +348,25 @@ def test_fid_is_torch_fidelitys_formula_of_inceptions_features(random_weights, r
     assert value == pytest.approx(frechet_distance(reals, fakes), rel=1e-3)
 
 
-def real_pixels(run, num):
+def real_pixels(run: Run, num: int) -> ImageArray:
     """The first real crops."""
     batches = RealCrops.of(run.store, run.record.dataset, 16).batches(num, num)
     return next(iter(batches))[1]
 
 
-def test_inception_features(tiny, random_weights):
+def test_inception_features(random_weights: Path) -> None:
     """2048 features an image, the same alone and in company."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         hashes = place_of(random_weights, INCEPTION_FILE)["weights_sha256"]
         network = Inception(WeightsPlace(random_weights, hashes), CPU)
-    pixels = torch.from_numpy(np.stack(tiny.noise_images(3)).transpose(0, 3, 1, 2))
+    pixels = torch.from_numpy(np.stack(tiny_run.noise_images(3)).transpose(0, 3, 1, 2))
     features = network.features(pixels)
     assert features.shape == (3, 2048)
     torch.testing.assert_close(network.features(pixels[1:2]), features[1:2], rtol=1e-3, atol=1e-4)
 
 
-def test_lpips_reads_weights_from_the_folder(random_weights):
+def test_lpips_reads_weights_from_the_folder(random_weights: Path) -> None:
     """torch-fidelity's LPIPS takes both files from the folder named, and the hub's own folder is left as it was.
 
     It can be differentiated, for projection, and its weights are not.
@@ -366,7 +385,7 @@ def test_lpips_reads_weights_from_the_folder(random_weights):
 
 
 @pytest.mark.parametrize("of_images", [True, False])
-def test_separability_with_onnx_classifiers(run, tmp_path, of_images):
+def test_separability_with_onnx_classifiers(run: Run, tmp_path: Path, of_images: bool) -> None:
     """Classifiers come as ONNX files; separability is at least 1; one that gives no probability is refused."""
     onnx_mean_classifier(tmp_path / "bright.onnx", of_images)
     config = EvaluateConfig(metrics=("separability_z", "separability_w"), num_images=40, attributes=tmp_path)
@@ -382,10 +401,12 @@ def test_separability_with_onnx_classifiers(run, tmp_path, of_images):
     assert Attributes(config.place).probabilities(pixels) == pytest.approx(1 / (1 + math.exp(-1)))
 
 
-def test_separability_is_of_the_space_named(run, tmp_path, monkeypatch):
+def test_separability_is_of_the_space_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By an attribute that follows neither latent, the formula's value of the images' z, and of their w."""
 
-    def of_bytes(images):
+    def of_bytes(images: Tensor) -> np.ndarray:
         return (images.long().sum(dim=(1, 2, 3)) % 97 / 96).numpy()[:, None]
 
     onnx_mean_classifier(tmp_path / "odd.onnx", True)
@@ -403,7 +424,7 @@ def test_separability_is_of_the_space_named(run, tmp_path, monkeypatch):
         assert records[f"separability_{space}"].value == pytest.approx(value)
 
 
-def test_a_classifier_of_fixed_batch_takes_any_number_of_images(tmp_path):
+def test_a_classifier_of_fixed_batch_takes_any_number_of_images(tmp_path: Path) -> None:
     """What a model takes only four at a time is what one of any number gives, though 10 are no multiple."""
     pixels = torch.randint(256, (10, 3, 16, 16), dtype=torch.uint8)
     columns = []
@@ -417,7 +438,7 @@ def test_a_classifier_of_fixed_batch_takes_any_number_of_images(tmp_path):
     assert columns[1] == pytest.approx(columns[0])
 
 
-def onnx_mean_classifier(path, probability, num="N"):
+def onnx_mean_classifier(path: Path, probability: bool, num: int | str = "N") -> None:
     """A model that gives the sigmoid of an image's mean, or that plus 3."""
     from onnx import TensorProto, checker, helper, save
 
@@ -446,15 +467,15 @@ def onnx_mean_classifier(path, probability, num="N"):
 # The stand-in on real photographs
 
 
-def test_stand_in_grows_with_blur_and_with_strangers(tiny, faces):
+def test_stand_in_grows_with_blur_and_with_strangers(faces: Path) -> None:
     """On real portraits the stand-in's distance rises with blur and with foreign pictures, and KID with it."""
-    pictures = tiny.portraits(faces, 48, 64)
+    pictures = tiny_run.portraits(faces, 48, 64)
     network = EfficientNetLite0(CPU)
 
-    def features(images):
+    def features(images: Sequence[ImageArray]) -> Tensor:
         return network.features(torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2)))
 
-    def blurred(radius):
+    def blurred(radius: float) -> list[ImageArray]:
         return [
             np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(radius))) for p in pictures[24:]
         ]
@@ -462,14 +483,14 @@ def test_stand_in_grows_with_blur_and_with_strangers(tiny, faces):
     reals = features(pictures[:24])
     values = [frechet_distance(reals, features(blurred(radius))) for radius in (0, 1, 3)]
     assert values == sorted(values), values
-    foreign = [*pictures[24:36], *tiny.noise_images(12, 64)]
+    foreign = [*pictures[24:36], *tiny_run.noise_images(12, 64)]
     assert frechet_distance(reals, features(foreign)) > 1.5 * values[0]
 
 
-def test_stand_in_distance(tiny, faces):
+def test_stand_in_distance(faces: Path) -> None:
     """The stand-in's distance is 0 for equal pictures, symmetric, and grows with blur."""
     network = EfficientNetLite0(CPU)
-    picture = Image.fromarray(tiny.portraits(faces, 1, 128)[0])
+    picture = Image.fromarray(tiny_run.portraits(faces, 1, 128)[0])
     a, *others = (
         torch.from_numpy(np.array(picture.filter(ImageFilter.GaussianBlur(radius)))).permute(2, 0, 1)[None].float()
         for radius in (0, 0.5, 1, 3)
@@ -484,7 +505,7 @@ def test_stand_in_distance(tiny, faces):
 # --------------------------------------------------------------------------------------------------------------
 # During training
 
-MEASURED = {
+MEASURED: dict[str, Any] = {
     "metrics": ["fd_efficientnet_lite0"], "metrics_kimg": 0.008, "metrics_images": 3, "snapshot_kimg": 0.016,
     "keep_checkpoints": 1, "total_kimg": 0.032,
 }  # fmt: skip
@@ -493,22 +514,22 @@ MEASURED = {
 class Noted(Tracker):
     """Keeps what a tracker is told."""
 
-    def __init__(self):
-        self.lines = []
+    def __init__(self) -> None:
+        self.lines: list[dict[str, float]] = []
 
-    def log_tick(self, line):
+    def log_tick(self, line: Mapping[str, float]) -> None:
         """Keep a line."""
         self.lines.append(dict(line))
 
 
-def test_training_measures_itself_and_is_the_same_run(tiny, tmp_path):
+def test_training_measures_itself_and_is_the_same_run(tmp_path: Path) -> None:
     """A run that is measured ends in the tensors of the run that is not, and the tracker has the values."""
-    runs = []
+    runs: list[tuple[Run, Noted]] = []
     for overrides in (MEASURED, {**MEASURED, "metrics": []}):
         store = Store(tmp_path / str(len(runs)))
-        dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
+        dataset = tiny_run.tiny_dataset(store, tiny_run.noise_images(13))
         tracker = Noted()
-        runs.append((tiny.trained(store, dataset, tracker=tracker, **overrides), tracker))
+        runs.append((tiny_run.trained(store, dataset, tracker=tracker, **overrides), tracker))
     (measured, tracker), (plain, _) = runs
     states = [read_state(run.newest_checkpoint()) for run in (measured, plain)]
     assert states[0].sha256 == states[1].sha256
@@ -520,41 +541,47 @@ def test_training_measures_itself_and_is_the_same_run(tiny, tmp_path):
     assert not (plain.folder / "metrics").exists()
 
 
-def test_the_best_checkpoint_is_kept(tiny, tmp_path, monkeypatch):
+def test_the_best_checkpoint_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With keep_best, pruning spares the checkpoint with the best value, and the newest."""
     store = Store(tmp_path)
     values = iter([3.0, 1.0, 2.0, 4.0])
 
-    def measured(run, checkpoint, config, device):
+    def measured(
+        run: Run, checkpoint: Path, config: EvaluateConfig, device: torch.device
+    ) -> dict[str, MetricRecord]:
         records = {"fd_efficientnet_lite0": MetricRecord.new(value=next(values))}
         record_metrics(run, checkpoint, records)
         return records
 
     monkeypatch.setattr(snapshots, "evaluate", measured)
-    dataset = tiny.tiny_dataset(store, tiny.noise_images(13))
-    run = tiny.trained(store, dataset, keep_best="fd_efficientnet_lite0", **MEASURED)
+    dataset = tiny_run.tiny_dataset(store, tiny_run.noise_images(13))
+    run = tiny_run.trained(store, dataset, keep_best="fd_efficientnet_lite0", **MEASURED)
     assert [folder.name for folder in run.checkpoints()] == ["000000016", "000000032"]
 
 
-def test_a_measurement_that_fails_does_not_end_training(tiny, tmp_path, monkeypatch, caplog):
+def test_a_measurement_that_fails_does_not_end_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """What goes wrong while measuring is told, and training goes on."""
 
-    def broken(*_):
+    def broken(*_: object) -> NoReturn:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(snapshots, "evaluate", broken)
     store = Store(tmp_path)
-    run = tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(13)), **MEASURED)
+    run = tiny_run.trained(store, tiny_run.tiny_dataset(store, tiny_run.noise_images(13)), **MEASURED)
     assert run.newest_checkpoint().name == "000000032"
     assert "was not measured" in caplog.text
 
 
-def test_metrics_that_cannot_be_had_are_refused_before_training(tiny, tmp_path, monkeypatch):
+def test_metrics_that_cannot_be_had_are_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that asks for absent weights, or keeps the best by what it does not measure, does not begin."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     store = Store(tmp_path)
     with pytest.raises(ConfigError, match="inception needs"):
-        tiny.trained(store, tiny.tiny_dataset(store, tiny.noise_images(5)), metrics=["fid"])
+        tiny_run.trained(store, tiny_run.tiny_dataset(store, tiny_run.noise_images(5)), metrics=["fid"])
     with pytest.raises(ValueError, match="keep_best fid is not among"):
         TrainConfig(keep_best="fid")
     with pytest.raises(ValueError, match="not made from w alone"):

@@ -1,10 +1,13 @@
 """The metrics' formulas against closed forms, other implementations, and what must hold of them."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from training.metric_names import MEASURES
 from training.metrics.formulas import (
@@ -23,26 +26,26 @@ from training.metrics.formulas import (
 )
 
 
-def gaussian(num, dims, seed, scale=1.0, shift=0.0):
+def gaussian(num: int, dims: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> Tensor:
     """Samples of a normal distribution."""
     rng = torch.Generator().manual_seed(seed)
     return torch.randn(num, dims, generator=rng) * scale + shift
 
 
 @pytest.mark.parametrize("num", [40, 500])
-def test_frechet_of_a_set_with_itself_is_zero(num):
+def test_frechet_of_a_set_with_itself_is_zero(num: int) -> None:
     """The distance of features from themselves is 0 to rounding, with fewer samples than dimensions too."""
     x = gaussian(num, 64, 0)
     assert frechet_distance(x, x) == pytest.approx(0, abs=1e-9)
 
 
-def test_frechet_of_a_shift_is_its_square():
+def test_frechet_of_a_shift_is_its_square() -> None:
     """A shift by a constant leaves the covariance: the distance is the shift's squared length."""
     x = gaussian(200, 16, 0)
     assert frechet_distance(x, x + 0.5) == pytest.approx(16 * 0.25, rel=1e-5)
 
 
-def test_frechet_of_a_scaling_is_the_closed_form():
+def test_frechet_of_a_scaling_is_the_closed_form() -> None:
     """For covariances A and s^2 A the distance is (s - 1)^2 tr A, and the mean's part."""
     x = gaussian(300, 8, 1)
     x = x - x.mean(0)
@@ -50,7 +53,7 @@ def test_frechet_of_a_scaling_is_the_closed_form():
 
 
 @pytest.mark.parametrize(("num_a", "num_b", "dims"), [(300, 200, 32), (50, 300, 64), (40, 30, 96)])
-def test_frechet_equals_torch_fidelitys(num_a, num_b, dims):
+def test_frechet_equals_torch_fidelitys(num_a: int, num_b: int, dims: int) -> None:
     """Ours is torch-fidelity's number, also where covariances are singular."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
@@ -61,7 +64,7 @@ def test_frechet_equals_torch_fidelitys(num_a, num_b, dims):
     assert frechet_distance(a, b) == pytest.approx(theirs, rel=1e-5)
 
 
-def test_kernel_distance_equals_torch_fidelitys_on_whole_sets():
+def test_kernel_distance_equals_torch_fidelitys_on_whole_sets() -> None:
     """Ours is torch-fidelity's number where the subsets are the sets."""
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
@@ -71,7 +74,7 @@ def test_kernel_distance_equals_torch_fidelitys_on_whole_sets():
     assert ours == pytest.approx(theirs[KEY_METRIC_KID_MEAN], rel=1e-9)
 
 
-def test_kernel_distance_is_unbiased():
+def test_kernel_distance_is_unbiased() -> None:
     """Its mean over pairs of small samples of one distribution is 0 within its own error, of either sign."""
     pairs = [(gaussian(30, 8, 2 * i), gaussian(30, 8, 2 * i + 1)) for i in range(200)]
     values = [kernel_distance(a, b, num_subsets=1) for a, b in pairs]
@@ -81,7 +84,7 @@ def test_kernel_distance_is_unbiased():
     assert kernel_distance(gaussian(300, 8, 0), gaussian(300, 8, 1, 1.0, 1.0), num_subsets=2) > 1
 
 
-def test_kernel_distance_draws_from_the_whole_of_both():
+def test_kernel_distance_draws_from_the_whole_of_both() -> None:
     """Sets in order of their norms have about the value of the same sets in any order."""
     a, b = gaussian(200, 8, 0), gaussian(200, 8, 1, 1.3)
     whole = kernel_distance(a, b, num_subsets=1)
@@ -89,7 +92,7 @@ def test_kernel_distance_draws_from_the_whole_of_both():
         assert kernel_distance(x, y, num_subsets=100, subset_size=40) == pytest.approx(whole, rel=0.2)
 
 
-def test_precision_and_recall_at_their_extremes():
+def test_precision_and_recall_at_their_extremes() -> None:
     """One set twice has both 1, sets far apart both 0; a narrow part of the reals is precise and recalls little."""
     reals = gaussian(300, 4, 0)
     assert precision_recall(reals, reals) == (1.0, 1.0)
@@ -99,7 +102,7 @@ def test_precision_and_recall_at_their_extremes():
     assert recall < 0.2
 
 
-def test_precision_and_recall_equal_torch_fidelitys():
+def test_precision_and_recall_equal_torch_fidelitys() -> None:
     """Ours are torch-fidelity's numbers."""
     from torch_fidelity.metric_prc import prc_features_to_metric
 
@@ -109,7 +112,7 @@ def test_precision_and_recall_equal_torch_fidelitys():
     assert (precision, recall) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
 
 
-def test_slerp_stays_on_the_sphere_and_turns_evenly():
+def test_slerp_stays_on_the_sphere_and_turns_evenly() -> None:
     """slerp begins at a, ends at b, keeps length 1, and covers the same angle in the same share of t."""
     a, b = gaussian(5, 16, 0).double(), gaussian(5, 16, 1).double()
     at = [slerp(a, b, torch.full((5,), t, dtype=torch.float64)) for t in (0.0, 0.25, 0.5, 1.0)]
@@ -122,7 +125,7 @@ def test_slerp_stays_on_the_sphere_and_turns_evenly():
     torch.testing.assert_close(first, second)
 
 
-def test_path_length_of_a_linear_generator_is_its_closed_form():
+def test_path_length_of_a_linear_generator_is_its_closed_form() -> None:
     """With g(w) = Gw and the squared L2 distance, each path in W has length |G (w2 - w1)|^2, wherever it is taken."""
     matrix, mapping = gaussian(12, 6, 3).double(), gaussian(6, 6, 4).double()
     z1, z2 = gaussian(40, 6, 0).double(), gaussian(40, 6, 1).double()
@@ -138,7 +141,7 @@ def test_path_length_of_a_linear_generator_is_its_closed_form():
         torch.testing.assert_close(lengths, expected, rtol=1e-6, atol=0)
 
 
-def test_path_length_in_z_is_the_angle():
+def test_path_length_in_z_is_the_angle() -> None:
     """With the identity as generator, a path in Z has the squared angle between its ends as its length."""
     z1, z2 = gaussian(20, 8, 0).double(), gaussian(20, 8, 1).double()
     cosine = (z1 * z2).sum(1) / z1.norm(dim=1) / z2.norm(dim=1)
@@ -149,7 +152,7 @@ def test_path_length_in_z_is_the_angle():
     torch.testing.assert_close(lengths, torch.acos(cosine).square(), rtol=1e-6, atol=0)
 
 
-def test_where_paths_are_taken():
+def test_where_paths_are_taken() -> None:
     """Full paths anywhere in [0, 1), ends at 0; lerp goes straight."""
     rng = torch.Generator().manual_seed(0)
     t = path_fractions(1000, "full", rng)
@@ -159,7 +162,7 @@ def test_where_paths_are_taken():
     torch.testing.assert_close(quarter, torch.full((1, 2), 0.25))
 
 
-def test_trimmed_mean_leaves_out_the_outer_percents():
+def test_trimmed_mean_leaves_out_the_outer_percents() -> None:
     """Of 0 to 999 and two outliers, the outer percents go; the percentile itself stays."""
     values = np.array([*range(1, 1000), 1e9], float)
     assert trimmed_mean(values) < 510
@@ -167,7 +170,7 @@ def test_trimmed_mean_leaves_out_the_outer_percents():
     assert trimmed_mean(np.array([3.0])) == 3
 
 
-def test_face_crop_and_box():
+def test_face_crop_and_box() -> None:
     """The crop is rows 3/8 to 7/8 and columns 2/8 to 6/8; the box takes means of whole blocks to 256 at most."""
     x = torch.arange(64.0).reshape(1, 1, 8, 8)
     assert face_crop(x)[0, 0, :, 0].tolist() == [26, 34, 42, 50]
@@ -178,7 +181,7 @@ def test_face_crop_and_box():
     assert box_downsampled(x, 4)[0, 0, 0, 0] == (0 + 1 + 8 + 9) / 4
 
 
-def test_separability_of_what_a_plane_separates_is_one():
+def test_separability_of_what_a_plane_separates_is_one() -> None:
     """Attributes that are sides of planes in the latents score about 1; attributes that are noise, exp of ln 2 each."""
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((4000, 8), dtype=np.float32)
@@ -189,7 +192,7 @@ def test_separability_of_what_a_plane_separates_is_one():
     assert separability(latents, noise) == pytest.approx(8, rel=0.05)
 
 
-def test_separability_keeps_the_surest_half():
+def test_separability_keeps_the_surest_half() -> None:
     """Samples that the classifier is unsure of do not count, however badly they are separated."""
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((2000, 4), dtype=np.float32)
@@ -199,7 +202,7 @@ def test_separability_keeps_the_surest_half():
     assert separability(latents, mixed[:, None]) == pytest.approx(1, abs=0.05)
 
 
-def test_conditional_entropy():
+def test_conditional_entropy() -> None:
     """0 where x says y, ln 2 where it says nothing, 0 for one class alone."""
     y = np.array([True, False] * 50)
     assert conditional_entropy(y, y) == 0
@@ -208,7 +211,7 @@ def test_conditional_entropy():
     assert separability(np.zeros((10, 2), np.float32), np.full((10, 1), 0.9, np.float32)) == 1
 
 
-def test_names_are_frozen():
+def test_names_are_frozen() -> None:
     """The names of the metrics, and that a stand-in never goes by a published one."""
     published = {
         "fid", "kid", "precision", "recall", "ppl_z_full", "ppl_z_end", "ppl_w_full", "ppl_w_end",

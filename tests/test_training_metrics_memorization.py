@@ -1,15 +1,24 @@
 """The memorization audit: copies are flagged, strangers are not, and the closest pairs lead to their photographs."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
+import tiny_run
 from storage.errors import ConfigError
 from storage.lineage.trace import trace
+from storage.runs import Run
 from storage.store import Store
+from training.data import ImageArray
 from training.metrics import audit as auditing
 from training.metrics import subject
 from training.metrics.audit import audit
@@ -24,34 +33,29 @@ from training.metrics.memorization import (
     unit_vectors,
 )
 from training.metrics.settings import AuditConfig
+from training.networks import Generator
 
 CPU = torch.device("cpu")
 NUM = 16
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small networks are quickest on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def pictures(num, seed, side=32):
+def pictures(num: int, seed: int, side: int = 32) -> Tensor:
     """Smooth random pictures (num, 3, side, side), uint8."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.rand(num, 3, 6, 6, generator=rng)
     return (torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1) * 255).byte()
 
 
-def noisy(images, amount, seed=0):
+def noisy(images: Tensor, amount: float, seed: int = 0) -> Tensor:
     """The same pictures a little off."""
     rng = torch.Generator().manual_seed(seed)
     return (images.float() + amount * torch.randn(images.shape, generator=rng)).clamp(0, 255).byte()
 
 
-def test_copies_are_flagged_and_strangers_at_the_calibrations_rate():
+def test_copies_are_flagged_and_strangers_at_the_calibrations_rate() -> None:
     """A generator that copies is flagged nearly always; one that draws like the held-out set, about as often as it."""
     train, held_out = pixel_vectors(pictures(200, 0), 16), pixel_vectors(pictures(2000, 1), 16)
     threshold = calibrated_threshold(nearest(held_out, train).distance, 1)
@@ -61,7 +65,7 @@ def test_copies_are_flagged_and_strangers_at_the_calibrations_rate():
     assert share_nearer(nearest(strangers, train).distance, threshold) == pytest.approx(0.01, abs=0.008)
 
 
-def test_mirrored_copies_are_found_as_mirrored():
+def test_mirrored_copies_are_found_as_mirrored() -> None:
     """With the mirror images among the references, a mirrored copy is found and told; without them it is not."""
     images = pictures(50, 0)
     train, mirrored = pixel_vectors(images), pixel_vectors(images.flip(-1))
@@ -74,7 +78,7 @@ def test_mirrored_copies_are_found_as_mirrored():
     assert not nearest(train, train, mirrored).mirrored.any()
 
 
-def test_leave_one_out_excludes_the_picture_itself_and_its_mirror_image():
+def test_leave_one_out_excludes_the_picture_itself_and_its_mirror_image() -> None:
     """A crop among the references is not its own neighbour, nor is its mirror image; a second copy of it is."""
     half = pictures(20, 0)
     symmetric = torch.cat([half[..., :16], half[..., :16].flip(-1)], dim=-1)
@@ -86,7 +90,7 @@ def test_leave_one_out_excludes_the_picture_itself_and_its_mirror_image():
     assert (alone == 0).sum() == 2
 
 
-def test_nearest_equals_a_slow_search():
+def test_nearest_equals_a_slow_search() -> None:
     """Chunks and all, the nearest is the nearest."""
     rng = torch.Generator().manual_seed(0)
     queries, references = torch.randn(1500, 4, generator=rng), torch.randn(70, 4, generator=rng)
@@ -96,14 +100,14 @@ def test_nearest_equals_a_slow_search():
     assert found.distance == pytest.approx(table.min(1).values.numpy(), abs=1e-6)
 
 
-def test_vectors():
+def test_vectors() -> None:
     """Pixel distances are RMS differences from 0 to 1; unit vectors have length 1."""
     black, white = torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.full((1, 3, 64, 64), 255).byte()
     assert float(torch.dist(pixel_vectors(black), pixel_vectors(white))) == pytest.approx(1, rel=1e-5)
     torch.testing.assert_close(unit_vectors(torch.randn(3, 5)).norm(dim=1), torch.ones(3))
 
 
-def test_order_and_quantiles():
+def test_order_and_quantiles() -> None:
     """Pairs are ordered by their distance over the threshold, in whichever space that is less."""
     assert closest([np.array([3.0, 1.0, 2.0]), np.array([0.1, 9.0, 0.5])], [1.0, 1.0], 2) == [0, 2]
     assert quantiles(np.arange(101.0)) == {
@@ -122,22 +126,22 @@ def test_order_and_quantiles():
 
 
 @pytest.fixture(scope="module")
-def crops(tiny):
+def crops() -> list[ImageArray]:
     """The training crops, (side, side, 3)."""
     return list(pictures(NUM, 0, 16).permute(0, 2, 3, 1).numpy())
 
 
 @pytest.fixture(scope="module")
-def run(tiny, crops, tmp_path_factory):
+def run(crops: list[ImageArray], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny trained run on crops with photographs on record."""
     store = Store(tmp_path_factory.mktemp("store"))
-    return tiny.trained(store, tiny.tiny_dataset(store, crops))
+    return tiny_run.trained(store, tiny_run.tiny_dataset(store, crops))
 
 
-def copying(crops):
+def copying(crops: list[ImageArray]) -> Callable[..., ImageArray]:
     """Draws, for each seed, a training crop, mirrored for odd seeds."""
 
-    def images_from_seeds(generator, seeds, psi, **_):
+    def images_from_seeds(generator: Generator, seeds: Sequence[int], psi: float, **_: Any) -> ImageArray:
         chosen = [crops[seed % len(crops)].transpose(2, 0, 1) for seed in seeds]
         flipped = [crop[..., ::-1] if seed % 2 else crop for seed, crop in zip(seeds, chosen, strict=True)]
         return np.ascontiguousarray(np.stack(flipped))
@@ -145,7 +149,7 @@ def copying(crops):
     return images_from_seeds
 
 
-def test_an_honest_generator_copies_nothing(run):
+def test_an_honest_generator_copies_nothing(run: Run) -> None:
     """A generator hardly trained has no near-copies; the audit says how it was calibrated and by what."""
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=8, num_pairs=3), CPU)
     assert result.near_copies_in_both == 0
@@ -157,7 +161,9 @@ def test_an_honest_generator_copies_nothing(run):
     assert kept == result.as_json()
 
 
-def test_a_copying_generator_is_caught_with_its_sources(run, crops, monkeypatch):
+def test_a_copying_generator_is_caught_with_its_sources(
+    run: Run, crops: list[ImageArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a generator that hands out training crops, mirrored or not, all are near-copies in both spaces, and each
     pair names the crop and its photograph's page, licence and author.
     """
@@ -183,11 +189,13 @@ def test_a_copying_generator_is_caught_with_its_sources(run, crops, monkeypatch)
     assert kinds == ["grid", "checkpoint", "training run", "dataset"]
 
 
-def test_half_a_copying_generator_and_other_settings(run, crops, monkeypatch):
+def test_half_a_copying_generator_and_other_settings(
+    run: Run, crops: list[ImageArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Copies are a share of what is generated, at the truncation asked for; the percentile sets the threshold."""
     psis = set()
 
-    def half_copied(generator, seeds, psi, **others):
+    def half_copied(generator: Generator, seeds: Sequence[int], psi: float, **others: Any) -> ImageArray:
         psis.add(psi)
         images = copying(crops)(generator, seeds, psi, **others)
         images[[seed % 2 == 1 for seed in seeds]] = 0
@@ -206,10 +214,10 @@ def test_half_a_copying_generator_and_other_settings(run, crops, monkeypatch):
             assert space["threshold"] == pytest.approx(space["held_out"][quantile])
 
 
-def test_held_out_photographs_of_another_dataset(run, tiny, crops):
+def test_held_out_photographs_of_another_dataset(run: Run, crops: list[ImageArray]) -> None:
     """Another dataset calibrates, but for the photographs in it that were trained on; one of those alone is refused."""
     others = list(pictures(20, 9, 16).permute(0, 2, 3, 1).numpy())
-    tiny.tiny_dataset(run.store, [*others, *crops[:4]], "others")
+    tiny_run.tiny_dataset(run.store, [*others, *crops[:4]], "others")
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="others"), CPU)
     about = result.held_out
     assert about["method"].startswith("dataset others@")
@@ -220,7 +228,7 @@ def test_held_out_photographs_of_another_dataset(run, tiny, crops):
         audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="faces"), CPU)
 
 
-def test_embeddings_are_of_a_quarter():
+def test_embeddings_are_of_a_quarter() -> None:
     """Pictures are shrunk by area to a quarter of their side, small ones less, before they are embedded."""
     images = pictures(2, 0, 128)
     shrunk = torch.nn.functional.avg_pool2d(images.float(), 4).round().byte()
@@ -229,21 +237,23 @@ def test_embeddings_are_of_a_quarter():
     assert coarse(pictures(1, 0, 8)).shape[-1] == 8
 
 
-def test_few_calibrate_where_there_are_many(tiny, tmp_path):
+def test_few_calibrate_where_there_are_many(tmp_path: Path) -> None:
     """Of more crops than calibrate, every so many does, and none of them meets itself."""
     store = Store(tmp_path)
     crops = list(pictures(25, 0, 16).permute(0, 2, 3, 1).numpy())
-    run = tiny.trained(store, tiny.tiny_dataset(store, crops))
+    run = tiny_run.trained(store, tiny_run.tiny_dataset(store, crops))
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, num_held_out=10), CPU)
     assert result.held_out["num_images"] == len(range(0, 25, 3))
     for name, space in result.spaces.items():
         assert space["held_out"]["min"] > 0, name
 
 
-def test_mirror_images_are_looked_at_where_they_were_trained_on(tiny, crops, tmp_path, monkeypatch):
+def test_mirror_images_are_looked_at_where_they_were_trained_on(
+    crops: list[ImageArray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run without flips has not seen mirror images, and none is found; embeddings are of shrunk pictures."""
     store = Store(tmp_path)
-    run = tiny.trained(store, tiny.tiny_dataset(store, crops), x_flips=False)
+    run = tiny_run.trained(store, tiny_run.tiny_dataset(store, crops), x_flips=False)
     monkeypatch.setattr(subject, "images_from_seeds", copying(crops))
     sizes = []
     monkeypatch.setattr(auditing, "coarse", lambda images: sizes.append(len(images)) or coarse(images))

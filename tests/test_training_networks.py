@@ -1,7 +1,12 @@
 """The networks: structure, counts, and the properties the paper gives them."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import TrainConfig
@@ -13,15 +18,15 @@ from training.networks import (
     build_generator,
 )
 
-SMALL = {"channel_base": 64, "max_channels": 8}
+SMALL: dict[str, Any] = {"channel_base": 64, "max_channels": 8}
 
 
-def num_parameters(network):
+def num_parameters(network: nn.Module) -> int:
     """Trainable numbers in a network."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def small_generator(resolution=16, **overrides):
+def small_generator(resolution: int = 16, **overrides: Any) -> Generator:
     """A narrow generator with noise and styles that matter."""
     torch.manual_seed(0)
     generator = Generator(resolution, z_dim=8, w_dim=8, mapping_layers=2, **SMALL, **overrides)
@@ -29,7 +34,9 @@ def small_generator(resolution=16, **overrides):
     return generator.requires_grad_(False)
 
 
-def inputs(generator, num=3, seed=1):
+def inputs(
+    generator: Generator | TraditionalGenerator, num: int = 3, seed: int = 1
+) -> tuple[Tensor, list[Tensor]]:
     """Latents and noise."""
     rng = torch.Generator().manual_seed(seed)
     return torch.randn(num, generator.z_dim, generator=rng), generator.draw_noise(num, rng)
@@ -39,17 +46,17 @@ def inputs(generator, num=3, seed=1):
     ("resolution", "count"),
     [(1024, 26_219_627), (256, 26_086_229), (128, 25_843_858), (64, 25_137_935)],
 )
-def test_generator_parameters(resolution, count):
+def test_generator_parameters(resolution: int, count: int) -> None:
     """The style-based generator has the paper's parameters at each resolution."""
     with torch.device("meta"):
         assert num_parameters(Generator(resolution)) == count
 
 
-def test_generator_parts_at_1024():
+def test_generator_parts_at_1024() -> None:
     """At 1024 each part of the style-based generator has its own known count, in 18 layers."""
     with torch.device("meta"):
         generator = Generator(1024)
-    layers = generator.synthesis.layers
+    layers: Any = generator.synthesis.layers
     assert len(layers) == 18
     assert num_parameters(generator.mapping) == 2_101_248
     assert generator.synthesis.const.numel() == 8_192
@@ -69,7 +76,7 @@ def test_generator_parts_at_1024():
         (64, 22_498_049, 22_490_383),
     ],
 )
-def test_other_parameters(resolution, discriminator, traditional):
+def test_other_parameters(resolution: int, discriminator: int, traditional: int) -> None:
     """Discriminator and traditional generator have the paper's parameters (at 1024; else by the same rule)."""
     with torch.device("meta"):
         assert num_parameters(Discriminator(resolution)) == discriminator
@@ -84,7 +91,7 @@ def test_other_parameters(resolution, discriminator, traditional):
         ("e", 26_219_627), ("f", 26_219_627),
     ],
 )  # fmt: skip
-def test_parameters_of_table_1(row, count):
+def test_parameters_of_table_1(row: str, count: int) -> None:
     """At 1024 each configuration has its own count: C has an input layer for the constant, D no noise."""
     config = TrainConfig.model_validate({"preset": f"table1_{row}"})
     with torch.device("meta"):
@@ -92,7 +99,7 @@ def test_parameters_of_table_1(row, count):
         assert num_parameters(build_discriminator(config)) == 23_087_249
 
 
-def test_without_noise_none_is_drawn():
+def test_without_noise_none_is_drawn() -> None:
     """A generator without noise has no strengths, draws no noise, and still mixes among all layers in use."""
     generator = small_generator(noise=False)
     z, noise = inputs(generator)
@@ -102,7 +109,7 @@ def test_without_noise_none_is_drawn():
     assert generator(z, noise).shape == (3, 3, 16, 16)
 
 
-def test_latent_input_reaches_the_image_beside_the_styles():
+def test_latent_input_reaches_the_image_beside_the_styles() -> None:
     """Where z enters at the input layer, images of one and the same w differ; its length does not matter."""
     generator = small_generator(synthesis_input="latent", noise=False)
     z, _ = inputs(generator)
@@ -111,7 +118,7 @@ def test_latent_input_reaches_the_image_beside_the_styles():
     torch.testing.assert_close(generator(z * 7, [], psi=0.0), images)
 
 
-def test_constant_starts_as_ones_and_biases_as_zeros():
+def test_constant_starts_as_ones_and_biases_as_zeros() -> None:
     """The learned constant starts at one; biases, noise strengths and style biases at zero."""
     generator = Generator(16, **SMALL)
     assert (generator.synthesis.const == 1).all()
@@ -120,14 +127,14 @@ def test_constant_starts_as_ones_and_biases_as_zeros():
             assert (parameter == 0).all(), name
 
 
-def test_mapping_ignores_the_length_of_z():
+def test_mapping_ignores_the_length_of_z() -> None:
     """z is normalised, so its length does not change w."""
     generator = small_generator()
     z, _ = inputs(generator)
     torch.testing.assert_close(generator.mapping(z), generator.mapping(z * 7))
 
 
-def test_mixing_takes_the_second_latent_from_the_crossover_on():
+def test_mixing_takes_the_second_latent_from_the_crossover_on() -> None:
     """Below its crossover an image has the first w in every layer, from there on the second."""
     generator = small_generator()
     first, second = (generator.broadcast(torch.randn(3, 8)) for _ in range(2))
@@ -138,7 +145,7 @@ def test_mixing_takes_the_second_latent_from_the_crossover_on():
     assert torch.equal(mixed[2], first[2])
 
 
-def test_truncation():
+def test_truncation() -> None:
     """psi 1 changes nothing, psi 0 gives the mean w, and only the first layers are touched."""
     generator = small_generator(64)
     w = generator.broadcast(torch.randn(3, 8))
@@ -151,7 +158,7 @@ def test_truncation():
     torch.testing.assert_close(half[:, :8], (w[:, :8] + generator.w_avg) / 2)
 
 
-def test_images_agree_at_psi_zero():
+def test_images_agree_at_psi_zero() -> None:
     """At psi 0 on every layer, all latents give the mean image."""
     generator = small_generator()
     z, noise = inputs(generator)
@@ -160,7 +167,7 @@ def test_images_agree_at_psi_zero():
     assert not torch.allclose(generator(z, noise)[0], generator(z, noise)[1])
 
 
-def test_w_avg_is_a_running_mean():
+def test_w_avg_is_a_running_mean() -> None:
     """The mean of w moves towards each batch's by 1 - beta."""
     generator = small_generator()
     before, w = generator.w_avg.clone(), torch.randn(8)
@@ -168,7 +175,7 @@ def test_w_avg_is_a_running_mean():
     torch.testing.assert_close(generator.w_avg, 0.9 * before + 0.1 * w)
 
 
-def test_noise_starts_without_effect_and_gains_one():
+def test_noise_starts_without_effect_and_gains_one() -> None:
     """At the start noise changes nothing; once a layer's strength is set it does."""
     generator = small_generator()
     z, noise = inputs(generator)
@@ -178,7 +185,7 @@ def test_noise_starts_without_effect_and_gains_one():
     assert not torch.allclose(generator(z, noise), generator(z, other))
 
 
-def test_each_style_reaches_its_own_layer():
+def test_each_style_reaches_its_own_layer() -> None:
     """A change of w in the last layers leaves the levels below as they were."""
     generator = small_generator()
     z, noise = inputs(generator)
@@ -190,14 +197,14 @@ def test_each_style_reaches_its_own_layer():
 
 
 @pytest.mark.parametrize("kind", ["style", "traditional"])
-def test_generator_fades_linearly(kind):
+def test_generator_fades_linearly(kind: str) -> None:
     """Between levels the image is the blend of the lower one, upscaled, and the higher one."""
-    generator = small_generator()
+    generator: Generator | TraditionalGenerator = small_generator()
     if kind == "traditional":
         generator = TraditionalGenerator(16, z_dim=8, **SMALL).requires_grad_(False)
     z, noise = inputs(generator)
 
-    def image(lod):
+    def image(lod: float) -> Tensor:
         generator.lod = lod
         return generator(z, noise)
 
@@ -209,7 +216,7 @@ def test_generator_fades_linearly(kind):
             torch.testing.assert_close(image(lod + fade), low * fade + high * (1 - fade))
 
 
-def test_discriminator_fades_to_the_lower_resolution():
+def test_discriminator_fades_to_the_lower_resolution() -> None:
     """At the end of a level of detail the discriminator judges the image as it does the halved one below."""
     torch.manual_seed(0)
     discriminator = Discriminator(16, **SMALL).requires_grad_(False)
@@ -222,7 +229,7 @@ def test_discriminator_fades_to_the_lower_resolution():
     assert not torch.allclose(discriminator(x), high)
 
 
-def test_noise_matches_the_present_level():
+def test_noise_matches_the_present_level() -> None:
     """Noise is drawn for the layers in use, at their resolutions, one channel a sample."""
     generator = small_generator(32)
     generator.lod = 1.5
@@ -230,12 +237,12 @@ def test_noise_matches_the_present_level():
     assert shapes == [(2, 1, side, side) for side in (4, 4, 8, 8, 16, 16)]
 
 
-def test_small_differences_in_the_constant_survive_bfloat16():
+def test_small_differences_in_the_constant_survive_bfloat16() -> None:
     """Where the constant differs by thousandths, as when training begins, bfloat16 features still show them."""
     torch.manual_seed(0)
     generator = Generator(8, z_dim=8, w_dim=8, mapping_layers=1, channel_base=64, max_channels=8)
     with torch.no_grad():
-        generator.synthesis.const += 1e-3 * torch.randn_like(generator.synthesis.const)
+        generator.synthesis.const.add_(1e-3 * torch.randn(generator.synthesis.const.shape))
     z, noise = torch.randn(4, 8), generator.draw_noise(4, torch.Generator().manual_seed(0))
     exact = generator(z, noise)
     generator.synthesis.dtype = torch.bfloat16
@@ -243,7 +250,7 @@ def test_small_differences_in_the_constant_survive_bfloat16():
     assert error < 0.05, f"relative error {error:.3f}"
 
 
-def test_each_image_has_noise_of_its_own():
+def test_each_image_has_noise_of_its_own() -> None:
     """Noise is drawn for every image and pixel."""
     for layer in small_generator().draw_noise(2, torch.Generator().manual_seed(0)):
         assert not torch.equal(layer[0], layer[1])
@@ -251,7 +258,7 @@ def test_each_image_has_noise_of_its_own():
         assert layer[0].std() > 0.5
 
 
-def test_truncation_reaches_as_many_layers_as_are_asked_for():
+def test_truncation_reaches_as_many_layers_as_are_asked_for() -> None:
     """A generator truncates w on its first `cutoff` layers, and draws of that."""
     generator = small_generator()
     z, noise = inputs(generator)

@@ -102,7 +102,7 @@ def test_steps_take_the_schedule_s_rate_and_resolutions_begin_with_fresh_moments
             training.enter(stage.resolution)
         training.step(stage, torch.zeros(8, 3, stage.resolution, stage.resolution, dtype=torch.uint8))
         optimizer = training.optimizers["generator"]
-        state = optimizer.state[training.generator.synthesis.const]  # type: ignore[union-attr]
+        state = optimizer.state[training.generator.synthesis.const]
         counts.append((stage.resolution, int(state["step"])))
         rates.append(optimizer.param_groups[0]["lr"])
     assert counts == [(8, 1), (8, 2), (8, 3), (16, 1), (16, 2), (16, 3), (16, 4), (16, 5)]

@@ -1,5 +1,7 @@
 """Progressive growing as a function of the images shown."""
 
+from __future__ import annotations
+
 import math
 
 import pytest
@@ -23,7 +25,9 @@ from training.schedule import ema_beta, stage_at, value_at
         (25_000, 0, 1024, 32, 0.003),
     ],
 )
-def test_paper_schedule_at_known_images(kimg, lod, resolution, batch_size, learning_rate):
+def test_paper_schedule_at_known_images(
+    kimg: int, lod: float, resolution: int, batch_size: int, learning_rate: float
+) -> None:
     """The paper's schedule has its known values at the corners of stable and fade."""
     stage = stage_at(TrainConfig(preset="paper1024"), kimg * 1000)
     assert stage.lod == pytest.approx(lod)
@@ -32,7 +36,7 @@ def test_paper_schedule_at_known_images(kimg, lod, resolution, batch_size, learn
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_schedule_only_grows(preset):
+def test_schedule_only_grows(preset: str) -> None:
     """The level of detail never rises, ends at 0, and the resolution is the least that shows it."""
     config = TrainConfig(preset=preset)
     total = int(config.total_kimg * 1000)
@@ -44,19 +48,19 @@ def test_schedule_only_grows(preset):
     assert all(stage.resolution == config.resolution / 2 ** math.floor(stage.lod) for stage in stages)
 
 
-def test_no_growing_when_it_starts_at_full_resolution():
+def test_no_growing_when_it_starts_at_full_resolution() -> None:
     """Started at its full resolution, training is at level of detail 0 throughout."""
     config = TrainConfig(resolution=16, start_resolution=16, stable_kimg=0, fade_kimg=0)
     assert stage_at(config, 0).lod == stage_at(config, 10**6).lod == 0
 
 
-def test_steps_hold_up_to_the_next_resolution():
+def test_steps_hold_up_to_the_next_resolution() -> None:
     """A table by resolution gives the entry of the largest resolution not above the one asked for."""
     steps = {"4": "a", "32": "b", "128": "c"}
     assert [value_at(steps, r) for r in (4, 16, 32, 64, 128, 1024)] == ["a", "a", "b", "b", "c", "c"]
 
 
-def test_ema_half_life():
+def test_ema_half_life() -> None:
     """After as many images as the half-life, half of the weight is on what came before, at any batch size."""
     for batch_size in (8, 100, 500):
         assert ema_beta(batch_size, 10) ** (10_000 / batch_size) == pytest.approx(0.5)

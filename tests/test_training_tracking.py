@@ -1,13 +1,18 @@
 """What MLflow is told of a training run, on a real SQLite store."""
 
+from __future__ import annotations
+
 import json
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from storage.datasets.records import VersionSummary
 from storage.errors import ServiceError
-from storage.runs import create_run
+from storage.runs import Run, create_run
 from storage.store import Store
 from training.config import TrainConfig
 from training.tracking import EXPERIMENT, Tracker, default_uri, flattened, open_tracker
@@ -16,7 +21,7 @@ SHA = "0123456789abcdef" * 4
 
 
 @pytest.fixture(autouse=True)
-def _quiet():
+def _quiet() -> Iterator[None]:
     """MLflow's own deprecations and unclosed connections are not ours to fail on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -24,7 +29,7 @@ def _quiet():
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Run:
     """A run with a checkpoint and a grid, as training leaves them."""
     dataset = VersionSummary(
         name="faces", version="v1", manifest_sha256=SHA, directory="datasets/faces/v1",
@@ -40,20 +45,20 @@ def run(tmp_path):
     return run
 
 
-def write_result(run, stopped):
+def write_result(run: Run, stopped: bool) -> None:
     """The file by which training says how it ended."""
     run.result_path.write_text(json.dumps({"stopped": stopped}))
 
 
-def artifacts(client, run_id, folder=None):
+def artifacts(client: MlflowClient, run_id: str, folder: str | None = None) -> list[str]:
     """Paths of a run's artifacts, folders opened."""
-    found = []
+    found: list[str] = []
     for entry in client.list_artifacts(run_id, folder):
         found += artifacts(client, run_id, entry.path) if entry.is_dir else [entry.path]
     return sorted(found)
 
 
-def test_a_run_in_mlflow(run):
+def test_a_run_in_mlflow(run: Run) -> None:
     """MLflow holds the config, metrics by image, grids, checkpoint files, and the dataset version as input;
     a resumed run goes on in the same MLflow run."""
     checkpoint, grid = run.checkpoints()[0], run.grids_dir / "000000100.png"
@@ -92,7 +97,7 @@ def test_a_run_in_mlflow(run):
     assert (tags["manifest_sha256"], tags["version"]) == (SHA, "v1")
 
 
-def test_no_tracking(run):
+def test_no_tracking(run: Run) -> None:
     """With tracking "none" nothing is written anywhere."""
     before = sorted(run.store.root.rglob("*"))
     with open_tracker(run, "none") as tracker:
@@ -103,7 +108,7 @@ def test_no_tracking(run):
     assert sorted(run.store.root.rglob("*")) == before
 
 
-def test_unreachable_server_is_named(run, monkeypatch):
+def test_unreachable_server_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracking server that does not answer at the start is one clear error with its address."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with (
@@ -113,6 +118,6 @@ def test_unreachable_server_is_named(run, monkeypatch):
         pass
 
 
-def test_flattened_settings():
+def test_flattened_settings() -> None:
     """Nested settings become dotted names with text values."""
     assert flattened({"a": 1, "b": {"4": 2, "c": {"d": None}}}) == {"a": "1", "b.4": "2", "b.c.d": "None"}
