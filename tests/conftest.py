@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,10 @@ import flows  # noqa: F401  before Prefect and MLflow, which it keeps from sendi
 settings.register_profile("likeness", deadline=None)  # no test is timed
 settings.load_profile("likeness")
 
+# Of torch, here and in all that tests start: small networks are quickest on one thread, and on a busy machine several
+# threads wait for each other, which took ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 FACES = Path(__file__).resolve().parent.parent.parent / "shared" / "faces"
 
 
@@ -22,14 +26,3 @@ def faces() -> Path:
     if not (FACES / "portraits.jsonl").is_file():
         pytest.skip(f"no real photographs at {FACES}")
     return FACES
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Small networks are quickest on one thread."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

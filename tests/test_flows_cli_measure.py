@@ -15,8 +15,6 @@ from storage.runs import Run
 from storage.store import Store
 from training.metrics.settings import AuditConfig, EvaluateConfig
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
@@ -67,8 +65,8 @@ def test_a_dry_run_prints_the_whole_config(run: Run, capsys: pytest.CaptureFixtu
     assert (said["run"], said["checkpoint"]) == (run.id, run.newest_checkpoint().name)
     assert said["config"] == config.model_dump(mode="json")
     status, out, _ = likeness(capsys, "audit", str(run.folder), "--num-held-out", "11", *words)
-    config = AuditConfig(num_held_out=11, batch_size=5, weights_sha256={"weights-a.pth": sha256})
-    assert json.loads(out)["config"] == config.model_dump(mode="json")
+    audit = AuditConfig(num_held_out=11, batch_size=5, weights_sha256={"weights-a.pth": sha256})
+    assert json.loads(out)["config"] == audit.model_dump(mode="json")
     assert sorted(run.folder.rglob("*")) == before
 
 

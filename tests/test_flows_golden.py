@@ -64,9 +64,6 @@ ANNA = "850566706e68108318011694a9031afc5fb5ffe40cac018b31713ec9bc3ce293"
 CPU = torch.device("cpu")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """One Dask worker for all builds of this file."""

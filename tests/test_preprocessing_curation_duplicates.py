@@ -54,7 +54,7 @@ def as_pairs(groups: Groups) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("block_rows", [1, 7, 1024])
 @given(st.integers(0, 10_000), st.integers(0, 80), st.integers(0, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_hashes_are_grouped_as_by_hand(block_rows: int, seed: int, count: int, limit: int) -> None:
     """The index gives what comparing every pair gives, the bound included, for any block size."""
     hashes = families(seed, count)
@@ -64,7 +64,7 @@ def test_hashes_are_grouped_as_by_hand(block_rows: int, seed: int, count: int, l
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_embeddings_are_grouped_as_by_hand(seed: int, count: int) -> None:
     """As for hashes, by Euclidean distance."""
     rng = np.random.default_rng(seed)

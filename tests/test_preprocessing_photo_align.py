@@ -101,7 +101,7 @@ def test_a_mirrored_photograph_gives_the_mirrored_crop(mode: str, centre: tuple[
 
 
 @given(angle=st.floats(-180, 180))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_photograph_turned_by_any_angle_gives_nearly_the_same_crop(angle: float) -> None:
     """Turning photograph and landmarks about the face changes only the resampling."""
     photo, points = photograph(500, 500), landmarks((250.0, 240.0))

@@ -54,8 +54,7 @@ def start(run: Run, launcher: tuple[str, ...], *arguments: str) -> subprocess.Po
         *arguments,
     ]
     with (run.folder / "log.txt").open("ab") as log:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def start_two(run: Run) -> subprocess.Popen[bytes]:
