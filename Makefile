@@ -15,8 +15,8 @@ test: check ## lint, types, and the tests that need nothing but this machine
 	$(BIN)/pytest
 
 # Status 5 says that no test has such a mark.
-test-marked: .venv/installed ## the tests that `test` leaves out: servers, a browser, slow ones, S3
-	$(BIN)/pytest -m "services or browser or slow or s3" || [ $$? -eq 5 ]
+test-marked: .venv/installed ## the tests that `test` leaves out: servers, a browser, slow ones
+	$(BIN)/pytest -m "services or browser or slow" || [ $$? -eq 5 ]
 
 check: .venv/installed ## lint and types
 	$(BIN)/ruff check .

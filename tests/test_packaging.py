@@ -120,10 +120,16 @@ def test_the_version_stands_in_one_place(tmp_path: Path) -> None:
 
 
 def test_no_mark_is_left_out_of_both_commands() -> None:
-    """What the plain `pytest` leaves out is what `make test-marked` runs."""
+    """What the plain `pytest` leaves out is what `make test-marked` runs: all marks that there are, but for GPUs."""
     match = re.search(r'-m "not \((.+?)\)"', PYPROJECT["tool"]["pytest"]["ini_options"]["addopts"])
     assert match is not None
     assert f'pytest -m "{match[1]}" ' in MAKEFILE
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    marks = [text.partition(":")[0] for text in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]]
+    assert {mark for mark in marks if f"pytest.mark.{mark}\n" in tests} == set(marks), (
+        "a mark that no test has"
+    )
+    assert set(match[1].split(" or ")) == {*marks} - {"gpu"}
 
 
 def test_commit_hooks_are_make_check() -> None:
