@@ -70,7 +70,9 @@ def test_reduced_pictures_lose_no_face(group: NDArray[np.uint8], min_quad_px: in
 
 def test_boxes_and_landmarks_are_in_pixels_of_the_photograph(group: NDArray[np.uint8]) -> None:
     """Whatever the detector's scale, a face's box holds its landmarks' middle and is about a crop's 0.6."""
-    for face in detect_faces(group, DetectConfig(min_quad_px=400)):
+    found = detect_faces(group, DetectConfig(min_quad_px=400))
+    assert len(found) >= 3
+    for face in found:
         left, top, right, bottom = face.box_px
         x, y = face.landmarks.mean(axis=0)
         assert left < x < right

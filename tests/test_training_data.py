@@ -200,9 +200,15 @@ def test_a_closed_stream_leaves_no_threads(shards: list[Path]) -> None:
     """Whoever closes a stream waits for its threads."""
     stream = real_images(shards).stream(0, SIDE)
     next(stream)
+    assert decoding()
     assert isinstance(stream, Generator)
     stream.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not decoding()
+
+
+def decoding() -> list[str]:
+    """The threads that decode images now."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
 def test_damaged_index_and_lost_shard_are_named(shards: list[Path]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import time
 from contextlib import AbstractContextManager
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from queue import Queue
 
 import pytest
 import torch
@@ -66,27 +67,29 @@ def lock(rows: int) -> AbstractContextManager[None]:
     return _one_at_a_time(GradientFunction(phase, phase.network, compiled=True).record([x]), [x])
 
 
-def hold(queue: Queue[str], folder: Path, rows: int) -> None:
-    """Compile, as far as others can see, for half a second."""
-    import os
-
+def hold(holding: Event, let_go: Event, done: Event, folder: Path, rows: int) -> None:
+    """Compile, as far as others can see, until half a second after it may end."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     with lock(rows):
-        queue.put("holding")
+        holding.set()
+        let_go.wait(60)
         time.sleep(0.5)
-        queue.put("done")
+        done.set()
 
 
 def test_two_that_compile_the_same_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another process compiles the same phase of the same inputs, this one waits; other inputs do not."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     spawning = multiprocessing.get_context("spawn")
-    queue = spawning.Queue()
-    process = spawning.Process(target=hold, args=(queue, tmp_path, 4))
+    holding, let_go, done = (spawning.Event() for _ in range(3))
+    same, other = lock(4), lock(5)
+    process = spawning.Process(target=hold, args=(holding, let_go, done, tmp_path, 4))
     process.start()
-    assert queue.get(timeout=60) == "holding"
-    with lock(5):
-        assert queue.empty(), "waited for other inputs"
-    with lock(4):
-        assert queue.get(timeout=5) == "done"
+    assert holding.wait(60)
+    with other:
+        assert not done.is_set(), "waited for other inputs"
+    let_go.set()
+    with same:
+        assert done.is_set(), "did not wait for the same inputs"
     process.join(60)
+    assert process.exitcode == 0

@@ -167,6 +167,7 @@ def test_training_finds_what_was_compiled_ahead(tmp_path: Path, monkeypatch: pyt
     subprocess.run(command, cwd=Path(__file__).parent.parent, check=True)
     torch.set_num_threads(config.num_cpu_threads)
     training = Training.begin(config, torch.device("cpu"))
+    assert {phase for _, phase in tasks_of(config, 0)} == {"discriminator", "generator"}
     for stage, phase in tasks_of(config, 0):
         counters.clear()
         training.compile(stage, phase)
@@ -223,14 +224,19 @@ def is_gone(group: int, seconds: float = 10.0) -> bool:
     return False
 
 
+def written(path: Path) -> int:
+    """The number that a process writes to a file, once it has."""
+    while not path.is_file() or not path.read_text().endswith("\n"):
+        time.sleep(0.02)
+    return int(path.read_text())
+
+
 @pytest.mark.parametrize("leader", ["sleep 100", "exit 0"])
 def test_all_that_ran_beside_ends(tmp_path: Path, leader: str) -> None:
     """At the exit the process and its children are gone, also where it ended before they did."""
     script = f"echo $$ > {tmp_path}/group; sleep 100 & {leader}"
     with beside(["sh", "-c", script], tmp_path / "log"):
-        while not (tmp_path / "group").is_file() or not (tmp_path / "group").read_text().strip():
-            time.sleep(0.02)
-        group = int((tmp_path / "group").read_text())
+        group = written(tmp_path / "group")
         time.sleep(0.2)
         os.killpg(group, 0)
     assert is_gone(group)
@@ -238,8 +244,8 @@ def test_all_that_ran_beside_ends(tmp_path: Path, leader: str) -> None:
 
 def test_a_failure_beside_training_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A process that failed is warned of, with the file it wrote to; one that is merely ended is not."""
-    with beside(["sh", "-c", "exit 3"], tmp_path / "failed"):
-        time.sleep(0.5)
+    with beside(["sh", "-c", f"echo $$ > {tmp_path}/failing; exit 3"], tmp_path / "failed"):
+        os.waitid(os.P_PID, written(tmp_path / "failing"), os.WEXITED | os.WNOWAIT)
     with beside(["sleep", "100"], tmp_path / "ended"):
         pass
     (warning,) = caplog.messages
