@@ -97,9 +97,14 @@ def trained(
 ) -> Run:
     """A run trained to its end."""
     run = untrained(store, dataset, **overrides)
+    finish(run, tracker)
+    return run
+
+
+def finish(run: Run, tracker: Tracker | None = None) -> None:
+    """Train a run to its end."""
     config = TrainConfig.model_validate(run.record.config)
     train(run, config, images_of(run, config), torch.device("cpu"), tracker or Tracker())
-    return run
 
 
 def portraits(faces: Path, num: int, side: int) -> list[ImageArray]:
