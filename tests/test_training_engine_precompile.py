@@ -141,6 +141,7 @@ def test_a_held_resolution_trains_as_by_its_own_step(given: dict[str, Any]) -> N
         assert kept.generator.lod == stage_at(config, kept.num_images).lod
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler is here")
 @pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
 def test_training_finds_what_was_compiled_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
