@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 
 WHEN_LOADED = {
-    "storage": {"PIL", "obstore", "pyarrow", "pydantic", "pydantic_core", "storage"},
+    "storage": {"PIL", "numpy", "obstore", "pyarrow", "pydantic", "pydantic_core", "storage"},
     "preprocessing": {
         "PIL", "aiohttp", "cv2", "dlib", "numpy", "pdqhash", "pillow_heif", "preprocessing", "protego", "pyarrow",
         "pydantic", "scipy", "simplejpeg", "storage", "tenacity", "yarl",
