@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -595,7 +596,7 @@ def test_a_kill_between_two_writes_leaves_what_is_accepted(
     num_written, work = WORK[what]
     for number in count(1):
         store = Store(shutil.copytree(GOLDEN / "store", tmp_path / str(number)))
-        was_killed = killed_at(number, monkeypatch, lambda store=store: work(store))
+        was_killed = killed_at(number, monkeypatch, partial(work, store))
         all_is_accepted(store)
         if not was_killed:
             break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 
 from storage.errors import IntegrityError
-from training.checkpoint import save_checkpoint
+from training.checkpoint import State, read_state, save_checkpoint
 from training.config import TrainConfig
 from training.drawing.images import images_from_seeds, pixels
 from training.drawing.pictures import generate_files, generate_grid, read_grid_metadata, write_grid
@@ -106,10 +105,8 @@ def test_grid_metadata_round_trip(checkpoint: Path, tmp_path: Path) -> None:
     assert read["dataset_manifest_sha256"] == "ab" * 32
 
 
-def load_state(checkpoint: Path) -> dict[str, Any]:
+def load_state(checkpoint: Path) -> State:
     """The checkpoint's state.json."""
-    from training.checkpoint import read_state
-
     return read_state(checkpoint)
 
 

@@ -47,7 +47,7 @@ STAND_INS = (
 )  # fmt: skip
 
 
-Records = dict[str, dict[str, Any]]
+Records = dict[str, MetricRecord]
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +392,7 @@ def test_separability_with_onnx_classifiers(run: Run, tmp_path: Path, of_images:
         return
     records = evaluate(run, run.newest_checkpoint(), config, CPU)
     for record in records.values():
-        assert record.attributes == ["bright"]
+        assert record.shown()["attributes"] == ["bright"]
         assert 1 <= record.value <= 2.001
     pixels = torch.full((2, 3, 16, 16), 255, dtype=torch.uint8)
     assert Attributes(config.place).probabilities(pixels) == pytest.approx(1 / (1 + math.exp(-1)))

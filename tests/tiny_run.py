@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image
 
 from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
 from storage.datasets.manifest import publish, record_build
+from storage.datasets.records import VersionSummary
 from storage.digest import bytes_digest, file_digest
 from storage.runs import Run, create_run
 from storage.shards import Sample, index_json, index_name, write_shard
@@ -36,7 +37,7 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 """Of the weights that stand-ins are measured by: other ones would change every number."""
 
 
-def tiny_dataset(store: Store, images_HWC: Sequence[ImageArray], name: str = "faces") -> dict[str, Any]:
+def tiny_dataset(store: Store, images_HWC: Sequence[ImageArray], name: str = "faces") -> VersionSummary:
     """Square images published as a version of a dataset, each as of a photograph; what a run records of it."""
     samples, rows = [], []
     for index, pixels in enumerate(images_HWC):
@@ -86,15 +87,13 @@ def noise_images(num: int, side: int = 16, seed: int = 0) -> list[ImageArray]:
     return [rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for _ in range(num)]
 
 
-def untrained(store: Store, dataset: Mapping[str, Any], **overrides: Any) -> Run:
+def untrained(store: Store, dataset: VersionSummary, **overrides: Any) -> Run:
     """A run that has not begun."""
     config = TrainConfig.model_validate({**TINY, **overrides})
     return create_run(store, dataset, config.model_dump(mode="json"))
 
 
-def trained(
-    store: Store, dataset: Mapping[str, Any], tracker: Tracker | None = None, **overrides: Any
-) -> Run:
+def trained(store: Store, dataset: VersionSummary, tracker: Tracker | None = None, **overrides: Any) -> Run:
     """A run trained to its end."""
     run = untrained(store, dataset, **overrides)
     finish(run, tracker)
