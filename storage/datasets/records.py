@@ -85,7 +85,7 @@ class BuildRecord(StoredRecord):
     """What became of the units of each stage."""
     timings: dict[str, dict[str, Any]] = Field({})
     """Seconds of each stage, and how many units it worked on."""
-    facts: Facts
+    facts: Facts = Facts()
 
 
 class Latest(StoredRecord):

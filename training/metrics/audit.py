@@ -48,7 +48,7 @@ from training.metrics.memorization import (
 from training.metrics.settings import AuditConfig
 from training.metrics.subject import Subject
 
-FOLDER = "audit"
+_FOLDER = "audit"
 SPACES = ("embedding", "pixels")
 SOURCE_COLUMNS = ("photo_sha256", "ref", "page", "author", "license", "license_url", "title")
 SHEET_PX = 128
@@ -90,12 +90,12 @@ class AuditRecord(StoredRecord):
     @classmethod
     def _converted(cls, value: dict[str, Any]) -> dict[str, Any]:
         """Format 1 said where the sheet lay on the machine that drew it."""
-        return {**value, "sheet": f"{FOLDER}/{PurePath(str(value.get('sheet'))).name}"}
+        return {**value, "sheet": f"{_FOLDER}/{PurePath(str(value.get('sheet'))).name}"}
 
 
 def audit_path(run: Run, checkpoint: Path) -> Path:
     """Where the audit of a checkpoint is on record; its sheet lies beside."""
-    return run.folder / FOLDER / f"{checkpoint.name}.json"
+    return run.folder / _FOLDER / f"{checkpoint.name}.json"
 
 
 @dataclass(frozen=True)
