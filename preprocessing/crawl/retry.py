@@ -1,0 +1,78 @@
+"""When a host that answered 429 or 503 may be asked again: `Retry-After` (RFC 9110, section 10.2.3), read.
+
+Not here: our own back-off, which holds where the header is absent or nonsense.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+NEVER = datetime.max.replace(tzinfo=UTC)
+"""The time that stands for all later ones."""
+
+_SECONDS = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_DATE = re.compile(
+    r"(?:[a-z]{3,9},?[ ]+)?"
+    r"(?P<day>[0-9]{1,2})[ -](?P<month>[a-z]{3})[a-z]*[ -](?P<year>[0-9]{4}|[0-9]{2})[ ]+"
+    r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
+    r"(?:[ ]*(?:gmt|utc|ut|z|(?P<sign>[+-])(?P<zone_h>[0-9]{2}):?(?P<zone_m>[0-9]{2})))?"
+)
+_ASCTIME = re.compile(
+    r"(?:[a-z]{3,9},?[ ]+)?(?P<month>[a-z]{3})[ ]+(?P<day>[0-9]{1,2})[ ]+"
+    r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})[ ]+(?P<year>[0-9]{4})"
+)
+_LONGEST_DATE = 64
+_FURTHEST_ZONE = timedelta(hours=14)
+
+
+def retry_after_s(value: str, now: datetime) -> float | None:
+    """The seconds from `now` that a header asks for, 0 where its time has passed, None where it is nonsense.
+
+    Never raises; a number too large for any clock is infinite. Seconds are plain digits, and of several that a proxy
+    joined the largest holds; a date is any of the three forms of RFC 9110, section 5.6.7.
+    """
+    value = value.strip(" \t")
+    if _SECONDS.fullmatch(value):
+        return max(map(float, value.split(",")))
+    then = _http_date(value, now)
+    return None if then is None else max((then - now).total_seconds(), 0.0)
+
+
+def resumes_at(now: datetime, wait_s: float) -> datetime:
+    """`now` plus a wait, `NEVER` where that is beyond the calendar; never raises."""
+    try:
+        return now + timedelta(seconds=wait_s)
+    except OverflowError:
+        return NEVER
+
+
+def _http_date(value: str, now: datetime) -> datetime | None:
+    text = value.lower()
+    match = (_DATE.fullmatch(text) or _ASCTIME.fullmatch(text)) if len(text) <= _LONGEST_DATE else None
+    if match is None or match["month"] not in _MONTHS:
+        return None
+    year = int(match["year"])
+    if len(match["year"]) == 2:
+        # RFC 9110, section 5.6.7: what would be more than 50 years ahead is in the past.
+        year += now.year // 100 * 100
+        year -= 100 if year > now.year + 50 else 0
+    part = match.groupdict()
+    zone = timedelta(hours=int(part.get("zone_h") or 0), minutes=int(part.get("zone_m") or 0))
+    if zone > _FURTHEST_ZONE:
+        return None
+    leap_s = 1 if match["second"] == "60" else 0
+    try:
+        then = datetime(
+            year,
+            _MONTHS.index(match["month"]) + 1,
+            int(match["day"]),
+            int(match["hour"]),
+            int(match["minute"]),
+            int(match["second"]) - leap_s,
+            tzinfo=UTC,
+        )
+        return then + timedelta(seconds=leap_s) + (zone if part.get("sign") == "-" else -zone)
+    except (ValueError, OverflowError):  # no such day, or beyond the calendar
+        return None
