@@ -1,0 +1,220 @@
+"""robots.txt (RFC 9309), read with the line that each rule stands on, so that a decision can name its evidence.
+
+Beyond Allow and Disallow it reads Crawl-delay, `Content-Usage` (draft-ietf-aipref-attach) and `Content-Signal`
+(contentsignals.org), which say what may be done with what was fetched. Where a file breaks the grammar it is read as
+the large crawlers read it, and in doubt as its author must have meant it: misspelt fields, a missing colon, a byte
+order mark. Anything is a robots.txt: reading never raises.
+Not here: fetching it (`preprocessing.crawl.robots`), and what its words mean (`preprocessing.crawl.signals`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+MAX_BYTES = 512 * 1024
+"""Read at most; RFC 9309, section 2.5, asks for 500 KiB."""
+
+_FIELD = re.compile(
+    r"(?P<agent>user[- ]?agent)|(?P<disallow>dis{1,2}al{1,2}ow|diasllow|disallaw)|(?P<allow>allow)"
+    r"|(?P<delay>crawl[- ]?delay)|(?P<usage>content-usage)|(?P<signal>content-signal)",
+    re.IGNORECASE,
+)
+_ENDS_OF_FIELD = re.compile(r"[ \t]*:[ \t]*|[ \t]+|$")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_PRODUCT = re.compile(r"[^\s/;,()*]+")
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of a group: `kind` is allow, disallow, usage or signal, and `value` what the last two say."""
+
+    kind: str
+    pattern: str
+    value: str
+    line: int
+    text: str
+    group: str
+    """The crawlers that its group names, as the file has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one file asks of some crawlers, by their product tokens in lower case; `*` is all the others."""
+
+    agents: frozenset[str]
+    rules: tuple[Rule, ...]
+    delay_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RobotsTxt:
+    """A file's groups, in its order."""
+
+    groups: tuple[Group, ...]
+
+    def rules(self, agent: str) -> tuple[Rule, ...]:
+        """The rules for a crawler: those of all groups that name it, or of all that are for everybody (2.2.1)."""
+        return tuple(rule for group in self._of(agent) for rule in group.rules)
+
+    def delay_s(self, agent: str) -> float | None:
+        """The longest wait between requests that a crawler is asked for."""
+        return max((group.delay_s for group in self._of(agent) if group.delay_s is not None), default=None)
+
+    def _of(self, agent: str) -> list[Group]:
+        agent = agent.lower()
+        named = [group for group in self.groups if agent in group.agents]
+        return named or [group for group in self.groups if "*" in group.agents]
+
+
+def parse_robots(data: bytes | str) -> RobotsTxt:
+    """The file that `data` is, its first `MAX_BYTES`; never raises."""
+    groups: list[Group] = []
+    names: list[str] = []
+    agents: set[str] = set()
+    rules: list[Rule] = []
+    delay_s: float | None = None
+    is_open = False  # whether the next User-agent joins those before it
+
+    def close() -> None:
+        if agents:
+            groups.append(Group(frozenset(agents), tuple(rules), delay_s))
+
+    for number, text in enumerate(_LINE_END.split(_text(data)), start=1):
+        read = _field(text)
+        if read is None:
+            continue
+        kind, value = read
+        if kind == "agent":
+            if not is_open:
+                close()
+                names, agents, rules, delay_s, is_open = [], set(), [], None, True
+            names.append(value)
+            if value.startswith("*"):
+                agents.add("*")
+            elif product := _PRODUCT.match(value):
+                agents.add(product[0].lower())
+            continue
+        is_open = False
+        if kind == "delay":
+            delay_s = _longer(delay_s, value)
+        elif value and names:
+            pattern, said = (value, "") if kind in ("allow", "disallow") else _path_and_rest(value)
+            rules.append(
+                Rule(kind, _normalised_pattern(pattern), said, number, text.strip(), ", ".join(names))
+            )
+    close()
+    return RobotsTxt(tuple(groups))
+
+
+def deciding(rules: tuple[Rule, ...], target: str) -> Rule | None:
+    """The Allow or Disallow that decides on a path and query: the longest that matches, Allow of two (2.2.2).
+
+    None where no rule speaks of it, which allows it; robots.txt itself is always allowed.
+    """
+    if target == "/robots.txt":
+        return None
+    target = _normalised_target(target)
+    matching = [
+        rule for rule in rules if rule.kind in ("allow", "disallow") and _matches(rule.pattern, target)
+    ]
+    return max(matching, key=lambda rule: (len(rule.pattern), rule.kind == "allow"), default=None)
+
+
+def stating(rules: tuple[Rule, ...], kind: str, target: str) -> list[Rule]:
+    """The rules of `kind` (usage or signal) that hold for a path and query: of the longest pattern, all."""
+    target = _normalised_target(target)
+    matching = [rule for rule in rules if rule.kind == kind and _matches(rule.pattern, target)]
+    longest = max((len(rule.pattern) for rule in matching), default=0)
+    return [rule for rule in matching if len(rule.pattern) == longest]
+
+
+def path_matches(pattern: str, target: str) -> bool:
+    """Whether a pattern (`*` any characters, `$` at its end the end) matches from the start of a path (2.2.3)."""
+    return _matches(_normalised_pattern(pattern), _normalised_target(target))
+
+
+def _text(data: bytes | str) -> str:
+    if isinstance(data, bytes):
+        data = data[:MAX_BYTES]
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # saved as "Unicode" by an editor
+            data = data.decode("utf-16", "replace")
+        else:
+            data = data.decode("utf-8", "replace")
+    return data[:MAX_BYTES].lstrip("\ufeff")
+
+
+def _field(text: str) -> tuple[str, str] | None:
+    """The kind of a line and its value without the comment; None where it is of no kind that is read."""
+    line = text.partition("#")[0].strip()
+    field = _FIELD.match(line)
+    end = field and _ENDS_OF_FIELD.match(line, field.end())
+    if not field or not end:
+        return None
+    assert field.lastgroup is not None
+    return field.lastgroup, line[end.end() :]
+
+
+def _path_and_rest(value: str) -> tuple[str, str]:
+    """The path of a Content-Usage rule and what it says; without a path, it is said of all paths."""
+    if value.startswith("/"):
+        path, *rest = value.split(None, 1)
+        return path, rest[0] if rest else ""
+    return "/", value
+
+
+def _longer(delay_s: float | None, value: str) -> float | None:
+    try:
+        asked = float(value) if value.isascii() else -1.0
+    except ValueError:
+        return delay_s
+    return max(asked, delay_s or 0.0) if math.isfinite(asked) and asked >= 0 else delay_s
+
+
+def _normalised_pattern(pattern: str) -> str:
+    """A pattern in the one spelling that a target has; one without a slash at its start is given it."""
+    anchor = "$" if pattern.endswith("$") else ""
+    body = _normalised(pattern.removesuffix("$")).replace("$", "%24")
+    return (body if body.startswith(("/", "*")) else "/" + body) + anchor
+
+
+def _normalised_target(target: str) -> str:
+    # What has a meaning in patterns is escaped there where it stands for itself.
+    return _normalised(target).replace("*", "%2A").replace("$", "%24")
+
+
+def _normalised(text: str) -> str:
+    """Text with what need not be escaped unescaped, and what must be escaped (RFC 9309, section 2.2.2)."""
+    if "%" in text:
+        text = _ESCAPE.sub(_plain_escape, text)
+    return text if text.isascii() and " " not in text else quote(text, safe=_PRINTABLE, errors="replace")
+
+
+def _plain_escape(match: re.Match[str]) -> str:
+    character = chr(int(match[0][1:], 16))
+    return character if character in _UNRESERVED else match[0].upper()
+
+
+def _matches(pattern: str, target: str) -> bool:
+    """Whether a normalised pattern matches; in time that grows with the product of both lengths at most."""
+    is_anchored = pattern.endswith("$")
+    first, *parts = pattern.removesuffix("$").split("*")
+    if not target.startswith(first):
+        return False
+    if not parts:
+        return not is_anchored or target == first
+    at = len(first)
+    last = parts.pop()
+    for part in parts:
+        found = target.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    if is_anchored:
+        return target.endswith(last) and len(target) - len(last) >= at
+    return target.find(last, at) >= 0
