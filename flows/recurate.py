@@ -58,7 +58,7 @@ def crawled(dataset: Dataset) -> Crawled:
         item = Item(**{name: row[name] for name in SOURCE_COLUMNS})
         ref, sha256 = item.ref, row["photo_sha256"]
         items[ref] = item
-        if "reason" in row and _stays(reason := Reason(row["reason"]), row["face_index"]):
+        if "reason" in row and _stays(reason := Reason(row["reason"]), sha256, row["face_index"]):
             rejections.append(Rejection(ref, reason, sha256, None, row["detail"], row["duplicate_of"]))
             continue
         if sha256 not in num_bytes:
@@ -69,12 +69,12 @@ def crawled(dataset: Dataset) -> Crawled:
     return Crawled(dataset.manifest.source, items, list(photos.values()), rejections, len(photos))
 
 
-def _stays(reason: Reason, face_index: int | None) -> bool:
+def _stays(reason: Reason, sha256: str | None, face_index: int | None) -> bool:
     """Whether other thresholds change nothing: the photograph never came, or another version refused all of it.
 
     What that version meant is not known here, so its word stands; a face is judged anew.
     """
-    return reason in CRAWL or (face_index is None and not reason.is_known)
+    return sha256 is None or reason in CRAWL or (face_index is None and not reason.is_known)
 
 
 def _original(store: Store, sha256: str) -> Path:

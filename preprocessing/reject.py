@@ -26,9 +26,12 @@ class Reason(StrEnum):
     SERVER_ERROR = "server_error"
     TIMED_OUT = "timed_out"
     CONNECTION_FAILED = "connection_failed"
+    UNEXPECTED_ERROR = "unexpected_error"
+    ADDRESS_REFUSED = "address_refused"
     TOO_MANY_BYTES = "too_many_bytes"
     ROBOTS_DISALLOWED = "robots_disallowed"
     OPTED_OUT = "opted_out"
+    SYNTHETIC = "synthetic"
     CHECKSUM_MISMATCH = "checksum_mismatch"
     # decode
     EMPTY_FILE = "empty_file"
@@ -84,15 +87,26 @@ CRAWL = frozenset(
         Reason.SERVER_ERROR,
         Reason.TIMED_OUT,
         Reason.CONNECTION_FAILED,
+        Reason.UNEXPECTED_ERROR,
+        Reason.ADDRESS_REFUSED,
         Reason.TOO_MANY_BYTES,
         Reason.ROBOTS_DISALLOWED,
         Reason.OPTED_OUT,
+        Reason.SYNTHETIC,
         Reason.CHECKSUM_MISMATCH,
     }
 )
 """Reasons for which a photograph never entered the store."""
 
-TRANSIENT = frozenset({Reason.TIMED_OUT, Reason.CONNECTION_FAILED, Reason.SERVER_ERROR})
+TRANSIENT = frozenset(
+    {
+        Reason.TIMED_OUT,
+        Reason.CONNECTION_FAILED,
+        Reason.SERVER_ERROR,
+        Reason.UNEXPECTED_ERROR,
+        Reason.ADDRESS_REFUSED,
+    }
+)
 """Reasons that may not hold on the next attempt: a new build of the same source tries these photographs again."""
 
 
@@ -103,9 +117,12 @@ MEANING: dict[Reason, str] = {
     Reason.SERVER_ERROR: "The server failed while answering; the next build asks again.",
     Reason.TIMED_OUT: "The server took too long; the next build asks again.",
     Reason.CONNECTION_FAILED: "The server could not be reached; the next build asks again.",
+    Reason.UNEXPECTED_ERROR: "The crawler itself failed at this address; the next build asks again.",
+    Reason.ADDRESS_REFUSED: "The address leads into a network that is not public and was not allowed.",
     Reason.TOO_MANY_BYTES: "The file is larger than the fetch settings allow.",
     Reason.ROBOTS_DISALLOWED: "The host's robots.txt asks crawlers to stay away from this address.",
-    Reason.OPTED_OUT: "The host asks not to be used for machine learning.",
+    Reason.OPTED_OUT: "The host, or the file itself, asks not to be used for machine learning.",
+    Reason.SYNTHETIC: "The file says of itself that a model drew it: it is no photograph.",
     Reason.CHECKSUM_MISMATCH: "The bytes are not the ones that the source's list promises.",
     Reason.EMPTY_FILE: "The file holds no bytes.",
     Reason.NOT_AN_IMAGE: "The file is in none of the image formats that are read.",

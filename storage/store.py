@@ -9,6 +9,7 @@ Not here: what the keys mean. Layout belongs to the module that owns it (`manife
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -126,6 +127,15 @@ class Store:
         ):  # damaged bytes are mended by the next build that has them
             self.put(key, data, durable=False)  # there are many, and each can be read again
         return sha256
+
+    def adopt_original(self, path: Path, sha256: str) -> None:
+        """Keep a photograph whose bytes are in a file, and have that sha256, by moving the file to its place."""
+        key = original_key(sha256)
+        if self.exists(key) and bytes_digest(self.get(key)) == sha256:
+            path.unlink()
+            return
+        self.path(key).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, self.path(key))
 
     def original(self, sha256: str) -> bytes:
         """A photograph's original bytes, checked against their sha256 (IntegrityError names it)."""

@@ -2,32 +2,38 @@
 
 Local photographs are read and hashed anew by every build. Fetched ones are kept, and asked for again only where the
 last attempt failed for a passing reason, or on `refetch`. URLs are fetched by the build's own process, since the
-limits that a host is given hold within one. Not here: how a source reads (`preprocessing.sources`).
+limits that a host is given hold within one; their outcomes are written down every second. Not here: how a source reads
+(`preprocessing.sources`).
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from flows.stages.work import Context, Inline, Progress, Report, chunked, reasons, spread
+from flows.stages.work import Context, Progress, Report, reasons, spread
 from preprocessing.config import BuildConfig
 from preprocessing.records import Item, Photo, Rejection
 from preprocessing.reject import TRANSIENT, Reason
-from preprocessing.sources import Source, open_source
+from preprocessing.sources import Source, WebSource, open_source
 from storage.digest import json_digest
 from storage.errors import SourceError
 from storage.store import Store, original_key
-from storage.tables import Row, get_table, put_table
+from storage.tables import Row, get_columns, put_table
 
 CRAWL_VERSION = 1
 """Raised only when fetched bytes must not be reused: hosts are not asked again for a change of our code."""
+
+INCOMING = "incoming"
+"""Where bodies are written as they arrive, on the store's own disk: what a kill leaves there is of no use."""
 
 CRAWL_SCHEMA = pa.schema(
     [
@@ -37,8 +43,11 @@ CRAWL_SCHEMA = pa.schema(
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
         pa.field("fetched_at", pa.string()),
+        pa.field("signals", pa.string()),
     ]
 )
+"""`signals` is JSON: what was looked at, and what was said about the photograph's use, with its place and words."""
+_KNOWN = ("ref", "sha256", "num_bytes", "reason", "detail", "fetched_at")
 
 
 @dataclass(frozen=True)
@@ -68,17 +77,17 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
         raise SourceError(f"source {config.source} has two photographs that both read as {ref!r}: rename one")
     prefix = f"chunks/crawl/{json_digest([CRAWL_VERSION, source.description()])}"
     outcomes: dict[str, Row] = {}
-    if source.cached and not context.refetch:
+    if isinstance(source, WebSource) and not context.refetch:
         outcomes = _known_outcomes(context.store, prefix, items)
     reused = len(outcomes)
     todo = [item for ref, item in items.items() if ref not in outcomes]
     counts = Counter(_outcome_name(row) for row in outcomes.values())
     report(Progress("crawl", reused, len(items), "photos", counts))
-    work = partial(crawl_chunk, source=source, store=context.store, prefix=prefix)
-    if source.parallel:
-        results = context.workers.map(work, spread(todo, context))
+    if isinstance(source, WebSource):
+        results = fetched_rows(todo, source, context.store, prefix)
     else:
-        results = Inline().map(work, chunked(todo, context.chunk_size))
+        work = partial(read_rows, source=source, store=context.store)
+        results = context.workers.map(work, spread(todo, context))
     for rows in results:
         outcomes.update((row["ref"], row) for row in rows)
         counts.update(_outcome_name(row) for row in rows)
@@ -93,29 +102,59 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     return Crawled(source.description(), items, photos, rejections, reused)
 
 
-def crawl_chunk(items: Sequence[Item], source: Source, store: Store, prefix: str) -> list[Row]:
-    """Read or fetch these items into the store; a row of CRAWL_SCHEMA for each, kept as a table where worth it."""
+def read_rows(items: Sequence[Item], source: Source, store: Store) -> list[Row]:
+    """Read these items into the store; a row of CRAWL_SCHEMA for each."""
     rows: list[Row] = []
     for outcome in source.read(items):
-        row: Row = dict.fromkeys(CRAWL_SCHEMA.names)
-        if source.cached:
-            row["fetched_at"] = datetime.now(UTC).isoformat()
         if isinstance(outcome, Rejection):
-            row |= {"ref": outcome.ref, "reason": outcome.reason.value, "detail": outcome.detail}
-            row["sha256"] = outcome.photo_sha256
+            rows.append(_rejection_row(outcome))
         else:
             item, data = outcome
-            row |= {"ref": item.ref, "sha256": store.put_original(data), "num_bytes": len(data)}
-        rows.append(row)
-    if source.cached:
-        put_table(store, f"{prefix}/{json_digest([item.ref for item in items])}.parquet", rows, CRAWL_SCHEMA)
+            rows.append(_row(ref=item.ref, sha256=store.put_original(data), num_bytes=len(data)))
     return rows
+
+
+def fetched_rows(items: Sequence[Item], source: WebSource, store: Store, prefix: str) -> Iterator[list[Row]]:
+    """Fetch these items into the store; rows of CRAWL_SCHEMA as they arrive, in a table before they are given."""
+    store.path(INCOMING).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store.path(INCOMING)) as folder:
+        for batch in source.arriving(items, Path(folder)):
+            rows: list[Row] = []
+            for outcome in batch:
+                if isinstance(outcome, Rejection):
+                    rows.append(_rejection_row(outcome))
+                    continue
+                item, fetched = outcome
+                body = fetched.body
+                if body.path.exists():  # other spellings of one address share it
+                    store.adopt_original(body.path, body.sha256)
+                signals = fetched.signals.model_dump_json(exclude_defaults=True)
+                rows.append(_row(ref=item.ref, sha256=body.sha256, num_bytes=body.num_bytes, signals=signals))
+            now = datetime.now(UTC).isoformat()
+            for row in rows:
+                row["fetched_at"] = now
+            key = f"{prefix}/{json_digest([row['ref'] for row in rows])}.parquet"
+            put_table(store, key, rows, CRAWL_SCHEMA)
+            yield rows
+
+
+def _row(**values: Any) -> Row:
+    return dict.fromkeys(CRAWL_SCHEMA.names) | values
+
+
+def _rejection_row(rejection: Rejection) -> Row:
+    return _row(
+        ref=rejection.ref,
+        reason=rejection.reason.value,
+        detail=rejection.detail,
+        sha256=rejection.photo_sha256,
+    )
 
 
 def _known_outcomes(store: Store, prefix: str, items: Mapping[str, Item]) -> dict[str, Row]:
     newest: dict[str, Row] = {}
     for key in store.keys(prefix):
-        for row in get_table(store, key, CRAWL_SCHEMA.names):
+        for row in get_columns(store, key, _KNOWN).to_pylist():
             if (
                 row["ref"] in items
                 and row["fetched_at"] >= newest.get(row["ref"], {"fetched_at": ""})["fetched_at"]

@@ -1,5 +1,7 @@
-"""What is known of each host while it is asked: when it may be asked next, and what it answered for itself.
+"""What is known of each host while it is asked: when it may be asked next, and how often it failed in a row.
 
+A host that fails again and again is asked ever less, and then not at all; one that asks to be left alone for longer
+than a crawl waits is put off. Both hold for every URL of it.
 Not here: requests (`preprocessing.crawl.fetch`), and what robots.txt says (`preprocessing.crawl.robots`).
 """
 
@@ -10,32 +12,64 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
+from preprocessing.crawl.retry import resumes_at
+from preprocessing.crawl.robots_txt import RobotsTxt
 from preprocessing.reject import Reason, Rejected
+
+FAILURES = 12
+"""Failures in a row after which a host's URLs get one attempt each, where its settings do not say fewer."""
+SINGLE_ATTEMPTS = 4
+"""Further failures in a row after which it is not asked any more."""
 
 
 class Passing(Rejected):
-    """A failure that may be gone on the next attempt; `wait_s` is what the server asked for."""
+    """A failure that may be gone on the next attempt; `wait_s` is what the server asked for.
 
-    def __init__(self, reason: Reason, detail: str | None = None, wait_s: float = 0.0) -> None:
+    `is_of_host` is whether the server said it of itself, so that all of its URLs wait.
+    """
+
+    def __init__(
+        self, reason: Reason, detail: str | None = None, wait_s: float = 0.0, is_of_host: bool = False
+    ) -> None:
         super().__init__(reason, detail)
         self.wait_s = wait_s
+        self.is_of_host = is_of_host
 
 
 @dataclass
 class HostPace:
-    """When a host may be asked next: `next_start_s` on the monotonic clock, and the wait after each request."""
+    """When a host may be asked next, on the monotonic clock, and how often it failed in a row.
+
+    `delay_s` lies between two requests; `put_off` is what its URLs are rejected with while it is paused for longer
+    than a crawl waits.
+    """
 
     delay_s: float
     next_start_s: float = 0.0
+    num_failures: int = 0
+    last_failure: Rejected | None = None
+    paused_until_s: float = 0.0
+    put_off: Rejected | None = None
+
+
+@dataclass
+class Origin:
+    """What an origin says for all of its addresses: robots.txt, and tdmrep.json where it was asked for."""
+
+    robots: RobotsTxt
+    read_s: float
+    tdmrep: bytes | None = None
+    is_tdmrep_read: bool = True
 
 
 @dataclass
 class Memory:
-    """What is known of hosts, and outlives a call of `fetch_all`: robots.txt by origin, and each host's pace."""
+    """What is known of hosts and origins, and outlives a crawl; times are on the monotonic clock."""
 
-    robots: dict[str, str] = field(default_factory=dict)
-    robots_failures: dict[str, Passing] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    robots_failures: dict[str, tuple[float, Rejected]] = field(default_factory=dict)
     paces: dict[str, HostPace] = field(default_factory=dict)
 
 
@@ -45,20 +79,60 @@ class Host:
 
     slots: asyncio.Semaphore
     pace: HostPace
+    max_failures: int
     order: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a slot, then for the time of the next request."""
+    async def turn(self, all_slots: asyncio.Semaphore) -> AsyncIterator[None]:
+        """Wait for a slot, then for the time of the next request; `Rejected` where the host is not to be asked.
+
+        `all_slots` are those of all hosts together, and none is held while waiting.
+        """
+        pace = self.pace
         async with self.slots:
-            async with self.order:
-                while (
-                    wait_s := self.pace.next_start_s - time.monotonic()
-                ) > 0:  # a pause may come while waiting
-                    await asyncio.sleep(wait_s)
-                self.pace.next_start_s = time.monotonic() + self.pace.delay_s
-            yield
+            while True:
+                self.check()
+                async with self.order:
+                    while (wait_s := max(pace.next_start_s, pace.paused_until_s) - time.monotonic()) > 0:
+                        await asyncio.sleep(wait_s)
+                        self.check()  # a pause may have come meanwhile, or the end
+                    pace.next_start_s = time.monotonic() + pace.delay_s
+                async with all_slots:
+                    self.check()
+                    if pace.paused_until_s <= time.monotonic():
+                        yield
+                        return
+
+    def check(self) -> None:
+        """Raise `Rejected` where the host is not to be asked now."""
+        pace = self.pace
+        if pace.put_off and pace.paused_until_s > time.monotonic():
+            raise Rejected(pace.put_off.reason, pace.put_off.detail)
+        if pace.last_failure and pace.num_failures >= self.max_failures + SINGLE_ATTEMPTS:
+            why = f"{pace.last_failure.detail}, as {pace.num_failures} requests in a row"
+            raise Rejected(pace.last_failure.reason, why)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether its URLs get one attempt each."""
+        return self.pace.num_failures >= self.max_failures
+
+    def answered(self) -> None:
+        """Note that it does answer."""
+        self.pace.num_failures, self.pace.last_failure, self.pace.put_off = 0, None, None
+
+    def failed(self, failure: Passing) -> None:
+        """Note one failure more."""
+        self.pace.num_failures += 1
+        self.pace.last_failure = failure
 
     def pause(self, wait_s: float) -> None:
         """Keep every request to the host back: one that was told to wait speaks for all."""
-        self.pace.next_start_s = max(self.pace.next_start_s, time.monotonic() + wait_s)
+        self.pace.paused_until_s = max(self.pace.paused_until_s, time.monotonic() + wait_s)
+
+    def put_off(self, failure: Passing) -> Rejected:
+        """Have all of its URLs rejected until the time it asked for, and say until when."""
+        until = resumes_at(datetime.now(UTC), failure.wait_s).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.pause(failure.wait_s)
+        self.pace.put_off = Rejected(failure.reason, f"{failure.detail}, asks to be left alone until {until}")
+        return self.pace.put_off

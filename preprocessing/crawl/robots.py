@@ -1,69 +1,87 @@
-"""What a host asks of crawlers, in robots.txt (RFC 9309) and in X-Robots-Tag, read and obeyed.
+"""What an origin says for all of its addresses, in robots.txt and in tdmrep.json, asked once a day.
 
-Not here: the requests (`preprocessing.crawl.fetch`).
+Not here: the requests (`preprocessing.crawl.fetch`), and what the words mean (`preprocessing.crawl.signals`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
+from dataclasses import replace
 
-from protego import Protego
-from yarl import URL
+from preprocessing.crawl.hosts import Memory, Origin
+from preprocessing.crawl.robots_txt import RobotsTxt, deciding, parse_robots
+from preprocessing.crawl.signals import TDMREP_PATH, Signals, read_robots, read_tdmrep
+from preprocessing.crawl.urls import WebAddress
+from preprocessing.reject import Rejected
 
-from preprocessing.crawl.hosts import Memory, Passing
-from preprocessing.reject import Reason, Rejected
-
-BOT = "likeness"
-"""The name that robots.txt and X-Robots-Tag address."""
-OPT_OUTS = frozenset({"noai", "noimageai"})
-
-MAX_ROBOTS_BYTES = 512 * 1024  # RFC 9309, section 2.5
-_MAX_CRAWL_DELAY_S = 30.0
-
-
-def opt_out(values: Sequence[str]) -> str | None:
-    """The directive among the X-Robots-Tag values that forbids use, whether for all bots or for this one."""
-    for value in values:
-        bot, colon, rest = value.partition(":")
-        if colon and "," not in bot:
-            if bot.strip().lower() not in (BOT, "*"):
-                continue
-            value = rest
-        for directive in value.lower().split(","):
-            if directive.strip() in OPT_OUTS:
-                return directive.strip()
-    return None
+KEPT_S = 24 * 3600.0
+"""How long an answer holds (RFC 9309, section 2.4)."""
+FAILURE_KEPT_S = 3600.0
+"""How long an origin whose robots.txt could not be had is not asked again."""
+MAX_CRAWL_DELAY_S = 30.0
 
 
 class Robots:
-    """The robots.txt of each origin, read once by `read`, which gives its text or raises `Rejected`."""
+    """The robots.txt and tdmrep.json of each origin.
 
-    def __init__(self, memory: Memory, read: Callable[[URL], Awaitable[str]]) -> None:
+    `read` gives the bytes of an address, None where there is none, or raises `Rejected` where it cannot be had.
+    `agents` are the names that the crawler is asked under.
+    """
+
+    def __init__(
+        self, memory: Memory, agents: Sequence[str], read: Callable[[WebAddress], Awaitable[bytes | None]]
+    ) -> None:
         self._memory = memory
+        self._agents = tuple(agents)
         self._read = read
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def ask(self, url: URL) -> float:
-        """The seconds that the host wants between requests; `Rejected` where it wants none for this URL."""
-        origin = str(url.origin())
-        async with self._locks.setdefault(origin, asyncio.Lock()):
-            if origin in self._memory.robots_failures:  # once is enough for every URL of a host that is down
-                failure = self._memory.robots_failures[origin]
-                raise Rejected(failure.reason, failure.detail)
-            if origin not in self._memory.robots:
+    async def robots(self, address: WebAddress) -> tuple[Signals, float]:
+        """What robots.txt says of an address, and the seconds that the origin wants between requests."""
+        async with self._lock(address):
+            known = await self._known(address)
+        asked = (known.robots.delay_s(agent) or 0.0 for agent in self._agents)
+        return read_robots(known.robots, address.target, self._agents), min(max(asked), MAX_CRAWL_DELAY_S)
+
+    async def tdmrep(self, address: WebAddress) -> Signals:
+        """What tdmrep.json says of an address; it is not asked for where robots.txt closes it to us.
+
+        One that cannot be had says nothing, and was not looked at.
+        """
+        at = replace(address, target=TDMREP_PATH, credentials=None)
+        async with self._lock(address):
+            known = self._memory.origins.get(address.origin) or Origin(RobotsTxt(()), time.monotonic())
+            self._memory.origins[address.origin] = known
+            if known.tdmrep is None:
                 try:
-                    self._memory.robots[origin] = await self._read(url.origin())
-                except Passing as failure:
-                    self._memory.robots_failures[origin] = failure
-                    raise
-        rules = _rules(self._memory.robots[origin])
-        if not rules.can_fetch(str(url), BOT):
-            raise Rejected(Reason.ROBOTS_DISALLOWED)
-        return min(rules.crawl_delay(BOT) or 0.0, _MAX_CRAWL_DELAY_S)
+                    known.tdmrep = b"" if self._is_closed(known, at) else await self._read(at) or b""
+                except Rejected:
+                    known.tdmrep, known.is_tdmrep_read = b"", False
+        return read_tdmrep(known.tdmrep, address.target) if known.is_tdmrep_read else Signals()
 
+    async def _known(self, address: WebAddress) -> Origin:
+        origin, now_s = address.origin, time.monotonic()
+        known = self._memory.origins.get(origin)
+        if known is not None and now_s - known.read_s < KEPT_S:
+            return known
+        failed_s, failure = self._memory.robots_failures.get(origin, (-FAILURE_KEPT_S, None))
+        if failure is not None and now_s - failed_s < FAILURE_KEPT_S:  # once is enough for every URL of it
+            raise Rejected(failure.reason, failure.detail)
+        try:
+            body = await self._read(replace(address, target="/robots.txt", credentials=None))
+        except Rejected as rejected:
+            # What cannot be reached forbids everything for now (RFC 9309, section 2.3.1.4).
+            failure = Rejected(rejected.reason, f"robots.txt: {rejected.detail}")
+            self._memory.robots_failures[origin] = (time.monotonic(), failure)
+            raise failure from None
+        known = self._memory.origins[origin] = Origin(parse_robots(body or b""), time.monotonic())
+        return known
 
-@lru_cache(maxsize=1024)
-def _rules(text: str) -> Protego:
-    return Protego.parse(text)
+    def _is_closed(self, known: Origin, at: WebAddress) -> bool:
+        rules = (deciding(known.robots.rules(agent), at.target) for agent in self._agents)
+        return any(rule is not None and rule.kind == "disallow" for rule in rules)
+
+    def _lock(self, address: WebAddress) -> asyncio.Lock:
+        return self._locks.setdefault(address.origin, asyncio.Lock())

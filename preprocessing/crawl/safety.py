@@ -16,9 +16,6 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-ADDRESS_REFUSED = "address_refused"
-"""The reason of a rejection that this file is the cause of."""
-
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 

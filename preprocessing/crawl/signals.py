@@ -39,8 +39,6 @@ from storage.config import Config
 
 BOT = "likeness"
 """The name by which the crawler may be addressed, whoever operates it."""
-SYNTHETIC_PICTURE = "synthetic"
-"""The reason of a rejection for a picture that says it is no photograph."""
 TDMREP_PATH = "/.well-known/tdmrep.json"
 
 _LONGEST_TEXT = 1000
@@ -305,7 +303,7 @@ def read_source(no_cv: bool, text: str = "no_cv") -> Signals:
 
 
 _OF_PROPERTY = {"use": Signal.C2PA_TRAINING, "DigitalSourceType": Signal.SYNTHETIC}
-_REASONS = {Signal.ROBOTS: Reason.ROBOTS_DISALLOWED.value, Signal.SYNTHETIC: SYNTHETIC_PICTURE}
+_REASONS = {Signal.ROBOTS: Reason.ROBOTS_DISALLOWED.value, Signal.SYNTHETIC: Reason.SYNTHETIC.value}
 
 
 def _refuses(signal: Signal, said: str, config: SignalsConfig) -> bool:

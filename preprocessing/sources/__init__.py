@@ -7,9 +7,10 @@ faces, and any store of what was read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.crawl.fetch import FetchConfig, Fetched
 from preprocessing.records import Item, Rejection
 from preprocessing.sources.folder import FolderSource
 from preprocessing.sources.sample import SampleSource
@@ -20,15 +21,9 @@ KINDS = ("folder:PATH", "urls:FILE", "sample:", "sample:N")
 
 
 class Source(Protocol):
-    """A collection of photographs; cheap to make and to pickle, since each worker gets its own.
-
-    `cached`: bytes once read are kept, and not asked for again (a server is asked once; a local file may change).
-    `parallel`: several processes may read at once (a server's limits hold within one process only).
-    """
+    """A collection of photographs; cheap to make and to pickle, since each worker gets its own."""
 
     kind: ClassVar[str]
-    cached: ClassVar[bool]
-    parallel: ClassVar[bool]
 
     def description(self) -> dict[str, Any]:
         """What determines the photographs, as JSON and without absolute paths: for the manifest."""
@@ -39,7 +34,22 @@ class Source(Protocol):
         ...
 
     def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:
-        """The bytes of each item or why they cannot be had, in order."""
+        """The bytes of each item or why they cannot be had; in order, but where they come over a network."""
+        ...
+
+
+@runtime_checkable
+class WebSource(Source, Protocol):
+    """A source whose photographs come over a network.
+
+    One process asks for all of them in one call, since a server's limits hold within one, and they arrive in any order.
+    Bytes once fetched are kept, and not asked for again.
+    """
+
+    def arriving(
+        self, items: Sequence[Item], folder: Path
+    ) -> Iterator[list[tuple[Item, Fetched] | Rejection]]:
+        """What became of the items, in batches of a second at most, the bodies as files of `folder`."""
         ...
 
 

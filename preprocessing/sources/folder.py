@@ -29,8 +29,6 @@ class FolderSource:
 
     root: Path
     kind: ClassVar[str] = "folder"
-    cached: ClassVar[bool] = False
-    parallel: ClassVar[bool] = True
 
     @classmethod
     def open(cls, path: str) -> FolderSource:

@@ -88,8 +88,6 @@ class SampleSource:
 
     num_scenes: int = DEFAULT_SCENES
     kind: ClassVar[str] = "sample"
-    cached: ClassVar[bool] = False
-    parallel: ClassVar[bool] = True
 
     @classmethod
     def parse(cls, argument: str) -> SampleSource:

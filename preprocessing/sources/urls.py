@@ -6,24 +6,28 @@ ignored. Not here: how a URL is fetched (`preprocessing.crawl`), and searching f
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, fetch_all
+from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Fetched, refused
 from preprocessing.crawl.hosts import Memory
+from preprocessing.crawl.queues import arriving
+from preprocessing.crawl.safety import host_refusal
+from preprocessing.crawl.signals import read_photograph
+from preprocessing.crawl.urls import WebAddress, web_address
 from preprocessing.records import Item, Rejection
-from preprocessing.reject import Rejected
-from preprocessing.sources.metadata import checked, item_from_row
-from storage.errors import SourceError
+from preprocessing.reject import Reason, Rejected
+from preprocessing.sources.metadata import item_from_row
+from storage.errors import ConfigError, SourceError
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +42,10 @@ class UrlSource:
     path: Path
     fetch: FetchConfig
     kind: ClassVar[str] = "urls"
-    cached: ClassVar[bool] = True
-    parallel: ClassVar[bool] = False
     # What was learned of the hosts, for as long as this object lives.
     _memory: Memory = field(default_factory=Memory, repr=False, compare=False)
+    # URLs as the list has them, by refs that must differ: records hold no passwords, and nothing but Unicode text.
+    _listed: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str, fetch: FetchConfig) -> UrlSource:
@@ -58,6 +62,8 @@ class UrlSource:
     def description(self) -> dict[str, Any]:
         """The kind, and the rules by which photographs are refused."""
         rules = {"max_bytes", "max_redirects", "respect_robots", "respect_opt_out"}
+        if not self.fetch.reject_synthetic:
+            rules.add("reject_synthetic")
         return {"kind": self.kind, "fetch": self.fetch.model_dump(mode="json", include=rules)}
 
     def items(self) -> list[Item]:
@@ -65,7 +71,10 @@ class UrlSource:
         known: dict[str, tuple[Item, str]] = {}
         num_repeated = 0
         for where, row in _READERS[self.path.suffix.lower()](self.path):
-            item = item_from_row(_url(row, where), row, where)
+            url = _url(row, where)
+            item = item_from_row(_ref(url), row, where)
+            if item.ref != url:
+                self._listed[item.ref] = url
             first, first_where = known.setdefault(item.ref, (item, where))
             if first != item:
                 raise SourceError(f"{where} and {first_where} say different things about {item.ref}")
@@ -75,18 +84,87 @@ class UrlSource:
         return [item for item, _ in known.values()]
 
     def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:
-        """Fetch the items, many at once, and hold their bytes until all have arrived."""
-        if self.fetch.user_agent == DEFAULT_USER_AGENT:
-            logger.warning("fetch.user_agent names no contact; servers may refuse it, so put yours in")
-        urls = [item.ref for item in items]
-        # A thread of its own, since the caller's may be running an event loop already.
-        with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
-            outcomes = pool.submit(asyncio.run, fetch_all(urls, self.fetch, self._memory)).result()
-        for item, outcome in zip(items, outcomes, strict=True):
-            if isinstance(outcome, Rejected):
-                yield Rejection(item.ref, outcome.reason, detail=outcome.detail)
+        """The photographs as they arrive, in any order."""
+        with tempfile.TemporaryDirectory() as folder:
+            for batch in self.arriving(items, Path(folder)):
+                for outcome in batch:
+                    if isinstance(outcome, Rejection):
+                        yield outcome
+                    else:
+                        item, fetched = outcome
+                        yield item, fetched.body.path.read_bytes()
+
+    def arriving(
+        self, items: Sequence[Item], folder: Path
+    ) -> Iterator[list[tuple[Item, Fetched] | Rejection]]:
+        """What became of the items, in batches of a second at most, the bodies as files of `folder`.
+
+        Spellings of one address are fetched once, and share a file. ConfigError where a host is public, and the user
+        agent does not say who asks.
+        """
+        wanted: dict[WebAddress, list[Item]] = {}
+        spelled: dict[tuple[str, tuple[str, str] | None], WebAddress] = {}
+        rejections: list[tuple[Item, Fetched] | Rejection] = []
+        for item in items:
+            try:
+                address = web_address(self._listed.get(item.ref, item.ref))
+            except Rejected as rejected:
+                rejections.append(Rejection(item.ref, rejected.reason, detail=rejected.detail))
+                continue
+            address = spelled.setdefault((address.key, address.credentials), address)
+            wanted.setdefault(address, []).append(item)
+        self._check_contact(wanted)
+        if rejections:
+            yield rejections
+        for batch in arriving(list(wanted), self.fetch, self._memory, folder):
+            yield [
+                outcome
+                for address, answer in batch
+                for outcome in self._outcomes(wanted.pop(address), answer)
+            ]
+
+    def _check_contact(self, addresses: Iterable[WebAddress]) -> None:
+        if self.fetch.user_agent != DEFAULT_USER_AGENT:
+            return
+        public = next((address.host for address in addresses if host_refusal(address.host) is None), None)
+        if public is not None:
+            raise ConfigError(
+                f"fetch.user_agent names nobody, and {public} is a public host, whose operator must be able to reach "
+                f"you: --fetch.user-agent 'NAME/VERSION (+https://YOUR-PAGE; YOU@YOUR-DOMAIN)'"
+            )
+
+    def _outcomes(
+        self, items: Sequence[Item], answer: Fetched | Rejected
+    ) -> Iterator[tuple[Item, Fetched] | Rejection]:
+        """The outcome of each item of one address, after a look at what the file says of itself."""
+        sha256 = None
+        if isinstance(answer, Fetched):
+            body = answer.body
+            sha256 = body.sha256
+            said = answer.signals + read_photograph(body.path.read_bytes())
+            answer = refused(said, self.fetch.signals) or replace(answer, signals=said)
+            if isinstance(answer, Rejected) or all(
+                item.expected_sha256 not in (None, sha256) for item in items
+            ):
+                body.path.unlink()
+        for item in items:
+            if isinstance(answer, Rejected):
+                yield Rejection(item.ref, answer.reason, sha256, detail=answer.detail)
+            elif item.expected_sha256 not in (None, sha256):
+                detail = f"expected {item.expected_sha256}"
+                yield Rejection(item.ref, Reason.CHECKSUM_MISMATCH, sha256, detail=detail)
             else:
-                yield checked(item, outcome)
+                yield item, answer
+
+
+def _ref(url: str) -> str:
+    """A URL as records hold it: as it was given, but for user and password, and what is no Unicode text."""
+    scheme, slashes, rest = url.partition("//")
+    authority = re.match(r"[^/?#]*", rest)
+    assert authority is not None
+    if slashes and "@" in authority[0]:
+        url = scheme + slashes + authority[0].rpartition("@")[2] + rest[authority.end() :]
+    return url.encode("utf-8", "backslashreplace").decode()
 
 
 def _url(row: Mapping[str, Any], where: str) -> str:

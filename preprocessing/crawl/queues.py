@@ -1,0 +1,111 @@
+"""Many addresses, each host's in a queue of its own, and what became of them as they finish: no host waits for another.
+
+A host has as many lanes as requests may run at it, and lanes take turns, an address each. So silent hosts cost the time
+of one, and a crawl holds tasks for its lanes and not for its addresses.
+Not here: one address (`preprocessing.crawl.fetch`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from preprocessing.crawl.fetch import FetchConfig, Fetched, Fetcher, host_of
+from preprocessing.crawl.hosts import Memory
+from preprocessing.crawl.urls import WebAddress
+from preprocessing.reject import Rejected
+
+BATCH_S = 1.0
+"""How long what has finished may wait for company."""
+_WAITING_LANES = 4
+"""Lanes that may be under way for each request that may: most of them wait for their host."""
+
+Outcome = tuple[WebAddress, Fetched | Rejected]
+Queue = deque[WebAddress]
+
+
+def arriving(
+    addresses: Iterable[WebAddress], config: FetchConfig, memory: Memory, folder: Path
+) -> Iterator[list[Outcome]]:
+    """The outcomes of all addresses in batches, in the order in which they finish, none held for more than a second.
+
+    Bodies are files of `folder`. The requests run in a thread of their own, since the caller's may be running an event
+    loop already, and end with the iterator.
+    """
+    lanes = _lanes(addresses, config.per_host_concurrency)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="fetch")
+    thread.start()
+    try:
+        finished: asyncio.Queue[Outcome | None] = asyncio.Queue()
+        ended = asyncio.Event()
+        crawl = asyncio.run_coroutine_threadsafe(_crawl(lanes, config, memory, folder, finished, ended), loop)
+        try:
+            while batch := asyncio.run_coroutine_threadsafe(_batch(finished, ended), loop).result():
+                yield batch
+            crawl.result()
+        finally:
+            crawl.cancel()
+            asyncio.run_coroutine_threadsafe(ended.wait(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _lanes(addresses: Iterable[WebAddress], per_host: int) -> deque[Queue]:
+    """The queues of the hosts, in the order in which hosts are listed; each as often as its host has lanes."""
+    queues: dict[str, Queue] = {}
+    for address in addresses:
+        queues.setdefault(host_of(address), deque()).append(address)
+    return deque(queue for lane in range(per_host) for queue in queues.values() if len(queue) > lane)
+
+
+async def _crawl(
+    lanes: deque[Queue],
+    config: FetchConfig,
+    memory: Memory,
+    folder: Path,
+    finished: asyncio.Queue[Outcome | None],
+    ended: asyncio.Event,
+) -> None:
+    async def work(fetcher: Fetcher) -> None:
+        while lanes:
+            queue = lanes.popleft()
+            if not queue:
+                continue
+            address = queue.popleft()
+            finished.put_nowait((address, await fetcher.fetch(address)))
+            if queue:
+                lanes.append(queue)
+
+    try:
+        async with Fetcher(config, memory, folder) as fetcher, asyncio.TaskGroup() as tasks:
+            for _ in range(min(len(lanes), _WAITING_LANES * config.max_concurrency)):
+                tasks.create_task(work(fetcher))
+    finally:
+        finished.put_nowait(None)
+        ended.set()
+
+
+async def _batch(finished: asyncio.Queue[Outcome | None], ended: asyncio.Event) -> list[Outcome]:
+    """What has finished within a second of the first; empty at the end."""
+    first = await finished.get()
+    if first is None:
+        return []
+    batch = [first]
+    try:
+        async with asyncio.timeout(BATCH_S):
+            await ended.wait()
+    except TimeoutError:
+        pass
+    while not finished.empty():
+        outcome = finished.get_nowait()
+        if outcome is None:
+            finished.put_nowait(None)  # for the next call
+            break
+        batch.append(outcome)
+    return batch
