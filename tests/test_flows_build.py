@@ -300,7 +300,7 @@ def test_urls_are_fetched_once_and_failures_again(
     listed = tmp_path / "list.csv"
     listed.write_text("url,license\n" + "".join(f"{base}/{name},CC0-1.0\n" for name in names))
     web.failing = f"/{first.dataset.images()[0]['ref']}"
-    quick = {"retries": 0, "backoff_s": 0.0}
+    quick = {"retries": 0, "backoff_s": 0.0, "allow_networks": ["127.0.0.0/8"]}
 
     def crawl(**fetch: Any) -> Built:
         config: dict[str, Any] = {"source": f"urls:{listed}", "resolution": 64, "curate": COPIES}
@@ -310,15 +310,14 @@ def test_urls_are_fetched_once_and_failures_again(
 
     partly = crawl()
     assert partly.summary()["rejected"]["server_error"] == 1
-    assert sorted(path for path in web.requests if path != "/robots.txt") == sorted(
-        f"/{name}" for name in names
-    )
-    assert web.requests.count("/robots.txt") == 1
+    rules = ["/robots.txt", "/.well-known/tdmrep.json"]
+    assert web.requests[:2] == rules
+    assert sorted(web.requests[2:]) == sorted(f"/{name}" for name in names)
 
     failed, web.failing = web.failing, ""
     web.requests.clear()
     whole = crawl(max_concurrency=3)  # a setting that changes no byte
-    assert web.requests == ["/robots.txt", failed]
+    assert web.requests == [*rules, failed]
     assert {row["image_sha256"] for row in whole.dataset.images()} == {
         row["image_sha256"] for row in first.dataset.images()
     }

@@ -163,6 +163,8 @@ class Fetcher:
             max_field_size=_MAX_HEADER_BYTES,
             max_headers=_MAX_HEADERS,
         )
+        # Where a connection is closed, aiohttp asks again by itself and at once, and a dead host twice as often.
+        self._session._retry_connection = False
         return self
 
     async def __aexit__(

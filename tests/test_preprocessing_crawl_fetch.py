@@ -1,0 +1,504 @@
+"""The fetcher against servers on this machine that are silent, dead, rude, hostile, or ask to be left alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import socket
+import ssl
+import subprocess
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from raw_web import PICTURE, Answer, Request, Web, reply, serving
+
+from preprocessing.crawl import fetch as fetch_module
+from preprocessing.crawl import robots as robots_module
+from preprocessing.crawl.fetch import FetchConfig, Fetched
+from preprocessing.crawl.hosts import Memory
+from preprocessing.crawl.queues import arriving
+from preprocessing.crawl.urls import web_address
+from preprocessing.records import Rejection
+from preprocessing.reject import TRANSIENT, Reason, Rejected
+from preprocessing.sources.urls import UrlSource
+from storage.digest import bytes_digest
+from storage.errors import ConfigError
+
+LOCAL = ("127.0.0.0/8",)
+QUICK: dict[str, Any] = {
+    "user_agent": "test/1 (+mailto:test@example.org)",
+    "timeout_s": 5,
+    "retries": 2,
+    "backoff_s": 0.01,
+    "allow_networks": LOCAL,
+}
+DATA = Path(__file__).parent / "data"
+CASES = [json.loads(line) for line in (DATA / "cases" / "signals.jsonl").read_text().splitlines()]
+CASES = [
+    case
+    for case in CASES
+    if "config" not in case
+    and case["where"] != "source"
+    and case.get("path") != "/robots.txt"  # which is no picture
+    and "delay" not in case.get("text", "").lower()  # which would be waited for
+]
+RULES = ("/robots.txt", "/.well-known/tdmrep.json")
+
+Crawl = Callable[..., dict[str, bytes | Rejected]]
+
+
+@pytest.fixture
+def crawl(tmp_path: Path) -> Crawl:
+    """Fetches URLs as one crawl: the body of each, or its rejection."""
+
+    def crawled(*urls: str, memory: Memory | None = None, **config: Any) -> dict[str, bytes | Rejected]:
+        settings = FetchConfig(**QUICK | config)
+        listed = {web_address(url): url for url in urls}
+        found: dict[str, bytes | Rejected] = {}
+        for batch in arriving(listed, settings, memory or Memory(), tmp_path):
+            for address, answer in batch:
+                if isinstance(answer, Fetched):
+                    found[listed[address]] = answer.body.path.read_bytes()
+                    answer.body.path.unlink()
+                else:
+                    found[listed[address]] = answer
+        assert list(tmp_path.iterdir()) == []  # nothing of what was refused
+        return found
+
+    return crawled
+
+
+def site(photograph: Answer) -> Answer:
+    """A host without rules, whose other addresses are answered by `photograph`."""
+    return lambda request: reply(status=404) if request.target in RULES else photograph(request)
+
+
+def steady(data: bytes | None) -> Answer:
+    """The same answer to all but the rules."""
+    return site(lambda _: data)
+
+
+def read(tmp_path: Path, *urls: str, **config: Any) -> list[tuple[Any, bytes] | Rejection]:
+    """What the source of a list gives."""
+    path = tmp_path / "urls.jsonl"
+    path.write_text("".join(json.dumps({"url": url}) + "\n" for url in urls))
+    source = UrlSource.open(str(path), FetchConfig(**QUICK | config))
+    return list(source.read(source.items()))
+
+
+def test_silent_hosts_cost_the_time_of_one(crawl: Crawl) -> None:
+    """Among hosts that never answer, every address of one that does is asked before a single attempt is over."""
+    silent = [f"127.0.1.{number}" for number in range(1, 9)]
+    last: list[float] = []
+
+    def answer(request: Request) -> bytes | None:
+        if request.host in silent:
+            return None
+        last.append(time.monotonic())
+        return reply(PICTURE)
+
+    with serving(answer, "127.0.0.1", *silent) as web:
+        urls = [web.url("/a.jpg", host) for host in silent] + [web.url(f"/{n}.jpg") for n in range(64)]
+        start = time.monotonic()
+        found = crawl(*urls, timeout_s=3, retries=1, max_concurrency=32, respect_robots=False)
+    assert last[-1] - start < 3, "the good host waited for a silent one"
+    assert time.monotonic() - start < 2 * 2 * 3 + 3, "silent hosts waited for each other"
+    assert sum(answer == PICTURE for answer in found.values()) == 64
+    assert {answer.reason for answer in found.values() if isinstance(answer, Rejected)} == {Reason.TIMED_OUT}
+
+
+@pytest.mark.parametrize("data", [b"", reply(status=503), reply(status=500), b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_a_dead_host_is_soon_left_alone(crawl: Crawl, data: bytes) -> None:
+    """Twelve addresses of a host that fails get no more than 20 requests, and all are asked again another day."""
+    with serving(steady(data)) as web:
+        found = crawl(*(web.url(f"/{number}.jpg") for number in range(12)), retries=3)
+    assert len(web.requests) <= 20, web.counts()
+    assert len(found) == 12
+    assert {answer.reason for answer in found.values() if isinstance(answer, Rejected)} < TRANSIENT
+
+
+def test_a_host_that_fails_now_and_then_is_not_given_up(crawl: Crawl) -> None:
+    """Where every third request works, every photograph is had."""
+    turns = iter(range(10_000))
+    with serving(site(lambda _: reply(PICTURE) if next(turns) % 3 == 2 else reply(status=502))) as web:
+        found = crawl(*(web.url(f"/{number}.jpg") for number in range(12)), retries=5)
+    assert set(map(type, found.values())) == {bytes}
+
+
+def test_a_host_that_asks_for_an_hour_gets_it(crawl: Crawl) -> None:
+    """Three addresses of it cost at most four requests, and each rejection says until when."""
+    memory = Memory()
+    with serving(steady(reply(status=429, Retry_After="3600"))) as web:
+        found = crawl(*(web.url(f"/{number}.jpg") for number in range(3)), memory=memory)
+        assert len(web.requests) <= 4, web.counts()
+        more = crawl(web.url("/more.jpg"), memory=memory)
+        assert len(web.requests) <= 4, "it was asked again within the hour"
+    for answer in (found | more).values():
+        assert isinstance(answer, Rejected)
+        assert answer.reason is Reason.SERVER_ERROR
+        assert "asks to be left alone until 20" in (answer.detail or "")
+
+
+def test_no_request_comes_before_retry_after_is_over(crawl: Crawl) -> None:
+    """A 503 that asks for a second keeps all requests to its host back, those for other addresses too."""
+    times: list[float] = []
+
+    def answer(_: Request) -> bytes:
+        times.append(time.monotonic())
+        return reply(status=503, Retry_After="1") if len(times) == 1 else reply(PICTURE)
+
+    with serving(site(answer)) as web:
+        found = crawl(
+            *(web.url(f"/{number}") for number in range(4)), per_host_concurrency=1, max_backoff_s=0
+        )
+    assert set(found.values()) == {PICTURE}
+    assert times[1] - times[0] >= 1.0
+
+
+def test_urls_go_out_as_they_were_given(crawl: Crawl) -> None:
+    """Percent-encoding in a list and in a Location reaches the server byte for byte."""
+    signed = "/a%2Fb.jpg?X-Signature=ab%2Fcd%3D%27&e="
+    with serving(
+        site(lambda request: reply(status=302, Location=signed) if "to" in request.target else reply(PICTURE))
+    ) as web:
+        assert crawl(web.url("/to?x=%2f%41"), web.url(signed)) == {
+            web.url("/to?x=%2f%41"): PICTURE,
+            web.url(signed): PICTURE,
+        }
+    assert web.counts()[signed] == 2
+    assert web.counts()["/to?x=%2f%41"] == 1
+
+
+def test_one_address_is_fetched_once_however_it_is_spelled(tmp_path: Path) -> None:
+    """Fragments, the case of scheme, and needless escapes make no request, and each line has its outcome."""
+    with serving(steady(reply(PICTURE))) as web:
+        at = f"127.0.0.1:{web.port}/a-b.jpg"
+        urls = [f"http://{at}", f"HTTP://{at}#x", f"http://{at}#y", f"http://{at.replace('-', '%2D')}"]
+        outcomes = read(tmp_path, *urls)
+    assert [outcome[1] for outcome in outcomes if isinstance(outcome, tuple)] == [PICTURE] * 4
+    assert len(web.requests) == len(RULES) + 1
+
+
+def test_credentials_stay_with_their_host_and_out_of_records(tmp_path: Path) -> None:
+    """User and password of a list go to the photograph's own origin, and neither on nor into any record."""
+    with serving(steady(reply(PICTURE))) as other:
+        onward = {"/here": "/there", "/there": other.url("/elsewhere")}
+        with serving(site(lambda request: reply(status=302, Location=onward[request.target]))) as web:
+            (outcome,) = read(tmp_path, f"http://user:s%65cret@127.0.0.1:{web.port}/here")
+    assert isinstance(outcome, tuple)
+    assert outcome[0].ref == web.url("/here")
+    sent = {request.target: request.headers.get("authorization") for request in web.requests + other.requests}
+    ours = f"Basic {b64encode(b'user:secret').decode()}"
+    assert sent == {"/here": ours, "/there": ours, "/elsewhere": None} | dict.fromkeys(RULES)
+
+
+REFUSED = [
+    "127.0.0.1",
+    "2130706433",
+    "0x7f.1",
+    "[::1]",
+    "[::ffff:127.0.0.1]",
+    "localhost",
+    "10.0.0.1",
+    "[fe80::1]",
+]
+
+
+@pytest.mark.parametrize("host", REFUSED)
+def test_nothing_is_asked_of_this_machine_by_default(crawl: Crawl, host: str) -> None:
+    """An address that is not public has its own rejection and no connection, as a redirect and for robots.txt too."""
+    with serving(steady(reply(PICTURE))) as inside:
+        target = f"http://{host}:{inside.port}/a.jpg"
+        found = crawl(target, allow_networks=())
+        assert [answer.reason for answer in found.values() if isinstance(answer, Rejected)] == [
+            Reason.ADDRESS_REFUSED
+        ]
+        with serving(steady(reply(status=302, Location=target)), "127.9.9.9") as web:
+            found = crawl(web.url("/", "127.9.9.9"), allow_networks=("127.9.9.9",))
+            assert [getattr(answer, "reason", None) for answer in found.values()] == [Reason.ADDRESS_REFUSED]
+        with serving(lambda _: reply(status=301, Location=target), "127.9.9.9") as web:
+            crawl(web.url("/", "127.9.9.9"), allow_networks=("127.9.9.9",))
+        assert inside.num_connections == 0
+
+
+def test_a_name_that_leads_inside_is_refused_and_rebinding_fails(
+    crawl: Crawl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a name's addresses only judged ones are connected to, and a second answer of the resolver changes nothing."""
+    answers = {
+        "inside.example": ["127.0.0.1"],
+        "both.example": ["127.0.0.1", "127.9.9.9"],
+        "other.example": [],
+    }
+    asked: list[str] = []
+
+    def getaddrinfo(host: str, port: Any, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        if not answers.get(host):
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port or 0)) for one in answers[host]]
+
+    def answer(request: Request) -> bytes:
+        answers["both.example"] = ["127.0.0.1"]
+        return reply(PICTURE)
+
+    with serving(site(answer), "127.0.0.1", "127.9.9.9") as web:
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        urls = [
+            web.url(f"/{n}.jpg", f"{name}.example") for name in ("inside", "both", "other") for n in range(3)
+        ]
+        found = crawl(*urls, allow_networks=("127.9.9.9",))
+    reasons = [getattr(answer, "reason", None) for answer in (found[url] for url in urls)]
+    assert reasons == [Reason.ADDRESS_REFUSED] * 3 + [None] * 3 + [Reason.CONNECTION_FAILED] * 3
+    assert {request.host for request in web.requests} == {"127.9.9.9"}
+    assert sorted(asked) == sorted(answers), "a name is resolved once, whether it is found or not"
+
+
+def test_a_bad_certificate_is_final(crawl: Crawl, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A host whose certificate nobody vouches for is connected to once."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -keyout key.pem -out cert.pem"
+    try:
+        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("there is no openssl command to make a certificate with")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    handshakes: list[int] = []
+    tls.sni_callback = lambda *_: handshakes.append(1)
+    with serving(steady(reply(PICTURE)), tls=tls) as web:
+        found = crawl(web.url("/a.jpg").replace("http:", "https:"), retries=3)
+    (answer,) = found.values()
+    assert isinstance(answer, Rejected)
+    assert answer.detail == "robots.txt: ClientConnectorCertificateError"
+    assert len(handshakes) == 1
+    assert web.requests == []
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b"<!DOCTYPE html><title>Sign in</title>", "HTML with status 200"),
+        (b'\xef\xbb\xbf \n<?xml version="1.0"?><html>', "HTML with status 200"),
+        (b'{"error": "quota"}', "JSON with status 200"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "no image format with status 200"),
+    ],
+)
+def test_what_is_no_picture_is_told_by_its_first_bytes(crawl: Crawl, body: bytes, detail: str) -> None:
+    """A page in a picture's place is rejected for what it is, before the rest of it is read."""
+    endless = reply(body + b" " * 10**6).replace(b"Content-Length: 1", b"Content-Length: 9")
+    with serving(site(lambda request: reply(body) if request.target == "/small" else endless)) as web:
+        found = crawl(web.url("/small"), web.url("/large"), timeout_s=20)
+    assert [(answer.reason, answer.detail) for answer in found.values() if isinstance(answer, Rejected)] == [
+        (Reason.NOT_AN_IMAGE, detail)
+    ] * 2
+
+
+def test_large_bodies_do_not_stay_in_memory(crawl: Crawl, tmp_path: Path) -> None:
+    """Twenty bodies of 19 MiB at once grow the process by less than four of them."""
+    body = PICTURE.ljust(19 * 2**20)
+    data, sha256 = reply(body), bytes_digest(body)
+    hosts = [f"127.0.2.{number}" for number in range(1, 11)]
+    with serving(steady(data), *hosts) as web:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        urls = [web_address(web.url(f"/{n}", host)) for host in hosts for n in range(2)]
+        num_bytes = 0
+        for batch in arriving(urls, FetchConfig(**QUICK | {"timeout_s": 120}), Memory(), tmp_path):
+            for _, answer in batch:
+                assert isinstance(answer, Fetched), answer
+                assert answer.body.sha256 == sha256
+                num_bytes += answer.body.num_bytes
+                answer.body.path.unlink()
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert num_bytes == 20 * 19 * 2**20
+    assert grown < 4 * 19, f"{grown:.0f} MiB"
+
+
+def test_headers_may_be_long(crawl: Crawl) -> None:
+    """A field of 60,000 bytes, as some put into cookies and policies, is no error."""
+    with serving(steady(reply(PICTURE, Content_Security_Policy="x" * 60_000))) as web:
+        assert crawl(web.url("/a")) == {web.url("/a"): PICTURE}
+
+
+@pytest.fixture(scope="module")
+def anything() -> Iterator[tuple[Web, dict[str, bytes]]]:
+    """A server that answers with what is put into its table, by target; without rules where there is none."""
+    table: dict[str, bytes] = {}
+    with serving(lambda request: table.get(request.target, reply(status=404))) as web:
+        yield web, table
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['where']} {case['why']}")
+def test_every_signal_counts_on_the_wire(
+    anything: tuple[Web, dict[str, bytes]], tmp_path: Path, case: dict[str, Any]
+) -> None:
+    """What the cases say of a host, a header or a file decides there too, and nobody's name but ours is asked under."""
+    web, table = anything
+    table.clear()
+    target = case.get("path", "/a.jpg")
+    body, headers = PICTURE, {}
+    match case["where"]:
+        case "header":
+            headers = {case["name"]: case["value"]}
+        case "robots.txt":
+            text = case.get("text", "").encode("utf-8", "surrogateescape")
+            table["/robots.txt"] = reply(text, case.get("status", 200))
+        case "/.well-known/tdmrep.json":
+            table["/.well-known/tdmrep.json"] = reply(case["text"].encode("utf-8", "surrogateescape"))
+        case "xmp":
+            file = io.BytesIO()
+            Image.new("RGB", (8, 8)).save(file, "JPEG", xmp=case["text"].encode())
+            body = file.getvalue()
+        case "file":
+            body = (DATA / "marked" / case["file"]).read_bytes()
+    address = web_address(web.url(target))
+    if address.target not in table:
+        table[address.target] = reply(body, **headers)
+    agent = f"{case['agent']}/1.0 (+mailto:test@example.org)"
+    (outcome,) = read(tmp_path, web.url(target), user_agent=agent, retries=0)
+    assert isinstance(outcome, tuple) == case["keep"], f"{outcome}: {case['why']}"
+
+
+def test_robots_txt_is_read_again_after_a_day(crawl: Crawl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a host said yesterday does not hold for ever."""
+    memory = Memory()
+    with serving(steady(reply(PICTURE))) as web:
+        crawl(web.url("/a"), memory=memory)
+        crawl(web.url("/b"), memory=memory)
+        assert web.counts()["/robots.txt"] == 1
+        for known in memory.origins.values():
+            known.read_s -= robots_module.KEPT_S
+        crawl(web.url("/c"), memory=memory)
+        assert web.counts()["/robots.txt"] == 2
+
+
+def test_tdmrep_is_not_asked_for_where_robots_txt_closes_it(crawl: Crawl) -> None:
+    """A host that keeps crawlers out of /.well-known is left alone there."""
+    rules = {"/robots.txt": reply(b"User-agent: *\nDisallow: /.well-known/\n")}
+    with serving(lambda request: rules.get(request.target, reply(PICTURE))) as web:
+        assert crawl(web.url("/a")) == {web.url("/a"): PICTURE}
+    assert set(web.counts()) == {"/robots.txt", "/a"}
+
+
+TEXT = st.text(st.characters(exclude_characters="\r\n\0", codec="latin-1"), max_size=60)
+FIELDS = st.sampled_from(
+    [
+        *("Retry-After", "Location", "X-Robots-Tag", "TDM-Reservation", "Content-Usage", "Content-Signal"),
+        *("Content-Type", "Content-Encoding", "Content-Length", "Transfer-Encoding", "Set-Cookie"),
+    ]
+)
+LINES = st.lists(st.tuples(FIELDS, TEXT), max_size=5)
+STATUS = st.sampled_from(
+    [200, 200, 200, 204, 206, 301, 302, 304, 308, 400, 401, 403, 404, 410, 429, 451, 500, 503, 999]
+)
+BODIES = st.binary(max_size=200) | st.binary(max_size=100).map(lambda data: PICTURE + data)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """An answer in the form of HTTP with anything in its places, or any bytes."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=300))
+    lines = [f"HTTP/1.1 {draw(STATUS)} {draw(TEXT)}", *(f"{name}: {value}" for name, value in draw(LINES))]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + draw(BODIES)
+
+
+@given(robots=answers(), tdmrep=answers(), photograph=answers())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_that_a_server_says_raises(
+    anything: tuple[Web, dict[str, bytes]], crawl: Crawl, robots: bytes, tdmrep: bytes, photograph: bytes
+) -> None:
+    """Whatever stands in headers, bodies, Locations and rules, each address has an outcome, and no error is ours."""
+    web, table = anything
+    table.clear()
+    table |= {"/robots.txt": robots, "/.well-known/tdmrep.json": tdmrep, "/a": photograph}
+    found = crawl(web.url("/a"), web.url("/b"), timeout_s=0.5, retries=0, max_wait_s=0, max_redirects=2)
+    assert len(found) == 2
+    for answer in found.values():
+        assert isinstance(answer, bytes) or answer.reason is not Reason.UNEXPECTED_ERROR, answer.detail
+
+
+@given(
+    st.lists(
+        st.text(max_size=40)
+        | st.text(st.characters(categories=["Cs", "L", "P"]), max_size=20).map("http://127.0.0.1:1/{}".format)
+        | st.text("htps:/@[]%0123456789.\\ ab", max_size=30).map("http://{}".format),
+        max_size=5,
+    )
+)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_nothing_that_a_list_says_raises(tmp_path: Path, texts: list[str]) -> None:
+    """Any text in the place of a URL is rejected at most, and its record is Unicode text."""
+
+    def getaddrinfo(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    path = tmp_path / "urls.jsonl"
+    path.write_text("".join(json.dumps({"url": text}) + "\n" for text in texts if text.strip()))
+    source = UrlSource.open(str(path), FetchConfig(user_agent="test/1", retries=0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", getaddrinfo)
+        outcomes = list(source.read(source.items()))
+    found = {outcome.ref for outcome in outcomes if isinstance(outcome, Rejection)}
+    assert found == {item.ref for item in source.items()}
+    assert len(found) == len(outcomes)
+    for outcome in outcomes:
+        assert isinstance(outcome, Rejection)
+        assert outcome.reason is not Reason.UNEXPECTED_ERROR
+        assert outcome.ref.encode()
+
+
+def test_an_error_of_ours_costs_one_address(crawl: Crawl, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody thought of rejects its address with the error's type, which is counted, and the others go on."""
+
+    def broken(headers: Any, agents: Any) -> Any:
+        if any(value == "b" for _, value in headers):
+            raise ZeroDivisionError
+        return read_headers(headers, agents)
+
+    read_headers = fetch_module.read_headers
+    monkeypatch.setattr(fetch_module, "read_headers", broken)
+    with serving(site(lambda request: reply(PICTURE, X_Which=request.target[1:]))) as web:
+        found = crawl(web.url("/a"), web.url("/b"), web.url("/c"))
+    assert found[web.url("/a")] == found[web.url("/c")] == PICTURE
+    answer = found[web.url("/b")]
+    assert isinstance(answer, Rejected)
+    assert (answer.reason, answer.detail) == (Reason.UNEXPECTED_ERROR, "ZeroDivisionError")
+
+
+def test_a_public_host_must_know_who_asks(tmp_path: Path) -> None:
+    """With the default user agent, which names nobody, a public host is an error and a local one is not."""
+    default = FetchConfig().user_agent
+    with pytest.raises(ConfigError, match=r"--fetch\.user-agent"):
+        read(tmp_path, "http://127.0.0.1:1/a", "http://photos.example/a.jpg", user_agent=default)
+    (outcome,) = read(tmp_path, "http://127.0.0.1:1/a", user_agent=default, retries=0)
+    assert isinstance(outcome, Rejection)
+
+
+def test_outcomes_come_while_others_are_awaited(tmp_path: Path) -> None:
+    """What has arrived is handed on within a second, and closing the iterator ends the requests."""
+    with serving(site(lambda request: None if "silent" in request.target else reply(PICTURE))) as web:
+        urls = [web_address(web.url("/silent")), web_address(web.url("/a"))]
+        start = time.monotonic()
+        batches = arriving(urls, FetchConfig(**QUICK | {"timeout_s": 60}), Memory(), tmp_path)
+        [(address, _)] = next(batches)
+        assert address.target == "/a"
+        batches.close()  # type: ignore[attr-defined]
+        assert time.monotonic() - start < 30, "closing waited for the silent address"
+
+
+def test_many_hosts_share_the_requests(crawl: Crawl) -> None:
+    """There are never more requests at once than max_concurrency, however many hosts there are."""
+    hosts = [f"127.0.3.{number}" for number in range(1, 21)]
+    with serving(steady(reply(PICTURE)), *hosts) as web:
+        found = crawl(*(web.url("/a", host) for host in hosts), max_concurrency=1)
+    assert len(found) == 20
+    assert set(found.values()) == {PICTURE}
