@@ -1,6 +1,7 @@
 """Why a photograph or a face did not make it: one enum, counted per stage and written to the manifest.
 
-An unexpected exception is not a rejection: it is a bug, and stops the build.
+An unexpected exception is not a rejection: it is a bug, and stops the build. Only at an address of the web is it one,
+which is counted: what a stranger's server says must not stop the others.
 """
 
 from __future__ import annotations

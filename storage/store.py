@@ -134,8 +134,11 @@ class Store:
         if self.exists(key) and bytes_digest(self.get(key)) == sha256:
             path.unlink()
             return
-        self.path(key).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, self.path(key))
+        try:
+            os.replace(path, self.path(key))
+        except FileNotFoundError:
+            self.path(key).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, self.path(key))
 
     def original(self, sha256: str) -> bytes:
         """A photograph's original bytes, checked against their sha256 (IntegrityError names it)."""

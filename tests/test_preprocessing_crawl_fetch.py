@@ -30,7 +30,7 @@ from preprocessing.records import Rejection
 from preprocessing.reject import TRANSIENT, Reason, Rejected
 from preprocessing.sources.urls import UrlSource
 from storage.digest import bytes_digest
-from storage.errors import ConfigError
+from storage.errors import ConfigError, PipelineError
 
 LOCAL = ("127.0.0.0/8",)
 QUICK: dict[str, Any] = {
@@ -95,22 +95,17 @@ def read(tmp_path: Path, *urls: str, **config: Any) -> list[tuple[Any, bytes] | 
 
 
 def test_silent_hosts_cost_the_time_of_one(crawl: Crawl) -> None:
-    """Among hosts that never answer, every address of one that does is asked before a single attempt is over."""
+    """Every address of a good host is asked before the first attempt at any silent host is over, and so are those."""
     silent = [f"127.0.1.{number}" for number in range(1, 9)]
-    last: list[float] = []
-
-    def answer(request: Request) -> bytes | None:
-        if request.host in silent:
-            return None
-        last.append(time.monotonic())
-        return reply(PICTURE)
-
-    with serving(answer, "127.0.0.1", *silent) as web:
+    with serving(
+        lambda request: None if request.host in silent else reply(PICTURE), "127.0.0.1", *silent
+    ) as web:
         urls = [web.url("/a.jpg", host) for host in silent] + [web.url(f"/{n}.jpg") for n in range(64)]
-        start = time.monotonic()
-        found = crawl(*urls, timeout_s=3, retries=1, max_concurrency=32, respect_robots=False)
-    assert last[-1] - start < 3, "the good host waited for a silent one"
-    assert time.monotonic() - start < 2 * 2 * 3 + 3, "silent hosts waited for each other"
+        rules = {"respect_robots": False, "respect_opt_out": False}
+        found = crawl(*urls, timeout_s=3, retries=1, max_concurrency=16, **rules)
+    asked = [request.host for request in web.requests]
+    assert sorted(asked[:72]) == sorted(["127.0.0.1"] * 64 + silent)
+    assert sorted(asked[72:]) == silent
     assert sum(answer == PICTURE for answer in found.values()) == 64
     assert {answer.reason for answer in found.values() if isinstance(answer, Rejected)} == {Reason.TIMED_OUT}
 
@@ -472,6 +467,15 @@ def test_an_error_of_ours_costs_one_address(crawl: Crawl, monkeypatch: pytest.Mo
     answer = found[web.url("/b")]
     assert isinstance(answer, Rejected)
     assert (answer.reason, answer.detail) == (Reason.UNEXPECTED_ERROR, "ZeroDivisionError")
+
+
+def test_a_disk_that_takes_nothing_ends_the_crawl(tmp_path: Path) -> None:
+    """What this machine cannot do is one error that names the folder, and no photograph's rejection."""
+    with serving(steady(reply(PICTURE))) as web:
+        addresses = [web_address(web.url("/a")), web_address(web.url("/b"))]
+        outcomes = arriving(addresses, FetchConfig(**QUICK), Memory(), tmp_path / "gone")
+        with pytest.raises(PipelineError, match="gone cannot be written to"):
+            list(outcomes)
 
 
 def test_a_public_host_must_know_who_asks(tmp_path: Path) -> None:

@@ -120,14 +120,16 @@ def fetched_rows(items: Sequence[Item], source: WebSource, store: Store, prefix:
     with tempfile.TemporaryDirectory(dir=store.path(INCOMING)) as folder:
         for batch in source.arriving(items, Path(folder)):
             rows: list[Row] = []
+            kept: set[Path] = set()  # other spellings of one address share a file
             for outcome in batch:
                 if isinstance(outcome, Rejection):
                     rows.append(_rejection_row(outcome))
                     continue
                 item, fetched = outcome
                 body = fetched.body
-                if body.path.exists():  # other spellings of one address share it
+                if body.path not in kept:
                     store.adopt_original(body.path, body.sha256)
+                    kept.add(body.path)
                 signals = fetched.signals.model_dump_json(exclude_defaults=True)
                 rows.append(_row(ref=item.ref, sha256=body.sha256, num_bytes=body.num_bytes, signals=signals))
             now = datetime.now(UTC).isoformat()

@@ -9,6 +9,7 @@ Not here: which addresses those are (`preprocessing.crawl.safety`).
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -60,14 +61,12 @@ class Resolver(AbstractResolver):
 
     async def addresses(self, host: str) -> tuple[str, ...]:
         """The addresses to connect to for a host; `Rejected` where it has none, or none that may be used."""
-        if why := host_refusal(host, self._allowed):
-            raise Rejected(Reason.ADDRESS_REFUSED, why)
-        if address_of(host) is not None:
-            return (host,)
-        async with self._asking.setdefault(host, asyncio.Lock()):
-            known = self._known.get(host)
-            if known is None or known.until_s < time.monotonic():
-                known = self._known[host] = await self._resolved(host)
+        known = self._known.get(host)
+        if known is None or known.until_s < time.monotonic():
+            async with self._asking.setdefault(host, asyncio.Lock()):
+                known = self._known.get(host)  # another may have asked meanwhile
+                if known is None or known.until_s < time.monotonic():
+                    known = self._known[host] = await self._judged(host)
         if known.failure:
             raise Rejected(*known.failure)
         return known.addresses
@@ -96,7 +95,11 @@ class Resolver(AbstractResolver):
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _resolved(self, host: str) -> _Known:
+    async def _judged(self, host: str) -> _Known:
+        if why := host_refusal(host, self._allowed):
+            return _Known(math.inf, (), (Reason.ADDRESS_REFUSED, why))
+        if address_of(host) is not None:
+            return _Known(math.inf, (host,), None)
         try:
             found = await asyncio.wait_for(
                 asyncio.get_running_loop().run_in_executor(self._threads, _looked_up, host), self._timeout_s

@@ -37,11 +37,13 @@ from preprocessing.crawl.signals import (
     policy,
     product_tokens,
     read_headers,
+    read_photograph,
 )
 from preprocessing.crawl.spool import Spooled, spooled
 from preprocessing.crawl.urls import WebAddress, web_address
 from preprocessing.reject import Reason, Rejected
 from storage.config import Config
+from storage.errors import PipelineError
 
 logger = logging.getLogger(__name__)
 
@@ -175,11 +177,13 @@ class Fetcher:
         await self._resolver.close()
 
     async def fetch(self, address: WebAddress) -> Fetched | Rejected:
-        """The photograph at an address, redirects followed, or why it cannot be had; never raises."""
+        """The photograph at an address, redirects followed, or why it cannot be had; PipelineError is the disk's."""
         try:
             return await self._fetched(address)
         except Rejected as rejected:
             return rejected
+        except PipelineError:  # the disk's
+            raise
         except Exception as error:  # of one address, which must not end the crawl of all others
             logger.warning("an unexpected error at %s", address.origin, exc_info=error)
             return Rejected(Reason.UNEXPECTED_ERROR, type(error).__name__)
@@ -303,8 +307,15 @@ class Fetcher:
         self._judge(said)
         if (response.content_length or 0) > self._config.max_bytes:
             raise Rejected(Reason.TOO_MANY_BYTES, f"more than {self._config.max_bytes}")
-        body = await spooled(_blocks(response), self._config.max_bytes, self._folder)
-        return _Answer(photograph=Fetched(body, said))
+        all_said = said
+
+        def look(data: bytes) -> None:
+            nonlocal all_said
+            all_said += read_photograph(data)
+            self._judge(all_said)
+
+        body = await spooled(_blocks(response), self._config.max_bytes, self._folder, look)
+        return _Answer(photograph=Fetched(body, all_said))
 
     def _host(self, address: WebAddress) -> Host:
         name = host_of(address)
@@ -324,6 +335,8 @@ def host_of(address: WebAddress) -> str:
 
 def refused(signals: Signals, config: SignalsConfig) -> Rejected | None:
     """The rejection that a policy asks for, with the words that refuse and where they stand."""
+    if not signals.evidence:
+        return None
     verdict = policy(signals, config)
     if verdict.is_allowed or verdict.reason is None:
         return None

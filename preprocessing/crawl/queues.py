@@ -86,6 +86,8 @@ async def _crawl(
         async with Fetcher(config, memory, folder) as fetcher, asyncio.TaskGroup() as tasks:
             for _ in range(min(len(lanes), _WAITING_LANES * config.max_concurrency)):
                 tasks.create_task(work(fetcher))
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
     finally:
         finished.put_nowait(None)
         ended.set()

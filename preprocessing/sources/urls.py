@@ -14,15 +14,14 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Fetched, refused
+from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Fetched
 from preprocessing.crawl.hosts import Memory
 from preprocessing.crawl.queues import arriving
 from preprocessing.crawl.safety import host_refusal
-from preprocessing.crawl.signals import read_photograph
 from preprocessing.crawl.urls import WebAddress, web_address
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Reason, Rejected
@@ -117,11 +116,7 @@ class UrlSource:
         if rejections:
             yield rejections
         for batch in arriving(list(wanted), self.fetch, self._memory, folder):
-            yield [
-                outcome
-                for address, answer in batch
-                for outcome in self._outcomes(wanted.pop(address), answer)
-            ]
+            yield [outcome for address, answer in batch for outcome in _outcomes(wanted.pop(address), answer)]
 
     def _check_contact(self, addresses: Iterable[WebAddress]) -> None:
         if self.fetch.user_agent != DEFAULT_USER_AGENT:
@@ -133,28 +128,25 @@ class UrlSource:
                 f"you: --fetch.user-agent 'NAME/VERSION (+https://YOUR-PAGE; YOU@YOUR-DOMAIN)'"
             )
 
-    def _outcomes(
-        self, items: Sequence[Item], answer: Fetched | Rejected
-    ) -> Iterator[tuple[Item, Fetched] | Rejection]:
-        """The outcome of each item of one address, after a look at what the file says of itself."""
-        sha256 = None
-        if isinstance(answer, Fetched):
-            body = answer.body
-            sha256 = body.sha256
-            said = answer.signals + read_photograph(body.path.read_bytes())
-            answer = refused(said, self.fetch.signals) or replace(answer, signals=said)
-            if isinstance(answer, Rejected) or all(
-                item.expected_sha256 not in (None, sha256) for item in items
-            ):
-                body.path.unlink()
+
+def _outcomes(
+    items: Sequence[Item], answer: Fetched | Rejected
+) -> Iterator[tuple[Item, Fetched] | Rejection]:
+    """The outcome of each item of one address."""
+    if isinstance(answer, Rejected):
         for item in items:
-            if isinstance(answer, Rejected):
-                yield Rejection(item.ref, answer.reason, sha256, detail=answer.detail)
-            elif item.expected_sha256 not in (None, sha256):
-                detail = f"expected {item.expected_sha256}"
-                yield Rejection(item.ref, Reason.CHECKSUM_MISMATCH, sha256, detail=detail)
-            else:
-                yield item, answer
+            yield Rejection(item.ref, answer.reason, detail=answer.detail)
+        return
+    sha256 = answer.body.sha256
+    promised = [item.expected_sha256 in (None, sha256) for item in items]
+    if not any(promised):
+        answer.body.path.unlink()
+    for item, is_promised in zip(items, promised, strict=True):
+        if is_promised:
+            yield item, answer
+        else:
+            detail = f"expected {item.expected_sha256}"
+            yield Rejection(item.ref, Reason.CHECKSUM_MISMATCH, sha256, detail=detail)
 
 
 def _ref(url: str) -> str:
