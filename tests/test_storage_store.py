@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.digest import bytes_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store, original_key
 
@@ -48,6 +49,20 @@ def test_originals_are_content_addressed_and_checked(tmp_path: Path) -> None:
         store.original(sha256)
     assert store.put_original(b"photo") == sha256
     assert store.original(sha256) == b"photo"
+
+
+def test_a_file_becomes_an_original(tmp_path: Path) -> None:
+    """A photograph in a file is moved under its sha256, in place of damaged bytes, and once only."""
+    store = Store(tmp_path / "store")
+    sha256 = bytes_digest(b"photo")
+    for damage in (None, b"other", b"photo"):
+        if damage is not None:
+            store.path(original_key(sha256)).write_bytes(damage)
+        arrived = tmp_path / "arrived"
+        arrived.write_bytes(b"photo")
+        store.adopt_original(arrived, sha256)
+        assert store.original(sha256) == b"photo"
+        assert not arrived.exists()
 
 
 @pytest.mark.parametrize("root", ["s3://bucket/store", "FILE"])

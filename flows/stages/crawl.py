@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -83,6 +84,7 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     todo = [item for ref, item in items.items() if ref not in outcomes]
     counts = Counter(_outcome_name(row) for row in outcomes.values())
     report(Progress("crawl", reused, len(items), "photos", counts))
+    results: Iterator[list[Row]]
     if isinstance(source, WebSource):
         results = fetched_rows(todo, source, context.store, prefix)
     else:
@@ -114,11 +116,16 @@ def read_rows(items: Sequence[Item], source: Source, store: Store) -> list[Row]:
     return rows
 
 
-def fetched_rows(items: Sequence[Item], source: WebSource, store: Store, prefix: str) -> Iterator[list[Row]]:
+def fetched_rows(
+    items: Sequence[Item], source: WebSource, store: Store, prefix: str
+) -> Generator[list[Row], None, None]:
     """Fetch these items into the store; rows of CRAWL_SCHEMA as they arrive, in a table before they are given."""
     store.path(INCOMING).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store.path(INCOMING)) as folder:
-        for batch in source.arriving(items, Path(folder)):
+    with (
+        tempfile.TemporaryDirectory(dir=store.path(INCOMING)) as folder,
+        closing(source.arriving(items, Path(folder))) as batches,
+    ):
+        for batch in batches:
             rows: list[Row] = []
             kept: set[Path] = set()  # other spellings of one address share a file
             for outcome in batch:

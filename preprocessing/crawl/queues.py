@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 from preprocessing.crawl.fetch import FetchConfig, Fetched, Fetcher, host_of
@@ -29,7 +29,7 @@ Queue = deque[WebAddress]
 
 def arriving(
     addresses: Iterable[WebAddress], config: FetchConfig, memory: Memory, folder: Path
-) -> Iterator[list[Outcome]]:
+) -> Generator[list[Outcome], None, None]:
     """The outcomes of all addresses in batches, in the order in which they finish, none held for more than a second.
 
     Bodies are files of `folder`. The requests run in a thread of their own, since the caller's may be running an event

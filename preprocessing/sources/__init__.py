@@ -6,7 +6,7 @@ faces, and any store of what was read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -48,8 +48,11 @@ class WebSource(Source, Protocol):
 
     def arriving(
         self, items: Sequence[Item], folder: Path
-    ) -> Iterator[list[tuple[Item, Fetched] | Rejection]]:
-        """What became of the items, in batches of a second at most, the bodies as files of `folder`."""
+    ) -> Generator[list[tuple[Item, Fetched] | Rejection], None, None]:
+        """What became of the items, in batches of a second at most, the bodies as files of `folder`.
+
+        Closed, it asks for nothing more, and writes nothing.
+        """
         ...
 
 

@@ -13,7 +13,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -84,8 +85,11 @@ class UrlSource:
 
     def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:
         """The photographs as they arrive, in any order."""
-        with tempfile.TemporaryDirectory() as folder:
-            for batch in self.arriving(items, Path(folder)):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            closing(self.arriving(items, Path(folder))) as batches,
+        ):
+            for batch in batches:
                 for outcome in batch:
                     if isinstance(outcome, Rejection):
                         yield outcome
@@ -95,7 +99,7 @@ class UrlSource:
 
     def arriving(
         self, items: Sequence[Item], folder: Path
-    ) -> Iterator[list[tuple[Item, Fetched] | Rejection]]:
+    ) -> Generator[list[tuple[Item, Fetched] | Rejection], None, None]:
         """What became of the items, in batches of a second at most, the bodies as files of `folder`.
 
         Spellings of one address are fetched once, and share a file. ConfigError where a host is public, and the user
@@ -115,8 +119,11 @@ class UrlSource:
         self._check_contact(wanted)
         if rejections:
             yield rejections
-        for batch in arriving(list(wanted), self.fetch, self._memory, folder):
-            yield [outcome for address, answer in batch for outcome in _outcomes(wanted.pop(address), answer)]
+        with closing(arriving(list(wanted), self.fetch, self._memory, folder)) as batches:
+            for batch in batches:
+                yield [
+                    outcome for address, answer in batch for outcome in _outcomes(wanted.pop(address), answer)
+                ]
 
     def _check_contact(self, addresses: Iterable[WebAddress]) -> None:
         if self.fetch.user_agent != DEFAULT_USER_AGENT:
