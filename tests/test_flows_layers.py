@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WHEN_LOADED = {
     "storage": {"PIL", "numpy", "obstore", "pyarrow", "pydantic", "pydantic_core", "storage"},
     "preprocessing": {
-        "PIL", "aiohttp", "cv2", "dlib", "numpy", "pdqhash", "pillow_heif", "preprocessing", "protego", "pyarrow",
-        "pydantic", "scipy", "simplejpeg", "storage", "tenacity", "yarl",
+        "PIL", "aiohttp", "cv2", "dlib", "numpy", "pdqhash", "pillow_heif", "preprocessing", "pyarrow",
+        "pydantic", "scipy", "simplejpeg", "storage", "yarl",
     },
     "training": {
         "PIL", "numpy", "pydantic", "safetensors", "scipy", "storage", "torch", "training", "webdataset",
