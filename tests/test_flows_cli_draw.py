@@ -290,6 +290,7 @@ def test_the_figure_of_noise_needs_noise(store: Path, capsys: pytest.CaptureFixt
         (["project", "/no/photo.jpg"], "/no/photo.jpg cannot be read"),
         (["project", "x.jpg", "--steps", "0"], "--steps: Input should be greater than or equal to 1"),
         (["export", "--noise-seed", "-1"], "--noise-seed: Input should be greater than or equal to 0"),
+        (["export", "--precision", "fp16", "--format", "onnx"], "precision fp16 is for safetensors"),
         (["project", "/no/photo.jpg", "--dry-run"], "/no/photo.jpg cannot be read"),
         (["figure", "mixing", "--layers", "fine", "--dry-run"], "choose coarse, middle or all"),
         (["figure", "dance"], "dance"),

@@ -60,6 +60,35 @@ def test_safetensors_round_trip(tmp_path: Path, kind: str) -> None:
     assert metadata.items() >= ORIGIN.items()
 
 
+@pytest.mark.parametrize("kind", ["style", "traditional"])
+def test_half_precision_halves_the_file_and_draws_nearly_the_same(tmp_path: Path, kind: str) -> None:
+    """Weights of fp16 are read as float32, and no pixel is more than a few grey levels away."""
+    was = trained(generator=kind, resolution=32, max_channels=64, channel_base=1024)
+    export_safetensors(was, tmp_path / "full.safetensors")
+    metadata = export_safetensors(was, tmp_path / "half.safetensors", precision="fp16")
+    assert (metadata["precision"], read_provenance(tmp_path / "half.safetensors")) == ("fp16", metadata)
+    full, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half"))
+    assert half < 0.6 * full
+    read = load_exported(tmp_path / "half.safetensors")
+    assert {tensor.dtype for tensor in read.state_dict().values()} == {torch.float32}
+    images = [images_from_seeds(generator, range(8), 1).astype(int) for generator in (read, was.generator)]
+    difference = np.abs(images[0] - images[1])
+    assert 0 < difference.max() <= 3, difference.max()
+    assert difference.mean() < 0.1, difference.mean()
+
+
+def test_weights_too_large_for_half_precision_are_refused(tmp_path: Path) -> None:
+    """A weight above what fp16 holds is named, and no file is written."""
+    was = trained()
+    bias = dict(was.generator.named_parameters())["mapping.layers.0.bias"]
+    bias.fill_(1e5)
+    with pytest.raises(
+        ConfigError, match=r"mapping\.layers\.0\.bias has weights that are no finite numbers in fp16"
+    ):
+        export_safetensors(was, tmp_path / "g.safetensors", precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_files_are_no_exports(tmp_path: Path) -> None:
     """What is not there, is no safetensors, or was not written here is told apart."""
     from safetensors.torch import save_file

@@ -293,10 +293,10 @@ def export(
         return _resolved(trained, out, config, options, json_)
     with _writing(out):
         if config.format == "safetensors":
-            metadata = export_safetensors(trained, out)
+            metadata = export_safetensors(trained, out, precision=config.precision)
         else:
             metadata = export_onnx(trained, out, noise=config.noise, noise_seed=config.noise_seed)
-    lines = [f"{out}: the generator of {_source(trained)}"]
+    lines = [f"{out}, from {_source(trained)}"]
     if config.format == "onnx":
         lines.append(
             f"  onnxruntime's images differ from torch's by {metadata['max_difference']:.2g} at most"

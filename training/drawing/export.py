@@ -27,7 +27,7 @@ from storage.errors import ConfigError
 from storage.lineage.origin import GRID_TEXT, whole_with_sidecar
 from storage.local import whole_file
 from training.drawing.images import inputs_from_seeds, synthesized
-from training.drawing.settings import NoiseMode
+from training.drawing.settings import ExportPrecision, NoiseMode
 from training.drawing.trained import Trained
 from training.networks import Generator, TraditionalGenerator
 from training.ops import upsample
@@ -45,10 +45,23 @@ def export_metadata(trained: Trained) -> dict[str, Any]:
     return {**trained.origin, "kind": "export", "config": config, "lod": trained.generator.lod}
 
 
-def export_safetensors(trained: Trained, path: Path) -> dict[str, Any]:
-    """Write mapping, synthesis and w_avg to `path`, and return the metadata in its header."""
-    metadata = export_metadata(trained)
-    tensors = {key: value.cpu().contiguous() for key, value in trained.generator.state_dict().items()}
+def export_safetensors(
+    trained: Trained, path: Path, *, precision: ExportPrecision = "fp32"
+) -> dict[str, Any]:
+    """Write mapping, synthesis and w_avg to `path`, and return the metadata in its header.
+
+    fp16 halves the file; ConfigError where a weight is too large for it.
+    """
+    metadata = {**export_metadata(trained), "precision": precision}
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    tensors = {
+        key: value.cpu().to(dtype).contiguous() for key, value in trained.generator.state_dict().items()
+    }
+    for key, value in tensors.items():
+        if not value.isfinite().all():
+            raise ConfigError(
+                f"{key} has weights that are no finite numbers in {precision}: nothing was written"
+            )
     # One entry: the library writes several in a random order, and the same generator is to be the same bytes.
     with whole_file(path) as partial:
         save_file(tensors, partial, {GRID_TEXT: json.dumps(metadata, sort_keys=True)})

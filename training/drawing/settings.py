@@ -19,6 +19,7 @@ SEED_LIMIT = 2**63
 
 LayersName = Literal["coarse", "middle", "fine", "all"]
 NoiseMode = Literal["const", "input"]
+ExportPrecision = Literal["fp32", "fp16"]
 
 
 def expanded_seeds(value: Any) -> Any:
@@ -156,5 +157,14 @@ class ExportConfig(Config):
     """Which kind of file the generator becomes."""
 
     format: Literal["safetensors", "onnx"] = Field("safetensors", description="For torch, or for the rest.")
+    precision: ExportPrecision = Field(
+        "fp32", description="Of the weights in a safetensors file; fp16 halves it, and is read as fp32."
+    )
     noise: NoiseMode = Field("const", description="In ONNX: the noise of noise_seed, or inputs of their own.")
     noise_seed: Seed = Field(0, description="In ONNX: the seed whose noise all images have.")
+
+    @model_validator(mode="after")
+    def _halves_safetensors_alone(self) -> ExportConfig:
+        if self.format == "onnx" and self.precision != "fp32":
+            raise ValueError(f"precision {self.precision} is for safetensors: an ONNX file is fp32")
+        return self
