@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from storage.bundled.generator import BUNDLED, check_reserved
 from storage.datasets.records import VersionSummary
 from storage.digest import json_digest
 from storage.environment import Facts, run_facts
@@ -174,6 +175,11 @@ def list_runs(store: Store) -> list[Run]:
 
 def find_run(store: Store, reference: str) -> Run:
     """The run that an id or a path of its folder names; NotFoundError lists the newest ids."""
+    if reference == BUNDLED:
+        check_reserved(store)
+        raise ConfigError(
+            f"{BUNDLED!r} is the generator in the box: it draws, and has no run here to measure or to go on with"
+        )
     folder = Path(reference)
     if (folder / "run.json").is_file():
         return Run(folder.resolve())
@@ -187,7 +193,7 @@ def find_run(store: Store, reference: str) -> Run:
 def find_checkpoint(store: Store, reference: str, name: str | None = None) -> Path:
     """The checkpoint that a run and perhaps a name mean, or that `reference` is itself, wherever its folder lies."""
     folder = Path(reference)
-    if not (folder / "state.json").is_file():
+    if reference == BUNDLED or not (folder / "state.json").is_file():
         return find_run(store, reference).checkpoint(name)
     if name is not None:
         raise ConfigError(f"{reference} is a checkpoint itself: name its run, or not {name!r} beside it")

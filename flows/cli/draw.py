@@ -2,9 +2,10 @@
 
     likeness generate RUN --seeds 0-15 --out grid.png
     likeness figure mixing RUN --rows 0-2 --columns 3-8 --out mixing.png
+    likeness generate bundled --seeds 0-15 --out faces.png
 
-Each draws with the averaged generator of a run's newest checkpoint, and each file says where it comes from, for
-`likeness trace`. Not here: any drawing (`training`).
+Each draws with the averaged generator of a run's newest checkpoint, or with the generator in the box. Each file says
+where it comes from, for `likeness trace`. Not here: any drawing (`training`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from flows.cli.output import answer, print_resolved
-from flows.cli.parameters import FLAT, RUN, CheckpointOptions, DrawOptions, DryRun, Json, Options
+from flows.cli.parameters import FLAT, CheckpointOptions, DrawOptions, DryRun, Json, Options
+from storage.bundled.generator import BUNDLED, BUNDLED_SHA256, check_reserved
 from storage.config import Config
 from storage.errors import ConfigError, SourceError
 from storage.runs import find_checkpoint
@@ -38,7 +40,12 @@ if TYPE_CHECKING:  # torch is imported where it is needed
     from training.drawing.trained import Trained
 
 
-RunName = Annotated[str, RUN]
+RunName = Annotated[
+    str,
+    Parameter(
+        help="A run, by its id or folder, one of its checkpoints' folders, or `bundled`, the generator in the box."
+    ),
+]
 Out = Annotated[Path, Parameter(help="The file to write.")]
 
 figure = App(name="figure")
@@ -214,7 +221,7 @@ def video(
     pictures = frames(generator, w_FLD, fixed_noise(generator, config.noise_seed))
     with _writing(out), _bar("video", len(w_FLD), "frame", json_) as advance:
         write_video(_counted(pictures, advance), out, config.fps, metadata)
-    line = f"{len(w_FLD)} frames in {out}, through {len(config.seeds)} seeds of {trained.origin['run_id']}"
+    line = f"{len(w_FLD)} frames in {out}, through {len(config.seeds)} seeds of {_run_name(trained)}"
     answer(json_, {"out": str(out), **metadata}, line)
 
 
@@ -308,21 +315,35 @@ def export(
 
 
 def _trained(run: str, options: DrawOptions) -> Trained:
-    checkpoint = find_checkpoint(Store(options.store), run, options.checkpoint)
+    """What draws: a checkpoint of a run, or the generator in the box."""
+    store = Store(options.store)
+    if run == BUNDLED:
+        check_reserved(store)
+        if options.checkpoint is not None:
+            raise ConfigError(f"{BUNDLED!r} is one generator, without checkpoints: leave --checkpoint out")
+    checkpoint = None if run == BUNDLED else find_checkpoint(store, run, options.checkpoint)
     from training.device import resolve_device
-    from training.drawing.trained import open_trained
+    from training.drawing.trained import open_bundled, open_trained
 
-    return open_trained(checkpoint, resolve_device(options.device))
+    device = resolve_device(options.device)
+    return open_trained(checkpoint, device) if checkpoint else open_bundled(device)
 
 
 def _resolved(trained: Trained, out: Path, config: Config, options: Config, json_: bool, **of: str) -> None:
     """What a dry run says: the checkpoint is opened and checked, and nothing is drawn."""
-    run, checkpoint = trained.origin["run_id"], trained.origin["checkpoint"]
+    run, checkpoint = _run_name(trained), trained.origin["checkpoint"]
     print_resolved(json_, config, options, run=run, checkpoint=checkpoint, **of, out=str(out))
 
 
+def _run_name(trained: Trained) -> str:
+    """The run, as a command takes it."""
+    return BUNDLED if BUNDLED_SHA256 in trained.origin else str(trained.origin["run_id"])
+
+
 def _source(trained: Trained) -> str:
-    """The checkpoint, for people."""
+    """What drew, for people."""
+    if BUNDLED_SHA256 in trained.origin:
+        return "the generator in the box"
     return f"checkpoint {trained.origin['checkpoint']} of {trained.origin['run_id']}"
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.bundled.generator import BUNDLED, BUNDLED_SHA256, SHA256, bundled_facts, check_reserved
 from storage.datasets.dataset import IMAGE_COLUMNS, Dataset, dataset_names, open_dataset
 from storage.datasets.lookup import Kind, find_rows
 from storage.digest import file_digest
@@ -108,9 +109,12 @@ class Chain:
 def trace(store: Store, reference: str) -> Chain:
     """The chain of a drawn or exported file, checkpoint, run, dataset, image key, or photograph (file, ref, URL).
 
-    NotFoundError where the reference names none of these; IntegrityError where a link's recorded hash does not
-    hold.
+    A run is also `bundled`, the generator in the box. NotFoundError where the reference names none of these;
+    IntegrityError where a link's recorded hash does not hold.
     """
+    if reference == BUNDLED:
+        check_reserved(store)
+        return _of_bundled(store)
     path = Path(reference)
     if path.exists() and (dataset := _around(store, path.resolve())):
         return _of_dataset(dataset)
@@ -134,8 +138,18 @@ def trace(store: Store, reference: str) -> Chain:
 
 
 def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
+    sha256 = file_digest(path)
+    if sha256 == SHA256:
+        return _of_bundled(store)
     facts = {key: value for key, value in metadata.items() if key != "kind"}
-    step = Step(metadata.get("kind", "grid"), {"file": str(path), "sha256": file_digest(path), **facts})
+    step = Step(metadata.get("kind", "grid"), {"file": str(path), "sha256": sha256, **facts})
+    if BUNDLED_SHA256 in metadata:
+        below = _of_bundled(store)
+        if metadata[BUNDLED_SHA256] != SHA256:
+            raise IntegrityError(
+                f"{path} was drawn from other weights than the generator in the box holds now"
+            )
+        return Chain([step, *below.steps], below.images)
     checkpoint = find_run(store, metadata["run_id"]).checkpoints_dir / metadata["checkpoint"]
     if checkpoint.is_dir():
         if "generator_sha256" not in metadata:
@@ -146,6 +160,18 @@ def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
     else:
         below = _of_run(store, find_run(store, metadata["run_id"]))
     return Chain([step, *below.steps], below.images)
+
+
+def _of_bundled(store: Store) -> Chain:
+    """The generator in the box, and the dataset behind it where the store has that."""
+    facts = bundled_facts()
+    try:
+        below = _of_version(
+            store, facts["dataset"], facts["dataset_manifest_sha256"], "the generator in the box"
+        )
+    except NotFoundError:
+        return Chain([Step("bundled generator", {**facts, "photographs": "not in this store"})])
+    return Chain([Step("bundled generator", facts), *below.steps], below.images)
 
 
 def _of_checkpoint(store: Store, folder: Path, only: str | None = None) -> Chain:
@@ -174,11 +200,16 @@ def _of_run(store: Store, run: Run) -> Chain:
         "lock_sha256": record.facts.lock_sha256,
         "checkpoints": [path.name for path in run.checkpoints()],
     }
-    opened = open_dataset(run.store, dataset.reference)
-    if opened.manifest_sha256 != dataset.manifest_sha256:
-        raise IntegrityError(f"{opened.folder} is not the version that run {run.id} was trained on")
-    below = _of_dataset(opened)
+    below = _of_version(run.store, dataset.reference, dataset.manifest_sha256, f"run {run.id}")
     return Chain([Step("training run", facts), *below.steps], below.images)
+
+
+def _of_version(store: Store, reference: str, manifest_sha256: str, who: str) -> Chain:
+    """The dataset version that `who` was trained on, if it is still that one."""
+    opened = open_dataset(store, reference)
+    if opened.manifest_sha256 != manifest_sha256:
+        raise IntegrityError(f"{opened.folder} is not the version that {who} was trained on")
+    return _of_dataset(opened)
 
 
 def _of_dataset(dataset: Dataset) -> Chain:

@@ -1,6 +1,7 @@
 """A trained generator opened for drawing, with where its images come from.
 
     trained = open_trained(run.newest_checkpoint(), torch.device("cpu"))
+    trained = open_bundled(torch.device("cpu"))
 
 Not here: what is drawn with it (`training.drawing.images`).
 """
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from storage.bundled.generator import BUNDLED_SHA256, SHA256, bundled_file
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.lineage.origin import GRID_TEXT
 from training.checkpoint import State, network_tensors, read_state
@@ -62,6 +64,15 @@ def open_trained(checkpoint: Path, device: torch.device) -> Trained:
     )
 
 
+def open_bundled(device: torch.device) -> Trained:
+    """The generator in the box opened for drawing; its images say which file drew them."""
+    path = bundled_file()
+    tensors, metadata = read_exported(path)
+    names = ("run_id", "checkpoint", "generator_sha256", "dataset", "dataset_manifest_sha256")
+    origin = {**{name: metadata[name] for name in names}, BUNDLED_SHA256: SHA256}
+    return Trained(*_of_exported(tensors, metadata, path, device), origin)
+
+
 def load_generator(checkpoint: Path, device: torch.device) -> Generator | TraditionalGenerator:
     """The averaged generator of a checkpoint, at the level of detail its training had reached.
 
@@ -76,12 +87,21 @@ def load_generator(checkpoint: Path, device: torch.device) -> Generator | Tradit
 
 
 def load_exported(path: Path, device: torch.device | None = None) -> Generator | TraditionalGenerator:
-    """The generator of a file that `training.drawing.export` wrote, as `load_generator` gave it then."""
-    tensors, metadata = read_exported(path)
-    generator = build_generator(TrainConfig.recorded(metadata["config"], str(path)))
+    """The generator of a file that `training.drawing.export` wrote, as `load_generator` gave it then.
+
+    Its weights are float32; those of a file of half precision were rounded.
+    """
+    return _of_exported(*read_exported(path), path, device or torch.device("cpu"))[0]
+
+
+def _of_exported(
+    tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path, device: torch.device
+) -> tuple[Generator | TraditionalGenerator, TrainConfig]:
+    config = TrainConfig.recorded(metadata["config"], str(path))
+    generator = build_generator(config)
     generator.load_state_dict(tensors)
     generator.lod = metadata["lod"]
-    return generator.to(device or torch.device("cpu")).requires_grad_(False)
+    return generator.to(device).requires_grad_(False), config
 
 
 def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
