@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from packaging.requirements import Requirement
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -52,7 +53,7 @@ def test_every_file_of_a_package_ships() -> None:
 
 
 def test_the_wheel_works_in_any_folder(tmp_path: Path) -> None:
-    """A wheel, installed, builds a dataset with its report and lays out a project in a folder that is no checkout."""
+    """A wheel, installed, builds a dataset with its report, lays out a project and draws a face in a folder that is no checkout."""
     source, site, elsewhere = (tmp_path / name for name in ("source", "site", "elsewhere"))
     for room in ROOMS:
         shutil.copytree(ROOT / room, source / room, symlinks=True, ignore=shutil.ignore_patterns("*.pyc"))
@@ -83,6 +84,9 @@ def test_the_wheel_works_in_any_folder(tmp_path: Path) -> None:
         )
     )  # fmt: skip
     assert (Path(built["directory"]) / "report" / "index.html").is_file()
+    run("-m", "flows.cli", "generate", "bundled", "--seeds", "0", "--out", "face.png")
+    with Image.open(elsewhere / "face.png") as face:
+        assert face.size == (128, 128)
 
 
 def test_the_lock_holds_what_is_asked_for() -> None:

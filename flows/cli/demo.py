@@ -1,5 +1,7 @@
 """The whole pipeline once, as Prefect flows on a server of its own: what `make demo` runs.
 
+It ends with faces of the generator in the box, which the few minutes of its own training cannot give.
+
 Offline, on the embedded sample (`sample:`, two people only: a sample, never a dataset). Prefect's state goes to
 the folder that PREFECT_HOME or prefect.toml names, else to ./.prefect; never to the user's home.
 """
@@ -16,6 +18,7 @@ from preprocessing.config import BuildConfig
 from preprocessing.curation.settings import CurateConfig
 from storage.store import Store
 from training.config import TrainConfig
+from training.drawing.settings import GenerateConfig
 
 # the sample varies two photographs, which are near-duplicates of each other on purpose
 BUILD = BuildConfig(
@@ -59,14 +62,28 @@ def run_demo(options: RunOptions) -> Iterator[str]:
     yield f"contact sheet  {dataset['directory']}/contact-sheet.jpg"
     yield f"training run   {run_folder}"
     yield f"               {training['kimg']:.1f} kimg, {training['seconds_per_kimg']:.1f} s/kimg"
-    yield f"sample grid    {grids[-1]}"
+    yield f"its grid       {grids[-1]}, what these few minutes came to"
+    yield f"real faces     {draw_bundled(store)}, by the generator in the box"
     yield ""
     yield "look further:"
+    yield "  likeness generate bundled --seeds 16-31 --out faces.png"
     yield f"  likeness trace {grids[-1]} --store {store.root}"
     yield f"  likeness verify {dataset['name']} --store {store.root}"
     yield f"  mlflow ui --backend-store-uri sqlite:///{store.root}/mlflow.db"
     yield "  prefect server start    (then http://127.0.0.1:4200 shows these flow runs)"
     yield "(commands are in .venv/bin)"
+
+
+def draw_bundled(store: Store, config: GenerateConfig = GenerateConfig()) -> Path:
+    """A grid as `likeness generate bundled` draws it, in the store."""
+    import torch
+
+    from training.drawing.pictures import generate_grid
+    from training.drawing.trained import open_bundled
+
+    path = store.path("bundled.png")
+    generate_grid(open_bundled(torch.device("cpu")), config.seeds, path, config.truncation_psi)
+    return path
 
 
 def _keep_prefect_here() -> None:
