@@ -53,7 +53,7 @@ def test_every_file_of_a_package_ships() -> None:
 
 
 def test_the_wheel_works_in_any_folder(tmp_path: Path) -> None:
-    """A wheel, installed, builds a dataset with its report, lays out a project and draws a face in a folder that is no checkout."""
+    """A wheel, installed, builds a dataset with its report, lays out a project and draws a face, in no checkout."""
     source, site, elsewhere = (tmp_path / name for name in ("source", "site", "elsewhere"))
     for room in ROOMS:
         shutil.copytree(ROOT / room, source / room, symlinks=True, ignore=shutil.ignore_patterns("*.pyc"))
