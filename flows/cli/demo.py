@@ -63,7 +63,7 @@ def run_demo(options: RunOptions) -> Iterator[str]:
     yield f"training run   {run_folder}"
     yield f"               {training['kimg']:.1f} kimg, {training['seconds_per_kimg']:.1f} s/kimg"
     yield f"its grid       {grids[-1]}, what these few minutes came to"
-    yield f"real faces     {draw_bundled(store)}, by the generator in the box"
+    yield f"faces          {draw_bundled(store)}, by the generator in the box"
     yield ""
     yield "look further:"
     yield "  likeness generate bundled --seeds 16-31 --out faces.png"
