@@ -15,6 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from flows.operations.cluster import open_workers
 from flows.options import BuildOptions
 from flows.pages.contact_sheet import write_contact_sheet
@@ -25,8 +28,9 @@ from flows.stages.curate import curate
 from flows.stages.publish import publish
 from flows.stages.shard import Sharded, shard
 from flows.stages.work import Context, Report
-from preprocessing.columns import FACE_FIELDS
+from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
+from preprocessing.curation.choose import columns_to_judge
 from preprocessing.sources import open_source
 from preprocessing.sources.folder import FolderSource
 from storage.datasets.dataset import Dataset
@@ -37,6 +41,7 @@ from storage.environment import run_facts
 from storage.errors import ConfigError
 from storage.gathered import Gathered
 from storage.store import Store
+from storage.tables import fitted
 
 Result = TypeVar("Result")
 
@@ -90,6 +95,7 @@ def timed(run: Run, seconds: dict[str, float]) -> Run:
         clock = time.perf_counter()
         result = run(name, work)
         seconds[name] = time.perf_counter() - clock
+        pa.default_memory_pool().release_unused()  # what a stage needed on its way is not held on to
         return result
 
     return run_timed
@@ -127,10 +133,14 @@ def build_from(
     with open_workers(options.scheduler, options.workers) as workers:
         context = Context(store, workers, options.chunk_size, options.refetch, Gathered)
         crawled = run("crawl", lambda report: crawl(context, report, config))
-        aligned = run("align", lambda report: align(context, report, config, crawled.photos, FACE_FIELDS))
+        columns = columns_to_judge(config.curation)
+        aligned = run(
+            "align", lambda report: align(context, report, config, crawled.photos, FACE_FIELDS, columns)
+        )
         curated = run("curate", lambda report: curate(report, config, crawled.photos, aligned))
-        sharded = run("shard", lambda report: shard(context, report, config, curated))
-        rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]
+        sharded = run("shard", lambda report: shard(context, report, config, crawled, aligned, curated))
+        stages = (crawled, aligned, curated)
+        rejections = pa.concat_tables([fitted(stage.rejections, REJECTED_SCHEMA) for stage in stages])
         dataset = run("publish", lambda report: publish(store, report, config, crawled, rejections, sharded))
     sheet = write_contact_sheet(dataset)
     resolved = config.resolved()
@@ -149,7 +159,7 @@ def build_from(
         "facts": run_facts(),
     }
     record = record_build(dataset, facts, started)
-    report = write_report(dataset, record.as_json(), crawled, aligned, curated)
+    report = write_report(dataset, record.as_json(), crawled, aligned, curated, rejections)
     return Built(dataset, record, sheet, report)
 
 
@@ -158,11 +168,11 @@ def _timings(
 ) -> dict[str, dict[str, Any]]:
     """Seconds of each stage and how many units it worked on; what an earlier build had done is not counted."""
     worked = {
-        "crawl": (len(crawled.items) - crawled.reused, "photographs"),
-        "align": (len({photo.sha256 for photo in crawled.photos}) - aligned.reused, "photographs"),
-        "curate": (len(aligned.crops), "faces"),
-        "shard": (len(sharded.images), "images"),
-        "publish": (len(sharded.images), "images"),
+        "crawl": (crawled.items.num_rows - crawled.reused, "photographs"),
+        "align": (pc.count_distinct(crawled.photos["sha256"]).as_py() - aligned.reused, "photographs"),
+        "curate": (aligned.faces.num_rows, "faces"),
+        "shard": (sharded.num_images, "images"),
+        "publish": (sharded.num_images, "images"),
     }
     return {
         stage: {

@@ -11,16 +11,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from flows.build import Built, Run, build_from
 from flows.options import BuildOptions
 from flows.stages.crawl import Crawled
 from flows.stages.work import Context, Report
+from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA, REJECTION_SCHEMA
 from preprocessing.config import BuildConfig, recorded_config
-from preprocessing.records import SOURCE_COLUMNS, Item, Photo, Rejection
+from preprocessing.records import SOURCE_COLUMNS
 from preprocessing.reject import CRAWL, Reason
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store, original_key
+from storage.tables import arrow, fitted, leaders, rows_holding
 
 
 def recuration(store: Store, reference: str, given: BuildConfig) -> tuple[Dataset, BuildConfig]:
@@ -49,32 +55,40 @@ def recurate(dataset: Dataset, config: BuildConfig, options: BuildOptions, run: 
 
 def crawled(dataset: Dataset) -> Crawled:
     """What the crawl of a published version gave, by its tables: every item is an image's, or a rejection's."""
-    items: dict[str, Item] = {}
-    photos: dict[str, Photo] = {}
-    rejections = []
-    images = dataset.images()
-    num_bytes = {row["photo_sha256"]: row["photo_num_bytes"] for row in images}
-    for row in (*images, *dataset.rejections()):
-        item = Item(**{name: row[name] for name in SOURCE_COLUMNS})
-        ref, sha256 = item.ref, row["photo_sha256"]
-        items[ref] = item
-        if "reason" in row and _stays(reason := Reason(row["reason"]), sha256, row["face_index"]):
-            rejections.append(Rejection(ref, reason, sha256, None, row["detail"], row["duplicate_of"]))
-            continue
-        if sha256 not in num_bytes:
-            num_bytes[sha256] = _original(dataset.store, sha256).stat().st_size
-        photos[ref] = Photo(item, sha256, num_bytes[sha256])
-    if len(items) != dataset.manifest.counts.photos:
+    images = dataset.table("images").read([*SOURCE_COLUMNS, "photo_sha256", "photo_num_bytes"])
+    refused = dataset.table("rejections").read(REJECTION_SCHEMA.names)
+    stays = _stays(refused)
+    rejections, later = refused.filter(stays), refused.filter(pc.invert(stays))
+    known = later.append_column("photo_num_bytes", _num_bytes(dataset.store, images, later["photo_sha256"]))
+    found = pa.concat_tables([table.select(images.column_names) for table in (images, known)])
+    found = found.take(arrow(np.unique(leaders(found["ref"]))))
+    items = pa.concat_tables([table.select(SOURCE_COLUMNS) for table in (found, rejections)])
+    items = fitted(items, ITEM_SCHEMA)
+    if items.num_rows != dataset.manifest.counts.photos:
         raise IntegrityError(f"the tables of {dataset.reference} do not hold all of its photographs")
-    return Crawled(dataset.manifest.source, items, list(photos.values()), rejections, len(photos))
+    photos = found.select(["ref", "photo_sha256", "photo_num_bytes"]).rename_columns(PHOTO_SCHEMA.names)
+    rejections = fitted(rejections.select(REJECTED_SCHEMA.names), REJECTED_SCHEMA)
+    return Crawled(dataset.manifest.source, items, photos.cast(PHOTO_SCHEMA), rejections, photos.num_rows)
 
 
-def _stays(reason: Reason, sha256: str | None, face_index: int | None) -> bool:
-    """Whether other thresholds change nothing: the photograph never came, or another version refused all of it.
+def _stays(rejections: pa.Table) -> pa.ChunkedArray:
+    """Where other thresholds change nothing: the photograph never came, or another version refused all of it.
 
     What that version meant is not known here, so its word stands; a face is judged anew.
     """
-    return sha256 is None or reason in CRAWL or (face_index is None and not reason.is_known)
+    reasons = rejections["reason"]
+    in_crawl, known = (pc.is_in(reasons, value_set=pa.array(list(of), pa.string())) for of in (CRAWL, Reason))
+    refused_whole = pc.and_(rejections["face_index"].is_null(), pc.invert(known))
+    return pc.or_(pc.or_(rejections["photo_sha256"].is_null(), in_crawl), refused_whole)
+
+
+def _num_bytes(store: Store, images: pa.Table, sha256s: pa.ChunkedArray) -> pa.Array:
+    """The size of each photograph's file: by the rows of images, or else as it lies in the store."""
+    missing = sha256s.filter(pc.invert(pc.is_in(sha256s, value_set=images["photo_sha256"]))).unique()
+    sizes = pa.array([_original(store, sha256).stat().st_size for sha256 in missing.to_pylist()], pa.int64())
+    sized = pa.table({"photo_sha256": missing, "photo_num_bytes": sizes})
+    known = pa.concat_tables([images.select(sized.column_names), sized])
+    return known["photo_num_bytes"].take(arrow(rows_holding(known["photo_sha256"], sha256s)))
 
 
 def _original(store: Store, sha256: str) -> Path:

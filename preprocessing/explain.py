@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from preprocessing.columns import columns_of, photo_columns, rejections_of
 from preprocessing.config import BuildConfig, recorded_config
 from preprocessing.curation.choose import choose
 from preprocessing.curation.rules import Verdict, check
@@ -145,9 +146,10 @@ def explain(store: Store, reference: str, given: BuildConfig, name: str | None) 
     faces = [result for result in results if isinstance(result, Face)]
     rejections = [result for result in results if isinstance(result, Rejection)]
     rules = config.curation
-    curated = choose([Photo(Item(reference), sha256, len(data))], faces, rules)
-    outcomes: dict[int, Rejection | None] = {face.face_index: None for _, face in curated.kept}
-    for rejection in (*rejections, *curated.rejections):
+    photos = photo_columns([Photo(Item(reference), sha256, len(data))])
+    curated = choose(photos, columns_of(faces, photos), rules)
+    outcomes: dict[int, Rejection | None] = {faces[number].face_index: None for number in curated.faces}
+    for rejection in (*rejections, *rejections_of(curated.rejections)):
         outcomes[-1 if rejection.face_index is None else rejection.face_index] = rejection
     verdicts = [(face, check(face, rules)) for face in faces]
     return Explanation(reference, sha256, dict(sorted(outcomes.items())), verdicts, dataset)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from preprocessing.reject import Reason
-from storage.shards import KEY_DIGITS
 from storage.tables import Row
 
 ScoreValue = float | int | str | tuple[float, ...] | None
@@ -152,22 +151,6 @@ def face_of_row(row: Row, columns: Iterable[str]) -> Face:
     return Face(**values, scores=Scores(**scores), image=b"")
 
 
-def image_row(face: Face, photo: Photo) -> Row:
-    """The manifest's row of an image, but for its place in a shard."""
-    return {
-        "key": face.image_sha256[:KEY_DIGITS],
-        **face_row(face),
-        "photo_num_bytes": photo.num_bytes,
-        **source_row(photo.item),
-    }
-
-
 def source_row(item: Item) -> Row:
     """What the source says of a photograph."""
     return {name: getattr(item, name) for name in SOURCE_COLUMNS}
-
-
-def rejection_row(rejection: Rejection, items: Mapping[str, Item]) -> Row:
-    """The manifest's row of a rejection."""
-    facts = asdict(rejection)
-    return {**facts, "reason": rejection.reason.value, **source_row(items[rejection.ref])}

@@ -39,10 +39,25 @@ def json_digest(value: Any) -> str:
     return bytes_digest(canonical_json(value))
 
 
-def rows_digest(rows: Iterable[Any]) -> str:
+class RowsDigest:
     """sha256 over rows, each as canonical JSON and a newline: a table's identity whatever file holds it."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(canonical_json(row))
-        digest.update(b"\n")
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, rows: Iterable[Any]) -> None:
+        """Go on with these rows."""
+        for row in rows:
+            self._digest.update(canonical_json(row))
+            self._digest.update(b"\n")
+
+    def hexdigest(self) -> str:
+        """Of all rows so far."""
+        return self._digest.hexdigest()
+
+
+def rows_digest(rows: Iterable[Any]) -> str:
+    """The `RowsDigest` of these rows."""
+    digest = RowsDigest()
+    digest.add(rows)
     return digest.hexdigest()

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from storage.digest import json_digest
 from storage.errors import IntegrityError
 from storage.store import Store
-from storage.tables import Stored, arrow, numbers, where
+from storage.tables import Stored, arrow, numbers, rows_holding, where
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,9 @@ MOST_ROWS = 16_384
 """In a gathered table, but for the last chunk's; changes no result."""
 PART_ROWS = 1024
 METADATA = b"likeness"
-TABLE, ROW = "table", "row"
-"""The columns that say where a row was written: the table's name below the prefix, and the row's number in it."""
+NUMBER, TABLE, ROW = "number", "table", "row"
+"""The columns that say by which key a row was asked for, and where it was written: the table's name below the prefix,
+and the row's number in it."""
 
 Result = TypeVar("Result")
 Stamp = tuple[int, int]
@@ -81,28 +82,37 @@ class Gathered:
         return Gathered, (self.store, self.prefix, self.schema, self.key, self.order)
 
     def rows(self, wanted: pa.Array, columns: Sequence[str]) -> pa.Table:
-        """The rows whose key is among `wanted`, in no order: `columns`, the key among them, then TABLE and ROW.
+        """The rows whose key is among `wanted`, which are different texts, in no order.
 
-        Where several tables hold rows of one key, those of the first by name. A table that cannot be read counts as
-        absent, with a warning.
+        Their `columns`, then NUMBER, that of the key among `wanted`, TABLE and ROW. Where several tables hold rows of
+        one key, those of the first by name. A table that cannot be read counts as absent, with a warning.
         """
         names = list(self._stamps)
         numbered = {name: number for number, name in enumerate(names)}
 
-        def read(source: Source, known: Collection[str]) -> pa.Table:
+        def keyed(source: Source, known: Collection[str]) -> tuple[Source, _Places, pa.ChunkedArray]:
             tables, rows = source.places()
-            tables = np.array(
-                [numbered[name] if name in known else -1 for name, _ in source.tables], np.int32
-            )[tables]
-            keys = source.stored.read([self.key])[self.key]
-            chosen = where(pc.is_in(keys, value_set=wanted))
-            chosen = chosen[tables[chosen] >= 0]
-            return _placed(source.stored.take(chosen, columns), tables[chosen], rows[chosen], names)
+            counted = [numbered[name] if name in known else -1 for name, _ in source.tables]
+            places = _Places(np.array(counted, np.int32)[tables], rows)
+            return source, places, source.stored.read([self.key])[self.key]
 
-        none = pa.Table.from_batches([], pa.schema([self.schema.field(name) for name in columns]))
-        nowhere = np.empty(0, np.int32)
-        found = pa.concat_tables([_placed(none, nowhere, nowhere, names), *self._each(read)])
-        return _of_the_first(found, self.key)
+        sources, places, keys = zip(*self._each(keyed), strict=True) if self._stamps else ((), (), ())
+        chunks = [chunk for column in keys for chunk in column.chunks]
+        asked = rows_holding(wanted, pa.chunked_array(chunks, pa.string()))
+        limits = np.cumsum([0, *(len(column) for column in keys)])
+        del keys, chunks
+        everywhere = _Places.together(places)
+        chosen = np.flatnonzero((asked >= 0) & (everywhere.tables >= 0))
+        first = np.full(len(wanted), len(names), np.int32)
+        np.minimum.at(first, asked[chosen], everywhere.tables[chosen])
+        chosen = chosen[first[asked[chosen]] == everywhere.tables[chosen]]
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        nowhere = _Places(first[:0], first[:0])
+        parts = [_placed(pa.Table.from_batches([], schema), first[:0], nowhere, pa.array(names, pa.string()))]
+        for source, start, stop in zip(sources, limits, limits[1:], strict=False):
+            mine = chosen[slice(*chosen.searchsorted([start, stop]))]
+            parts += self._taken(source, mine - start, everywhere.at(mine), asked[mine], names, columns)
+        return pa.concat_tables(parts)
 
     def at(self, places: pa.Table) -> pa.Table:
         """The whole rows at `places`, in that order; these have TABLE, ROW and the columns `key` and `order`.
@@ -170,6 +180,32 @@ class Gathered:
         batch.write()
         for source in merged:
             self.store.discard(source.stored.path.relative_to(self.store.root).as_posix())
+
+    def _taken(
+        self,
+        source: Source,
+        rows: NDArray[np.int64],
+        places: _Places,
+        asked: NDArray[np.int32],
+        names: Sequence[str],
+        columns: Sequence[str],
+    ) -> Iterator[pa.Table]:
+        """Some rows of a source, by their numbers in it, ascending, or as the tables themselves hold them."""
+        try:
+            taken = source.stored.take(rows, columns)
+        except IntegrityError as error:
+            logger.info("%s: its tables are read themselves", error)
+            for table in np.unique(places.tables).tolist():
+                mine = np.flatnonzero(places.tables == table)
+                mine = mine[np.argsort(places.rows[mine])]
+                try:
+                    taken = self._stored(names[table]).take(places.rows[mine].astype(np.int64), columns)
+                except IntegrityError as error:
+                    logger.warning("%s: its rows are made again", error)
+                    continue
+                yield _placed(taken, asked[mine], places.at(mine), pa.array(names, pa.string()))
+            return
+        yield _placed(taken, asked, places, pa.array(names, pa.string()))
 
     @cached_property
     def _stamps(self) -> dict[str, Stamp]:
@@ -294,19 +330,29 @@ def _code(tables: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int6
     return tables.astype(np.int64) << 32 | rows.astype(np.int64)
 
 
-def _placed(
-    rows: pa.Table, tables: NDArray[np.int32], numbers_there: NDArray[np.int32], names: pa.Array
-) -> pa.Table:
-    """Rows with their places as columns."""
-    encoded = pa.DictionaryArray.from_arrays(arrow(tables.astype(np.int32)), names)
-    return rows.append_column(TABLE, encoded).append_column(ROW, arrow(numbers_there))
+@dataclass(frozen=True)
+class _Places:
+    """Where rows were written: for each the number of its table among all names, -1 for none, and its number there."""
+
+    tables: NDArray[np.int32]
+    rows: NDArray[np.int32]
+
+    @classmethod
+    def together(cls, places: Sequence[_Places]) -> _Places:
+        """Those of several sources, in their order."""
+        none = np.empty(0, np.int32)
+        return cls(
+            np.concatenate([none, *(each.tables for each in places)]),
+            np.concatenate([none, *(each.rows for each in places)]),
+        )
+
+    def at(self, numbers: NDArray[np.int64]) -> _Places:
+        """Those of some rows."""
+        return _Places(self.tables[numbers], self.rows[numbers])
 
 
-def _of_the_first(rows: pa.Table, key: str) -> pa.Table:
-    """The rows of each key that are of the first table which has any."""
-    keys = numbers(rows[key].combine_chunks().dictionary_encode().indices)
-    tables = numbers(rows[TABLE].combine_chunks().indices)
-    first = np.full(keys.max(initial=0) + 1, np.iinfo(np.int32).max, np.int32)
-    np.minimum.at(first, keys, tables)
-    kept = first[keys] == tables
-    return rows if kept.all() else rows.take(arrow(np.flatnonzero(kept)))
+def _placed(rows: pa.Table, asked: NDArray[np.int32], places: _Places, names: pa.Array) -> pa.Table:
+    """Rows with what they were asked for by, and their places, as columns."""
+    rows = rows.append_column(NUMBER, arrow(asked))
+    rows = rows.append_column(TABLE, pa.DictionaryArray.from_arrays(arrow(places.tables), names))
+    return rows.append_column(ROW, arrow(places.rows))

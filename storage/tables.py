@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ Row = dict[str, Any]
 
 BATCH_ROWS = 4096
 """Rows held as Python objects at a time, where all of a table's pass by."""
+PART_ROWS = 1024
+"""In each part of a table that is written in parts, but for the last."""
 
 
 def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) -> None:
@@ -40,9 +43,43 @@ def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) ->
         if unknown := row.keys() - set(schema.names):
             raise ValueError(f"{key}: the schema has no column {', '.join(sorted(unknown))}")
     buffer = io.BytesIO()
-    schema = schema.with_metadata({**(schema.metadata or {}), FORMAT_KEY: str(FORMAT)})
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=_with_format(schema)), buffer, compression="zstd")
     store.put(key, buffer.getvalue())
+
+
+def write_parts(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write the rows of tables to one file, in parts that can be read alone; few are held at a time."""
+    schema = _with_format(schema)
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        waiting = pa.Table.from_batches([], schema)
+        for table in tables:
+            waiting = pa.concat_tables([waiting, fitted(table, schema)])
+            whole = waiting.num_rows - waiting.num_rows % PART_ROWS
+            if whole:
+                writer.write_table(waiting.slice(0, whole).combine_chunks(), row_group_size=PART_ROWS)
+                waiting = waiting.slice(whole)
+        if waiting.num_rows:
+            writer.write_table(waiting.combine_chunks())
+
+
+def _with_format(schema: pa.Schema) -> pa.Schema:
+    return schema.with_metadata({**(schema.metadata or {}), FORMAT_KEY: str(FORMAT)})
+
+
+def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table with the columns of `schema`, in its order; ValueError where it lacks one, or has another."""
+    if set(table.column_names) != set(schema.names):
+        raise ValueError(f"a table of {sorted(table.column_names)} is none of {sorted(schema.names)}")
+    return table.select(schema.names).cast(schema)
+
+
+def table_of(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    """Rows as columns; a missing value is None. Of rows that are made as they are asked for, few exist at a time."""
+    rows = iter(rows)
+    batches = []
+    while batch := list(islice(rows, BATCH_ROWS)):
+        batches.append(pa.RecordBatch.from_pylist(batch, schema=schema))
+    return pa.Table.from_batches(batches, schema)
 
 
 def get_table(store: Store, key: str, columns: Sequence[str]) -> list[Row]:
@@ -95,6 +132,34 @@ def rows_by_value(column: pa.ChunkedArray) -> dict[str | None, NDArray[np.int64]
     values = encoded.dictionary.to_pylist()
     limits = np.searchsorted(codes[order], np.arange(1, len(values)))
     return dict(zip(values, np.split(order, limits), strict=True)) if values else {}
+
+
+def counted(column: pa.ChunkedArray) -> dict[Any, int]:
+    """Each value of a column, None among them, and how often it is there; in order of first rows."""
+    return {count["values"]: count["counts"] for count in pc.value_counts(column).to_pylist()}
+
+
+def rows_holding(column: pa.Array | pa.ChunkedArray, values: pa.Array | pa.ChunkedArray) -> NDArray[np.int32]:
+    """For each of `values` the number of the first row of a column that holds it, or -1."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    return numbers(pc.fill_null(pc.index_in(values, value_set=column), -1))
+
+
+def leaders(column: pa.ChunkedArray, by: pa.ChunkedArray | None = None) -> NDArray[np.int64]:
+    """For each row the number of the row that stands for its value: the first that holds it, in the order of `by`.
+
+    By sorting, which takes less memory than a hash table of long texts does.
+    """
+    keys = {"value": column} if by is None else {"value": column, "by": by}
+    ascending = [(name, "ascending") for name in keys]
+    order = numbers(pc.sort_indices(pa.table(keys), ascending)).astype(np.int64)
+    values = column.take(arrow(order))
+    is_other = pc.not_equal(values.slice(1), values.slice(0, max(len(values) - 1, 0)))
+    starts = np.concatenate([np.zeros(min(len(order), 1), np.int64), where(is_other) + 1])
+    first = np.empty_like(order)
+    first[order] = np.repeat(order[starts], np.diff(starts, append=len(order)))
+    return first
 
 
 class Stored:

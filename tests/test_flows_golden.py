@@ -27,7 +27,7 @@ from flows.recurate import recurate, recuration
 from flows.stages.work import Progress
 from preprocessing.config import BuildConfig
 from preprocessing.records import SOURCE_COLUMNS
-from storage.datasets.dataset import Dataset, dataset_names, open_dataset
+from storage.datasets.dataset import COLUMNS_OF, Dataset, dataset_names, open_dataset
 from storage.datasets.manifest import publish, record_build
 from storage.datasets.records import BuildRecord, Latest, Manifest
 from storage.datasets.verify import verify
@@ -37,7 +37,7 @@ from storage.lineage.trace import trace
 from storage.records import StoredRecord
 from storage.runs import MetricRecord, Run, RunRecord, create_run, list_runs, record_metrics, recorded_metrics
 from storage.store import Store, original_key
-from storage.tables import FORMAT_KEY, get_table, put_table
+from storage.tables import FORMAT_KEY, get_table, put_table, table_of
 from training.checkpoint import State
 from training.config import TrainConfig
 from training.drawing.images import images_from_seeds
@@ -428,12 +428,12 @@ def of_tomorrow(store: Store) -> Dataset:
          "photo_sha256": bruno["photo_sha256"], "detail": "by its author"},
     ]  # fmt: skip
     schemas = [pq.read_schema(web.folder / f"{name}.parquet") for name in ("images", "rejections")]
+    with_smile = schemas[0].append(pa.field("smile", pa.float64()))
     dataset = publish(
         store, "tomorrow",
         settings={"resolution": 32, "source": web.manifest.source, "config": web.manifest.config, "mood": "fine"},
-        images=[{**row, "smile": 0.5} for row in images],
-        image_schema=schemas[0].append(pa.field("smile", pa.float64())),
-        rejections=rejections, rejection_schema=schemas[1],
+        images=[table_of(({**row, "smile": 0.5} for row in images), with_smile)], image_schema=with_smile,
+        rejections=[table_of(rejections, schemas[1])], rejection_schema=schemas[1],
         shards=[{**shard.as_json(), "object": f"{web.key}/{shard.file}"} for shard in web.manifest.shards],
         num_photos=web.manifest.counts.photos + 2,
     )  # fmt: skip
@@ -541,7 +541,7 @@ def all_is_accepted(store: Store) -> None:
 def publishing(store: Store, name: str) -> None:
     """Publish what the golden store holds under a name, and put the build on record."""
     dataset = open_dataset(store, FIRST)
-    schemas = [pq.read_schema(dataset.folder / f"{table}.parquet") for table in ("images", "rejections")]
+    images, rejections = (dataset.table(name).read() for name in COLUMNS_OF)
     manifest = dataset.manifest
     shards = []
     for shard in manifest.shards:
@@ -552,8 +552,7 @@ def publishing(store: Store, name: str) -> None:
     again = publish(
         store, name,
         settings={"resolution": 32, "source": manifest.source, "config": manifest.config},
-        images=dataset.images(), image_schema=schemas[0],
-        rejections=dataset.rejections(), rejection_schema=schemas[1],
+        images=[images], image_schema=images.schema, rejections=[rejections], rejection_schema=rejections.schema,
         shards=shards, num_photos=manifest.counts.photos,
     )  # fmt: skip
     assert again.version == dataset.version

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import json
-import random
 import re
 import shutil
 import subprocess
@@ -16,14 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from flows.pages.report import KEPT_SHOWN, REJECTED_SHOWN, write_report
-from flows.stages.align import Aligned, Crop
+from flows.stages.align import Aligned
 from flows.stages.crawl import Crawled
 from flows.stages.curate import Curated
-from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
+from preprocessing.columns import (
+    IMAGE_SCHEMA,
+    REJECTION_SCHEMA,
+    columns_of,
+    item_columns,
+    photo_columns,
+    rejection_columns,
+)
 from preprocessing.config import BuildConfig
 from preprocessing.records import Face, Item, Photo, Rejection, Scores
 from preprocessing.reject import MEANING, Reason
@@ -31,6 +38,7 @@ from preprocessing.scores.catalogue import MEASURED, NUMBERS
 from storage.datasets.dataset import Dataset
 from storage.datasets.manifest import publish
 from storage.digest import bytes_digest
+from storage.gathered import Gathered
 from storage.store import Store
 
 HOSTILE = '"><script>alert(1)</script><img src=//example.org/x onerror=alert(1)>'
@@ -47,7 +55,7 @@ RECORD = {
     "stages": {"align": {"reused": 7}},
     "timings": {"align": {"seconds": 10.0, "done": 250, "unit": "photographs", "per_second": 25.0}},
 }
-Results = tuple[Dataset, Crawled, Aligned, Curated]
+Results = tuple[Dataset, Crawled, Aligned, Curated, pa.Table]
 
 
 def encoded(seed: int) -> bytes:
@@ -72,18 +80,16 @@ def scored(number: int, photo_sha256: str, image: bytes) -> Face:
 def results(tmp_path: Path) -> Results:
     """What stages gave: faces kept and too small, a duplicate, a photograph without a face, an address that failed."""
     store = Store(tmp_path / "store")
-    crops, photos, kept, rejections = [], [], [], []
+    faces, photos, places, rejections = [], [], [], []
     blob = b""
     for number in range(NUM_PHOTOS):
         image, sha256 = encoded(number), f"{number:064x}"
         item = Item(f"photo-{number:04d}.jpg", page=f"https://example.org/{number}", author="A. Photographer")
-        crop = Crop(scored(number, sha256, image), "chunks/x.images", len(blob), len(image))
+        faces.append(scored(number, sha256, image))
+        places.append({"table": "x.parquet", "row": number, "offset": len(blob), "size": len(image)})
         blob += image
-        crops.append(crop)
         photos.append(Photo(item, sha256, 1))
-        if number >= MIN_QUAD_PX:
-            kept.append((crop, photos[-1]))
-        else:
+        if number < MIN_QUAD_PX:
             detail = f"{number} px < {MIN_QUAD_PX} px"
             rejections.append(Rejection(item.ref, Reason.QUAD_TOO_SMALL, sha256, 0, detail))
     store.put("chunks/x.images", blob)
@@ -93,7 +99,7 @@ def results(tmp_path: Path) -> Results:
         photos[3].sha256,
         0,
         "a twin",
-        kept[0][0].face.image_sha256,
+        faces[MIN_QUAD_PX].image_sha256,
     )
     photos[5] = replace(
         photos[5], item=Item(photos[5].item.ref, "javascript:alert(1)", HOSTILE, title=HOSTILE)
@@ -101,26 +107,39 @@ def results(tmp_path: Path) -> Results:
     photos[200] = replace(photos[200], item=Item(photos[200].item.ref, "data:text/html,x", title=HOSTILE))
     empty = Photo(Item("nobody.png", title=HOSTILE), store.put_original(encoded(1)), 1)
     bad = Item(f"https://example.org/{HOSTILE}")
+    of_crawl = rejection_columns([Rejection(bad.ref, Reason.HTTP_STATUS, detail=f"404 {HOSTILE}")])
+    of_align = rejection_columns([Rejection("nobody.png", Reason.NO_FACE, empty.sha256)])
+    of_curate = rejection_columns([*rejections, twin])
     crawled = Crawled(
         {"kind": "folder"},
-        {item.ref: item for item in [*(photo.item for photo in [*photos, empty]), bad]},
-        [*photos, empty],
-        [Rejection(bad.ref, Reason.HTTP_STATUS, detail=f"404 {HOSTILE}")],
+        item_columns([*(photo.item for photo in [*photos, empty]), bad]),
+        photo_columns([*photos, empty]),
+        of_crawl,
         0,
     )
-    aligned = Aligned(crops, [Rejection("nobody.png", Reason.NO_FACE, empty.sha256)], 7)
+    columns = columns_of(faces, crawled.photos)
+    for name in places[0]:
+        columns = columns.append_column(name, pa.array([place[name] for place in places]))
+    chunks = Gathered(store, "chunks", pa.schema([]), "photo_sha256", "image_sha256")
+    kept = np.arange(MIN_QUAD_PX, NUM_PHOTOS)
     dataset = publish(
         store, "faces", settings={"resolution": 32, "source": {"kind": "folder"}}, images=[],
         image_schema=IMAGE_SCHEMA, rejections=[], rejection_schema=REJECTION_SCHEMA, shards=[],
         num_photos=NUM_PHOTOS + 2,
     )  # fmt: skip
-    return dataset, crawled, aligned, Curated(kept, [*rejections, twin])
+    return (
+        dataset,
+        crawled,
+        Aligned(chunks, columns, of_align, 7),
+        Curated(kept, kept, of_curate),
+        pa.concat_tables([of_crawl, of_align, of_curate]),
+    )
 
 
 def written(results: Results) -> dict[str, str]:
     """The pages, by name."""
-    dataset, crawled, aligned, curated = results
-    index = write_report(dataset, RECORD, crawled, aligned, curated)
+    dataset, crawled, aligned, curated, rejections = results
+    index = write_report(dataset, RECORD, crawled, aligned, curated, rejections)
     assert index == dataset.folder / "report" / "index.html"
     return {path.name: path.read_text() for path in sorted(index.parent.iterdir())}
 
@@ -198,14 +217,13 @@ def test_counts_are_those_of_the_build(results: Results) -> None:
 
 def test_long_pages_are_cut_and_say_so(results: Results) -> None:
     """Of more rejections than a page holds, an even choice with the first and the last of them."""
-    dataset, crawled, aligned, curated = results
-    rejections = [
-        Rejection(photo.item.ref, Reason.TOO_MANY_FACES, photo.sha256, 0)
-        for photo in crawled.photos[:NUM_PHOTOS]
-    ]
-    page = Page(
-        written((dataset, crawled, aligned, replace(curated, rejections=rejections)))["too_many_faces.html"]
+    dataset, crawled, aligned, curated, _ = results
+    rejections = rejection_columns(
+        Rejection(ref, Reason.TOO_MANY_FACES, sha256, 0)
+        for ref, sha256 in zip(*(crawled.photos[name].to_pylist() for name in ("ref", "sha256")), strict=True)
+        if ref != "nobody.png"
     )
+    page = Page(written((dataset, crawled, aligned, curated, rejections))["too_many_faces.html"])
     assert f"{NUM_PHOTOS} rejected; {REJECTED_SHOWN} of them here" in " ".join(page.text.split())
     assert len(page.values("src")) == REJECTED_SHOWN
     assert "photo-0000.jpg" in page.text
@@ -222,12 +240,15 @@ def test_duplicates_stand_beside_what_is_kept(results: Results) -> None:
 
 def test_order_of_work_does_not_show(results: Results) -> None:
     """Faces and rejections in another order give the same pages, byte for byte."""
-    dataset, crawled, aligned, curated = results
+    dataset, crawled, aligned, curated, rejections = results
     first = written(results)
-    crops = random.Random(0).sample(aligned.crops, len(aligned.crops))
-    rejections = random.Random(0).sample(curated.rejections, len(curated.rejections))
+    faces_order, others = (
+        np.random.default_rng(0).permutation(table.num_rows) for table in (aligned.faces, rejections)
+    )
+    faces, rejections = aligned.faces.take(pa.array(faces_order)), rejections.take(pa.array(others))
+    kept = np.argsort(faces_order)[curated.kept]
     again = written(
-        (dataset, crawled, replace(aligned, crops=crops), replace(curated, rejections=rejections))
+        (dataset, crawled, replace(aligned, faces=faces), replace(curated, kept=kept), rejections)
     )
     assert again == first
 

@@ -18,13 +18,16 @@ from flows.cli.main import main
 from flows.options import BuildOptions
 from flows.recurate import crawled, recurate, recuration
 from flows.stages.work import Progress
+from preprocessing.columns import REJECTION_SCHEMA, rejections_of
 from preprocessing.config import BuildConfig
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.explain import explain
 from preprocessing.sources import open_source
+from storage.datasets.dataset import open_dataset
 from storage.datasets.verify import verify
 from storage.errors import ConfigError, EmptyDatasetError, IntegrityError, NotFoundError
 from storage.store import Store
+from storage.tables import put_table
 
 STRICT = {"preset": "ffhq", "pdq_max_distance": None, "faces": "single"}
 
@@ -113,12 +116,14 @@ def test_re_curation_there_and_back(first: Built, unreadable: Path, cluster: str
 def test_what_was_crawled_is_in_the_tables(first: Built) -> None:
     """Every file is an item again, rejections of the crawl apart, duplicates with their own refs."""
     result = crawled(first.dataset)
-    assert len(result.items) == first.dataset.manifest.counts.photos
-    assert [(r.ref, r.reason) for r in result.rejections] == [("other.txt", "checksum_mismatch")]
-    assert {photo.item.ref for photo in result.photos} == result.items.keys() - {"other.txt"}
-    assert "zz-again.jpg" in {photo.item.ref for photo in result.photos}
-    for photo in result.photos:
-        assert photo.num_bytes == len(first.dataset.store.original(photo.sha256))
+    assert result.items.num_rows == first.dataset.manifest.counts.photos
+    rejections = [(rejection.ref, rejection.reason) for rejection in rejections_of(result.rejections)]
+    assert rejections == [("other.txt", "checksum_mismatch")]
+    photos = {photo["ref"]: photo for photo in result.photos.to_pylist()}
+    assert photos.keys() == set(result.items["ref"].to_pylist()) - {"other.txt"}
+    assert "zz-again.jpg" in photos
+    for photo in photos.values():
+        assert photo["num_bytes"] == len(first.dataset.store.original(photo["sha256"]))
 
 
 def test_only_rules_can_change(first: Built) -> None:
@@ -144,11 +149,13 @@ def test_an_impossible_rule_publishes_nothing(first: Built, unreadable: Path, cl
     assert (unreadable / "datasets/faces/latest.json").read_text() == before
 
 
-def test_a_missing_table_row_is_not_passed_over(first: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_table_row_is_not_passed_over(first: Built, tmp_path: Path) -> None:
     """Tables that lack a photograph of the manifest give no silent smaller dataset."""
-    monkeypatch.setattr(type(first.dataset), "rejections", lambda self: [])
+    shutil.copytree(first.dataset.store.path("datasets"), tmp_path / "datasets")
+    dataset = open_dataset(Store(tmp_path), first.dataset.reference)
+    put_table(dataset.store, f"{dataset.key}/rejections.parquet", [], REJECTION_SCHEMA)
     with pytest.raises(IntegrityError, match="do not hold all"):
-        crawled(first.dataset)
+        crawled(dataset)
 
 
 def test_explaining_a_kept_photograph(first: Built, photos: Path) -> None:

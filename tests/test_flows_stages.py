@@ -19,8 +19,9 @@ from flows.stages.curate import curate
 from flows.stages.publish import publish
 from flows.stages.shard import ShardJob, pack_shard, shard
 from flows.stages.work import Context, Inline, Progress, chunked, spread
-from preprocessing.columns import FACE_FIELDS
+from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
+from preprocessing.curation.choose import columns_to_judge
 from preprocessing.sources import WebSource, open_source
 from storage.code import code_digest
 from storage.datasets.dataset import Dataset
@@ -28,7 +29,7 @@ from storage.datasets.verify import verify
 from storage.errors import ConfigError
 from storage.gathered import Gathered
 from storage.store import Store
-from storage.tables import get_table
+from storage.tables import fitted, get_table
 
 CONFIG = BuildConfig.model_validate(
     {
@@ -53,10 +54,12 @@ def published(store: Store) -> tuple[Dataset, Crawled, Aligned]:
     """All stages in order, on a plain loop."""
     here = context(store)
     crawled = crawl(here, silent, CONFIG)
-    aligned = align(here, silent, CONFIG, crawled.photos, FACE_FIELDS)
+    columns = columns_to_judge(CONFIG.curation)
+    aligned = align(here, silent, CONFIG, crawled.photos, FACE_FIELDS, columns)
     curated = curate(silent, CONFIG, crawled.photos, aligned)
-    sharded = shard(here, silent, CONFIG, curated)
-    rejections = [*crawled.rejections, *aligned.rejections, *curated.rejections]
+    sharded = shard(here, silent, CONFIG, crawled, aligned, curated)
+    found = (crawled.rejections, aligned.rejections, curated.rejections)
+    rejections = pa.concat_tables([fitted(table, REJECTED_SCHEMA) for table in found])
     return publish(store, silent, CONFIG, crawled, rejections, sharded), crawled, aligned
 
 
@@ -79,9 +82,10 @@ def test_a_plain_loop_gives_the_version_of_a_cluster(store: Store, tmp_path: Pat
 def test_a_second_run_reuses_every_photograph_and_shard(store: Store) -> None:
     """With the same code and config nothing is aligned or packed again."""
     again, crawled, aligned = published(store)
-    assert aligned.reused == len({photo.sha256 for photo in crawled.photos})
+    assert aligned.reused == len(crawled.photos["sha256"].unique())
     curated = curate(silent, CONFIG, crawled.photos, aligned)
-    assert shard(context(store), silent, CONFIG, curated).reused == len(again.manifest.shards) > 1
+    reused = shard(context(store), silent, CONFIG, crawled, aligned, curated).reused
+    assert reused == len(again.manifest.shards) > 1
 
 
 def test_other_code_reuses_nothing(
@@ -96,7 +100,7 @@ def test_other_code_reuses_nothing(
     version, crawled, aligned = published(store)
     assert aligned.reused == 0
     curated = curate(silent, CONFIG, crawled.photos, aligned)
-    again = shard(context(store), silent, CONFIG, curated)
+    again = shard(context(store), silent, CONFIG, crawled, aligned, curated)
     assert again.reused == len(version.manifest.shards)
     keys = {key for key in store.keys("chunks/shard") if key.endswith(".tar")}
     assert len(keys) == 2 * len(again.shards), keys
@@ -105,8 +109,8 @@ def test_other_code_reuses_nothing(
 @pytest.mark.parametrize("work", [align_chunk, pack_shard])
 def test_a_worker_of_other_code_does_nothing(work: Callable[..., object], tmp_path: Path) -> None:
     """A chunk asked for under the digest of other code is refused before anything is read or written."""
-    job = ["0" * 64] if work is align_chunk else ShardJob(0, [], [])
-    given: dict[str, Any] = {"suffix": "png"}
+    job = ["0" * 64] if work is align_chunk else ShardJob(0, pa.table({}), [])
+    given: dict[str, Any] = {"suffix": "png", "chunks": None}
     if work is align_chunk:
         given = {"prefix": "chunks", "config": CONFIG.faces, "schema": pa.schema(FACE_FIELDS)}
     with pytest.raises(ConfigError, match="other code or library versions"):

@@ -1,22 +1,28 @@
-"""Records as rows: what was written is read back, and tables of other versions of the code are read too."""
+"""Records as columns: they hold what the records hold, and give it back."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from preprocessing.columns import FACE_FIELDS, IMAGE_SCHEMA, SOURCE_FIELDS
-from preprocessing.records import Face, Item, Photo, Scores, face_of_row, face_row, image_row
-from preprocessing.scores.catalogue import MEASURED
-from storage.store import Store
-from storage.tables import Row, get_table, put_table
+from preprocessing.columns import (
+    IMAGE_SCHEMA,
+    columns_of,
+    item_columns,
+    photo_columns,
+    rejection_columns,
+    rejections_of,
+    values_of,
+)
+from preprocessing.records import Face, Item, Photo, Rejection, Scores, face_row
+from preprocessing.reject import Reason
+from preprocessing.scores.catalogue import MEASURED, NUMBERS
 
-COLUMNS = [field.name for field in FACE_FIELDS]
 VALUES: dict[str, Any] = {"float": 0.25, "int": 7, "text": "0f", "vector": (0.5, -1.0)}
 SCORES = Scores(**{score.name: VALUES[score.kind] for score in MEASURED})
 FACE = Face(
@@ -25,35 +31,42 @@ FACE = Face(
 PHOTO = Photo(Item("a.jpg", author="A. Photographer", expected_sha256="a" * 64), "a" * 64, 9)
 
 
-def read_back(row: Row, tmp_path: Path, **others: Any) -> Row:
-    """A row of an image once written and read, with columns that this code does not know, `others`."""
-    schema = IMAGE_SCHEMA
-    for name in others:
-        schema = schema.append(SOURCE_FIELDS[0].with_name(name))
-    store = Store(tmp_path)
-    put_table(store, "table.parquet", [{**row, **others}], schema)
-    [again] = get_table(store, "table.parquet", COLUMNS)
-    return again
+def test_a_face_in_columns_is_its_row() -> None:
+    """Every field and score of a face is in its row, but for its pixels; what was not measured is missing."""
+    scores = Scores(**{name: value for name, value in SCORES.items() if name != "filter_score"})
+    faces = columns_of([FACE, replace(FACE, scores=scores, image=b"pixels")], photo_columns([PHOTO]))
+    assert faces["photo"].to_pylist() == [0, 0]
+    first, second = faces.drop_columns(["photo"]).to_pylist()
+    assert first == {name: as_list(value) for name, value in face_row(FACE).items()}
+    assert second == {**first, "filter_score": None}
+    assert set(faces.column_names) - set(IMAGE_SCHEMA.names) == {"photo"}
+    [filter_score] = [score for score in NUMBERS if score.name == "filter_score"]
+    assert np.array_equal(values_of(filter_score, faces), [0.25, np.nan], equal_nan=True)
 
 
-@pytest.mark.parametrize("missing", [(), ("embedding", "filter_score")], ids=["all", "without models"])
-def test_a_face_is_read_as_it_was_written(missing: tuple[str, ...], tmp_path: Path) -> None:
-    """A face through a table is the same face, without its pixels; a row holds it, the photograph and its source."""
-    face = replace(FACE, scores=Scores(**{**SCORES, **dict.fromkeys(missing)}))
-    row = read_back(image_row(replace(face, image=b"pixels"), PHOTO), tmp_path)
-    assert face_of_row(row, COLUMNS) == face
-    assert hash(face_of_row(row, COLUMNS)) == hash(face)
-    assert row.keys() == set(IMAGE_SCHEMA.names)
-    assert (row["ref"], row["author"], row["photo_num_bytes"]) == ("a.jpg", "A. Photographer", 9)
+def as_list(value: Any) -> Any:
+    """Tuples as lists, as a table gives them back."""
+    return [as_list(element) for element in value] if isinstance(value, tuple) else value
 
 
-def test_other_scores_are_no_obstacle(tmp_path: Path) -> None:
-    """A score that only a newer code measures is handed on, one that an older did not measure is None."""
-    row = read_back(image_row(FACE, PHOTO), tmp_path, symmetry="0.5")
-    assert row["symmetry"] == "0.5"
-    assert face_of_row(row, COLUMNS) == FACE
-    del row["sharpness"]
-    assert face_of_row(row, COLUMNS).scores == {**SCORES, "sharpness": None}
+def test_records_are_read_from_columns_as_they_were() -> None:
+    """Rejections, photographs and items in columns are what they were, however many there are."""
+    rejections = [
+        Rejection(
+            f"{number}.jpg",
+            reason,
+            "a" * 64 if number % 2 else None,
+            number if number % 3 else None,
+            "why",
+            "b",
+        )
+        for number, reason in enumerate(list(Reason) * 200)
+    ]
+    assert rejections_of(rejection_columns(rejections)) == rejections
+    assert rejections_of(rejection_columns([])) == []
+    assert photo_columns([PHOTO]).to_pylist() == [{"ref": "a.jpg", "sha256": "a" * 64, "num_bytes": 9}]
+    [row] = item_columns([PHOTO.item]).to_pylist()
+    assert Item(**row, expected_sha256="a" * 64) == PHOTO.item
 
 
 def test_scores_travel_and_do_not_change() -> None:

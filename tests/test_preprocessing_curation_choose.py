@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from preprocessing.curation.choose import choose, curate
+from preprocessing.columns import columns_of, photo_columns, rejections_of
+from preprocessing.curation import choose as module
 from preprocessing.curation.rules import check, rules
 from preprocessing.curation.settings import PRESETS, CurateConfig
 from preprocessing.records import Face, Item, Photo, Rejection, Scores
@@ -67,6 +70,32 @@ def face(sha256: str, index: int, side: float, image: str | None = None, **score
 def hashed(*flipped: int) -> dict[str, Any]:
     """A hash of good quality that has these of its 256 bits set."""
     return {"pdq": f"{sum(1 << bit for bit in flipped):064x}", "pdq_quality": 100}
+
+
+@dataclass(frozen=True)
+class Curated:
+    """What is kept and what is not, as records."""
+
+    kept: list[tuple[Photo, Face]]
+    rejections: list[Rejection]
+
+
+def choose(photos: Sequence[Photo], faces: Sequence[Face], config: CurateConfig) -> Curated:
+    """The choice among records."""
+    columns = photo_columns(photos)
+    return records(photos, faces, module.choose(columns, columns_of(faces, columns), config))
+
+
+def curate(photos: Sequence[Photo], faces: Sequence[Face], config: CurateConfig) -> Curated:
+    """The choice among records, where keeping nothing is an error."""
+    columns = photo_columns(photos)
+    return records(photos, faces, module.curate(columns, columns_of(faces, columns), config))
+
+
+def records(photos: Sequence[Photo], faces: Sequence[Face], curated: module.Curated) -> Curated:
+    """What was chosen by number, as records."""
+    kept = zip(curated.photos.tolist(), curated.faces.tolist(), strict=True)
+    return Curated([(photos[photo], faces[face]) for photo, face in kept], rejections_of(curated.rejections))
 
 
 CONFIG = CurateConfig(min_quad_px=50, max_faces_per_photo=2)

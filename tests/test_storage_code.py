@@ -29,7 +29,7 @@ EXPECTED = {
         "preprocessing.scores.score",
         "storage.tables",
     },
-    "flows.stages.shard": {"preprocessing.records", "storage.shards", "storage.digest"},
+    "flows.stages.shard": {"storage.shards", "storage.digest", "storage.tables"},
     "training.metrics.features": {
         "training.data",
         "training.extractors.efficientnet",

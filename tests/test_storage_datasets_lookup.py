@@ -19,7 +19,7 @@ from storage.digest import bytes_digest
 from storage.errors import IntegrityError
 from storage.lineage.trace import trace
 from storage.store import Store
-from storage.tables import Row
+from storage.tables import Row, table_of
 
 NUM_IMAGES, NUM_REJECTIONS = 300, 150
 TABLES: tuple[TableName, ...] = ("images", "rejections")
@@ -53,9 +53,9 @@ def published(store: Store, seed: int, num_images: int = NUM_IMAGES) -> Dataset:
         store,
         f"faces{seed}",
         settings={"resolution": 32},
-        images=sorted(images, key=lambda row: str(row["key"])),
+        images=[table_of(sorted(images, key=lambda row: str(row["key"])), IMAGE_SCHEMA)],
         image_schema=IMAGE_SCHEMA,
-        rejections=rejections,
+        rejections=[table_of(rejections, REJECTION_SCHEMA)],
         rejection_schema=REJECTION_SCHEMA,
         shards=[],
         num_photos=0,

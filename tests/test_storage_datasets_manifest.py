@@ -16,6 +16,7 @@ from storage.digest import bytes_digest, file_digest
 from storage.errors import ConfigError, FormatError, IntegrityError, NotFoundError
 from storage.shards import Sample, index_json, index_name, write_shard
 from storage.store import Store
+from storage.tables import table_of
 
 
 def published(store: Store, name: str = "faces", image: bytes = b"crop", reason: str = "no_face") -> Dataset:
@@ -45,9 +46,9 @@ def published(store: Store, name: str = "faces", image: bytes = b"crop", reason:
         store,
         name,
         settings={"resolution": 64},
-        images=[row],
+        images=[table_of([row], IMAGE_SCHEMA)],
         image_schema=IMAGE_SCHEMA,
-        rejections=[rejection],
+        rejections=[table_of([rejection], REJECTION_SCHEMA)],
         rejection_schema=REJECTION_SCHEMA,
         shards=[shard],
         num_photos=2,

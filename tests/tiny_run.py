@@ -19,6 +19,7 @@ from storage.digest import bytes_digest, file_digest
 from storage.runs import Run, create_run
 from storage.shards import Sample, index_json, index_name, write_shard
 from storage.store import Store
+from storage.tables import table_of
 from training.config import TrainConfig
 from training.data import ImageArray
 from training.loop import train
@@ -70,7 +71,7 @@ def tiny_dataset(store: Store, images_HWC: Sequence[ImageArray], name: str = "fa
         store,
         name,
         settings=settings,
-        images=rows,
+        images=[table_of(rows, IMAGE_SCHEMA)],
         image_schema=IMAGE_SCHEMA,
         rejections=[],
         rejection_schema=REJECTION_SCHEMA,

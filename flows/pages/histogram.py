@@ -127,9 +127,9 @@ def samples(values: Values, limits: Limits) -> list[Group]:
 
     Without a threshold one group at even steps from the lowest to the highest. NaN is passed over.
     """
-    order = np.argsort(values, kind="stable")[: int(np.isfinite(values).sum())].tolist()
+    order = np.argsort(values, kind="stable")[: int(np.isfinite(values).sum())]
     if not limits.cuts:
-        return [Group("lowest to highest", True, evenly(order, PLAIN))]
+        return [Group("lowest to highest", True, order[evenly(range(len(order)), PLAIN)].tolist())]
     ordered = values[order]
     start = int(np.searchsorted(ordered, limits.low, side="left"))
     stop = int(np.searchsorted(ordered, limits.high, side="right"))
@@ -158,7 +158,7 @@ def samples(values: Values, limits: Limits) -> list[Group]:
     for title, passes, claimed in claims:
         if free := [place for place in claimed if place not in taken]:
             taken.update(free)
-            groups.append((free[0], Group(title, passes, [order[place] for place in free])))
+            groups.append((free[0], Group(title, passes, order[free].tolist())))
     return [group for _, group in sorted(groups, key=lambda found: found[0])]
 
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -22,21 +21,26 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from flows.pages.histogram import Histogram, Limits, Values, evenly, histogram, samples
 from flows.pages.thumbnails import Thumbnails
 from flows.stages.align import Aligned, Crop
 from flows.stages.crawl import Crawled
 from flows.stages.curate import Curated
+from preprocessing.columns import rejections_of, values_of
 from preprocessing.curation.rules import Rule, rules
 from preprocessing.curation.settings import CurateConfig
 from preprocessing.photo.decode import DecodeConfig
-from preprocessing.records import Face, Item, Rejection
+from preprocessing.records import Item, Rejection
 from preprocessing.reject import Reason, in_order
 from preprocessing.scores.catalogue import NUMBERS, Score
 from storage.datasets.dataset import Dataset
 from storage.shards import KEY_DIGITS
+from storage.tables import Row, arrow, leaders, numbers, rows_by_value, rows_holding
 
 KEPT_SHOWN, REJECTED_SHOWN = 96, 200
 PHOTOS_SHOWN = 40
@@ -54,8 +58,12 @@ def write_report(
     crawled: Crawled,
     aligned: Aligned,
     curated: Curated,
+    rejections: pa.Table,
 ) -> Path:
-    """Write the pages into the version's folder, beside what the manifest names, and return the path of the first."""
+    """Write the pages into the version's folder, beside what the manifest names, and return the path of the first.
+
+    `rejections` are those of all stages.
+    """
     environment = Environment(
         loader=PackageLoader("flows.pages"),
         autoescape=True,
@@ -63,7 +71,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages = _Pages(dataset, record, crawled, aligned, curated)
+    pages = _Pages(dataset, record, crawled, aligned, curated, rejections)
     common = {"reference": dataset.reference, "record": record, "reasons": pages.reasons()}
 
     def write(name: str, template: str, values: Mapping[str, Any]) -> Path:
@@ -71,7 +79,7 @@ def write_report(
         dataset.store.put(key, environment.get_template(template).render(**common, **values).encode())
         return dataset.store.path(key)
 
-    for reason in pages.rejections:
+    for reason in pages.rejected:
         write(reason, "reason.html", pages.reason(reason))
     return write("index", "index.html", pages.index())
 
@@ -107,49 +115,67 @@ class ScoreRow:
     samples: list[tuple[str, bool, list[Picture]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Pages:
-    """What the templates are given, in an order that chunks and workers do not change."""
+    """What the templates are given, in an order that chunks and workers do not change.
+
+    A face goes by its number in `aligned.faces`, a rejection by its number in `rejections`.
+    """
 
     dataset: Dataset
     record: Mapping[str, Any]
     crawled: Crawled
     aligned: Aligned
     curated: Curated
+    rejections: pa.Table
 
     @cached_property
-    def items(self) -> dict[str, Item]:
-        """By sha256, the item that stands for each photograph: the one of the smallest ref, as in curation."""
-        photos = sorted(self.crawled.photos, key=lambda photo: photo.item.ref, reverse=True)
-        return {photo.sha256: photo.item for photo in photos}
+    def items_of_faces(self) -> NDArray[np.int64]:
+        """For each face the number of the item that stands for its photograph: that of the smallest ref."""
+        photo: NDArray[np.int64] = numbers(self.aligned.faces["photo"])
+        return rows_holding(self.crawled.items["ref"], self.crawled.photos["ref"])[photo].astype(np.int64)
 
     @cached_property
-    def crops(self) -> dict[tuple[str, int | None], Crop]:
-        """Every face found, by photograph and face index, ordered by ref."""
-        found = sorted(
-            self.aligned.crops,
-            key=lambda crop: (self.items[crop.face.photo_sha256].ref, crop.face.face_index),
-        )
-        return {(crop.face.photo_sha256, crop.face.face_index): crop for crop in found}
+    def faces(self) -> NDArray[np.int64]:
+        """Every face found, ordered by ref and face index."""
+        ranks = numbers(pc.rank(self.crawled.items["ref"].combine_chunks(), tiebreaker="dense"))
+        return np.lexsort((numbers(self.aligned.faces["face_index"]), ranks[self.items_of_faces]))
 
     @cached_property
-    def crops_by_image(self) -> dict[str, Crop]:
-        """Every crop by its bytes, where two share them the kept one."""
-        kept = (crop for crop, _ in self.curated.kept)
-        return {crop.face.image_sha256: crop for crop in [*self.crops.values(), *kept]}
+    def rejected(self) -> dict[Reason, NDArray[np.int64]]:
+        """The rejections of each reason, in the order of the pipeline and of the refs."""
+        face = pc.fill_null(self.rejections["face_index"], -1)
+        keys = pa.table({"ref": self.rejections["ref"], "face": face})
+        order = numbers(pc.sort_indices(keys, [("ref", "ascending"), ("face", "ascending")])).astype(np.int64)
+        there = rows_by_value(self.rejections["reason"].take(arrow(order)))
+        found = {Reason(str(reason)): order[rows] for reason, rows in there.items()}
+        return {reason: found[reason] for reason in in_order(found)}
 
     @cached_property
-    def rejections(self) -> dict[Reason, list[Rejection]]:
-        """Every rejection by its reason, in the order of the pipeline and of the refs."""
-        found = defaultdict(list)
-        for rejection in [*self.crawled.rejections, *self.aligned.rejections, *self.curated.rejections]:
-            found[rejection.reason].append(rejection)
-        return {reason: sorted(found[reason], key=_by_ref) for reason in in_order(found)}
+    def faces_of_rejections(self) -> NDArray[np.int64]:
+        """For each rejection the number of the rejected face, of a photograph that of its largest; -1 for none."""
+        photos, faces = self.crawled.photos, self.aligned.faces
+        photo = rows_holding(photos["sha256"], self.rejections["photo_sha256"]).astype(np.int64)
+        photo = np.where(photo < 0, photo, leaders(photos["sha256"], photos["ref"])[photo])
+        wanted = photo << 32 | numbers(pc.fill_null(self.rejections["face_index"], 0))
+        there = numbers(faces["photo"]).astype(np.int64) << 32 | numbers(faces["face_index"])
+        order = np.argsort(there)
+        nearest = order[np.searchsorted(there, wanted, sorter=order).clip(max=len(there) - 1)]
+        return np.where((photo >= 0) & (there[nearest] == wanted), nearest, -1)
 
     @cached_property
-    def fates(self) -> dict[tuple[str | None, int | None], Reason]:
-        """Why faces were rejected, by photograph and face index."""
-        return {(r.photo_sha256, r.face_index): r.reason for r in self.curated.rejections}
+    def fates(self) -> NDArray[np.int64]:
+        """For each face the number of its rejection, or -1."""
+        fates = np.full(self.aligned.faces.num_rows, -1)
+        mine = np.flatnonzero(self.faces_of_rejections >= 0)
+        mine = mine[numbers(self.rejections["face_index"].is_valid().cast(pa.int8()))[mine] > 0]
+        fates[self.faces_of_rejections[mine]] = mine
+        return fates
+
+    @cached_property
+    def kept_images(self) -> pa.Array:
+        """The digests of the images that are kept, in their order."""
+        return self.aligned.faces["image_sha256"].take(arrow(self.curated.kept)).combine_chunks()
 
     @cached_property
     def rules(self) -> list[Rule]:
@@ -165,54 +191,53 @@ class _Pages:
     def reasons(self) -> list[dict[str, Any]]:
         """The table of reasons."""
         rows = []
-        for reason, rejections in self.rejections.items():
-            of_faces = rejections[0].face_index is not None
-            unit, total = ("faces", len(self.crops)) if of_faces else ("photographs", len(self.crawled.items))
+        for reason, rejected in self.rejected.items():
+            of_faces = self.rejections["face_index"][int(rejected[0])].is_valid
+            unit, table = ("faces", self.aligned.faces) if of_faces else ("photographs", self.crawled.items)
             rows.append(
                 {
                     "name": reason.value,
                     "meaning": reason.meaning,
-                    "count": len(rejections),
+                    "count": len(rejected),
                     "unit": unit,
-                    "percent": 100 * len(rejections) / max(total, len(rejections)),
+                    "percent": 100 * len(rejected) / max(table.num_rows, len(rejected)),
                 }
             )
         return rows
 
     def index(self) -> dict[str, Any]:
         """The first page."""
-        kept = [crop for crop, _ in self.curated.kept]
+        faces, kept = self.aligned.faces, self.curated.kept
         return {
             "source": self.record["config"]["source"],
             "built_at": datetime.fromisoformat(self.record["finished_at"]).strftime("%Y-%m-%d %H:%M UTC"),
             "resolution": self.dataset.resolution,
             "totals": [
-                ("photographs listed", len(self.crawled.items)),
-                ("read", len(self.crawled.photos)),
-                ("different, with a face", len({sha256 for sha256, _ in self.crops})),
-                ("faces", len(self.crops)),
+                ("photographs listed", self.crawled.items.num_rows),
+                ("read", self.crawled.photos.num_rows),
+                ("different, with a face", pc.count_distinct(faces["photo"]).as_py()),
+                ("faces", faces.num_rows),
                 ("images kept", len(kept)),
             ],
             "other_seconds": self.record["seconds"]
             - sum(t["seconds"] for t in self.record["timings"].values()),
             "config": json.dumps(self.record["config"], indent=2, ensure_ascii=False),
-            "kept": self._of_crops(evenly(kept, KEPT_SHOWN), THUMBNAIL_PX),
+            "kept": self._of_faces(_evenly(kept, KEPT_SHOWN), THUMBNAIL_PX),
             "num_kept": len(kept),
             "scores": self._scores(),
         }
 
     def reason(self, reason: Reason) -> dict[str, Any]:
         """The page of one reason; where it has one threshold, those that miss it by least come first."""
-        rejections = self.rejections[reason]
+        rejected = self.rejected[reason]
         mine = [rule for rule in self.rules if rule.reason is reason and rule.is_on]
         if len(mine) == 1:
-            rejections = sorted(rejections, key=lambda rejection: self._miss(mine[0], rejection))
-        shown = evenly(rejections, REJECTED_SHOWN)
-        pictures = self._of_rejections(shown)
+            rejected = rejected[np.argsort(self._misses(mine[0], rejected), kind="stable")]
+        pictures = self._of_rejections(_evenly(rejected, REJECTED_SHOWN))
         return {
             "reason": reason.value,
             "meaning": reason.meaning,
-            "count": len(rejections),
+            "count": len(rejected),
             "nearest_first": len(mine) == 1,
             "has_twins": any(picture.twin for picture in pictures),
             "pictures": [picture for picture in pictures if picture.data],
@@ -220,44 +245,46 @@ class _Pages:
         }
 
     def _scores(self) -> list[ScoreRow]:
-        crops = list(self.crops.values())
-        kept = np.array([identity not in self.fates for identity in self.crops], bool)
-        values = {score: np.array([score.of(crop.face) for crop in crops], float) for score in NUMBERS}
+        kept = self.fates[self.faces] < 0
         limits = {score: self._limits(score) for score in NUMBERS}
-        outside = {score: limits[score].outside(found) for score, found in values.items()}
-        num_failed = np.sum(list(outside.values()), axis=0)
+        num_failed = np.zeros(len(kept), int)
+        for score in NUMBERS:
+            num_failed += limits[score].outside(self._values(score))
         rows = []
-        for score, found in values.items():
+        for score in NUMBERS:
+            found = self._values(score)
             known = np.isfinite(found)
             if not known.any():
                 continue
+            outside = limits[score].outside(found)
             mine = [rule for rule in self.rules if rule.score is score]
-            reasons = {rule.reason: None for rule in mine if rule.is_on and rule.reason in self.rejections}
+            reasons = {rule.reason: None for rule in mine if rule.is_on and rule.reason in self.rejected}
             rows.append(
                 ScoreRow(
                     score,
                     _limits_text(score, limits[score]),
                     [rule.setting for rule in mine],
                     [reason.value for reason in reasons],
-                    len(crops),
-                    int(outside[score].sum()),
-                    int((outside[score] & (num_failed == 1)).sum()),
+                    len(found),
+                    int(outside.sum()),
+                    int((outside & (num_failed == 1)).sum()),
                     int((~known).sum()),
                     [score.text(q) for q in np.quantile(found[known], [0, 0.05, 0.5, 0.95, 1]).tolist()],
                     histogram(found[known], kept[known], limits[score]),
-                    self._samples(score, found, limits[score], crops),
+                    self._samples(score, found, limits[score]),
                 )
             )
         return rows
 
-    def _samples(
-        self, score: Score, found: Values, limits: Limits, crops: Sequence[Crop]
-    ) -> list[tuple[str, bool, list[Picture]]]:
+    def _values(self, score: Score) -> Values:
+        """A score of every face, in the order of `faces`."""
+        return values_of(score, self.aligned.faces)[self.faces]
+
+    def _samples(self, score: Score, found: Values, limits: Limits) -> list[tuple[str, bool, list[Picture]]]:
         side = min(SAMPLE_PX, self.dataset.resolution)
-        groups = samples(found, limits)
         return [
-            (group.title, group.passes, self._of_crops([crops[n] for n in group.numbers], side, score))
-            for group in groups
+            (group.title, group.passes, self._of_faces(self.faces[group.numbers], side, score))
+            for group in samples(found, limits)
         ]
 
     def _limits(self, score: Score) -> Limits:
@@ -265,64 +292,94 @@ class _Pages:
         low = max((rule.low for rule in mine if rule.low is not None), default=-math.inf)
         return Limits(low, min((rule.high for rule in mine if rule.high is not None), default=math.inf))
 
-    def _miss(self, rule: Rule, rejection: Rejection) -> float:
-        """By how much a rejected face misses a threshold; infinite where that is not known."""
-        crop = self.crops.get((rejection.photo_sha256 or "", rejection.face_index))
-        value = None if crop is None else rule.value(crop.face)
-        if value is None:
-            return math.inf
-        bounds = (rule.low, value), (value, rule.high)
-        return max(high - low for high, low in bounds if high is not None and low is not None)
+    def _misses(self, rule: Rule, rejected: NDArray[np.int64]) -> Values:
+        """By how much rejected faces miss a threshold; infinite where that is not known."""
+        faces = self.faces_of_rejections[rejected]
+        values = np.where(faces >= 0, values_of(rule.score, self.aligned.faces)[faces], np.nan)
+        below = -np.inf if rule.low is None else rule.low - values
+        above = -np.inf if rule.high is None else values - rule.high
+        return np.nan_to_num(np.maximum(below, above), nan=np.inf)
 
-    def _of_crops(self, crops: Sequence[Crop], side_px: int, score: Score | None = None) -> list[Picture]:
+    def _of_faces(self, faces: NDArray[np.int64], side_px: int, score: Score | None = None) -> list[Picture]:
         """Crops as pictures, with their value of a score."""
-        data = self.thumbnails.data_uris(crops, side_px)
+        data = self.thumbnails.data_uris(self.aligned.crops(faces), side_px)
+        rows = self._rows(faces.tolist())
         return [
-            self._picture(crop, found, None if score is None else _shown(score, crop.face))
-            for crop, found in zip(crops, data, strict=True)
+            self._picture(face, rows[face], found, None if score is None else _shown(score, rows[face]))
+            for face, found in zip(faces.tolist(), data, strict=True)
         ]
 
-    def _of_rejections(self, rejections: Sequence[Rejection]) -> list[Picture]:
+    def _of_rejections(self, rejected: NDArray[np.int64]) -> list[Picture]:
         """Rejections as pictures: the crop, or else the photograph, and beside it what is kept in its place."""
+        rejections = rejections_of(self.rejections.take(arrow(rejected)))
         whole = [number for number, rejection in enumerate(rejections) if rejection.reason in FACELESS]
         whole = evenly(whole, PHOTOS_SHOWN)
-        sources: list[Crop | str | None] = [
-            rejection.photo_sha256 if number in whole else self._crop_of(rejection)
-            for number, rejection in enumerate(rejections)
+        faces = self.faces_of_rejections[rejected].tolist()
+        twins = self._twins(rejections, faces)
+        rows, crops = self._rows([*faces, *twins]), self._crops([*faces, *twins])
+        sources = [
+            rejection.photo_sha256 if number in whole else crops.get(face)
+            for number, (rejection, face) in enumerate(zip(rejections, faces, strict=True))
         ]
-        twins = [self._twin_of(rejection) for rejection in rejections]
-        twin_data = self.thumbnails.data_uris(twins, THUMBNAIL_PX)
+        refs = pa.array([rejection.ref for rejection in rejections], pa.string())
+        items = rows_holding(self.crawled.items["ref"], refs).tolist()
+        twin_data = self.thumbnails.data_uris([crops.get(twin) for twin in twins], THUMBNAIL_PX)
         pictures = []
-        for rejection, source, data, twin, other in zip(
+        for rejection, number, source, data, face, twin, other in zip(
             rejections,
+            items,
             sources,
             self.thumbnails.data_uris(sources, THUMBNAIL_PX),
+            faces,
             twins,
             twin_data,
             strict=True,
         ):
-            item = self.crawled.items[rejection.ref]
-            face = source.face if isinstance(source, Crop) else None
-            pair = None if twin is None else self._picture(twin, other, "kept in its place")
+            item = self._item(number)
+            row = rows[face] if isinstance(source, Crop) else None
+            pair = self._picture(twin, rows[twin], other, "kept in its place") if twin in rows else None
             note = None if pair is not None and rejection.detail == pair.name else rejection.detail
-            tip = _tip(item, face)
-            pictures.append(Picture(data, rejection.ref, note, tip, _link(item), face is None, twin=pair))
+            tip = _tip(item, row)
+            pictures.append(Picture(data, rejection.ref, note, tip, _link(item), row is None, twin=pair))
         return pictures
 
-    def _picture(self, crop: Crop, data: str | None, note: str | None) -> Picture:
-        item = self.items[crop.face.photo_sha256]
-        reason = self.fates.get((crop.face.photo_sha256, crop.face.face_index))
+    def _picture(self, face: int, row: Row, data: str | None, note: str | None) -> Picture:
+        item = self._item(self.items_of_faces[face])
+        rejection = int(self.fates[face])
+        reason = None if rejection < 0 else Reason(self.rejections["reason"][rejection].as_py())
         fate = "kept" if reason is None else f"rejected: {reason}"
-        return Picture(data, item.ref, note, f"{_tip(item, crop.face)}\n{fate}", _link(item), reason=reason)
+        return Picture(data, item.ref, note, f"{_tip(item, row)}\n{fate}", _link(item), reason=reason)
 
-    def _crop_of(self, rejection: Rejection) -> Crop | None:
-        """A rejected face's crop; of a rejected photograph that of its largest face."""
-        return self.crops.get((rejection.photo_sha256 or "", rejection.face_index or 0))
+    def _rows(self, faces: Iterable[int]) -> dict[int, Row]:
+        """The rows of faces, by face; -1 is none."""
+        found = np.array([face for face in faces if face >= 0], np.int64)
+        return dict(zip(found.tolist(), self.aligned.faces.take(arrow(found)).to_pylist(), strict=True))
 
-    def _twin_of(self, rejection: Rejection) -> Crop | None:
-        """The crop that a duplicate points at, by its image's sha256 or its photograph's."""
-        sha256 = rejection.duplicate_of
-        return None if sha256 is None else self.crops_by_image.get(sha256) or self.crops.get((sha256, 0))
+    def _crops(self, faces: Iterable[int]) -> dict[int, Crop]:
+        """Where the crops of faces lie, likewise."""
+        found = np.array([face for face in faces if face >= 0], np.int64)
+        return dict(zip(found.tolist(), self.aligned.crops(found), strict=True))
+
+    def _item(self, number: int) -> Item:
+        [row] = self.crawled.items.slice(number, 1).to_pylist()
+        return Item(**row)
+
+    def _twins(self, rejections: Sequence[Rejection], faces: Sequence[int]) -> list[int]:
+        """The face whose crop is kept in the place of each; of a photograph that is there twice its largest face."""
+        instead = pa.array([rejection.duplicate_of for rejection in rejections], pa.string())
+        kept = rows_holding(self.kept_images, instead).tolist()
+        return [
+            int(self.curated.kept[twin])
+            if twin >= 0
+            else face
+            if rejection.duplicate_of == rejection.photo_sha256 is not None
+            else -1
+            for rejection, face, twin in zip(rejections, faces, kept, strict=True)
+        ]
+
+
+def _evenly(those: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    return those[evenly(range(len(those)), limit)]
 
 
 def _limits_text(score: Score, limits: Limits) -> str | None:
@@ -334,18 +391,18 @@ def _limits_text(score: Score, limits: Limits) -> str | None:
     return f"{high} or less" if limits.cuts else None
 
 
-def _shown(score: Score, face: Face) -> str | None:
+def _shown(score: Score, face: Row) -> str | None:
     """A face's score as text; None where there is no such number."""
-    value = score.of(face)
+    value = face[score.name]
     return None if value is None or not math.isfinite(value) else score.text(value)
 
 
-def _tip(item: Item, face: Face | None) -> str:
+def _tip(item: Item, face: Row | None) -> str:
     """What is known of a photograph and its face, a line each."""
     known = {"title": item.title, "author": item.author, "licence": item.license}
     lines = [item.ref, *(f"{name}: {value}" for name, value in known.items() if value)]
     if face is not None:
-        lines.append(f"key: {face.image_sha256[:KEY_DIGITS]}")
+        lines.append(f"key: {face['image_sha256'][:KEY_DIGITS]}")
         values = ((score, _shown(score, face)) for score in NUMBERS)
         lines += [f"{score.title.lower()}: {value}" for score, value in values if value is not None]
     return "\n".join(lines)
@@ -361,7 +418,3 @@ def _link(item: Item) -> str | None:
         if address and parts.scheme in ("http", "https") and parts.netloc:
             return address
     return None
-
-
-def _by_ref(rejection: Rejection) -> tuple[str, int]:
-    return rejection.ref, -1 if rejection.face_index is None else rejection.face_index

@@ -43,7 +43,7 @@ class Thumbnails:
                 with self.store.path(source.blob).open("rb") as file:
                     file.seek(source.offset)
                     data = file.read(source.size)
-                if bytes_digest(data) != source.face.image_sha256:
+                if bytes_digest(data) != source.sha256:
                     return None
                 image = Image.open(io.BytesIO(data))
             image.thumbnail((side_px, side_px))

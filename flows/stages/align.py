@@ -9,24 +9,30 @@ were then. Not here: what happens inside a photograph (`preprocessing.faces`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.stages.work import Context, Progress, Report, check_code, reasons, spread
 from preprocessing.faces import FacesConfig, faces_in_photo
-from preprocessing.records import Face, Photo, Rejection, face_of_row, face_row
-from preprocessing.reject import Reason
+from preprocessing.records import Face, face_row
 from storage.code import code_digest
 from storage.digest import json_digest
+from storage.errors import IntegrityError
 from storage.store import Store
-from storage.tables import BATCH_ROWS, Row, get_table, put_table
+from storage.tables import Row, arrow, counted, leaders, numbers, put_table
 
-if TYPE_CHECKING:  # what a build's config is of otherwise changes no face, so a chunk's code must not hold it
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    # what these are of otherwise changes no face, so a chunk's code must not hold them
     from preprocessing.config import BuildConfig
+    from storage.gathered import Gathered
 
 ALIGN_FIELDS = [
     pa.field("reason", pa.string()),
@@ -39,85 +45,131 @@ ALIGN_FIELDS = [
 
 @dataclass(frozen=True)
 class Crop:
-    """One aligned face, without its bytes, and where those lie: `size` bytes at `offset` of the object `blob`."""
+    """Where an encoded crop lies: `size` bytes at `offset` of the object `blob`. Their sha256 is on record."""
 
-    face: Face
     blob: str
     offset: int
     size: int
+    sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Aligned:
-    """Every photograph's faces, or why it has none."""
+    """Every photograph's faces, or why it has none.
 
-    crops: list[Crop]
-    rejections: list[Rejection]
+    `faces` has the columns that were asked for; `photo`, the number of its photograph; and for each face its place:
+    `offset` and `size` in its chunk's crops, `table` and `row` of `chunks`, which holds all of it. `rejections` has the
+    fields of a Rejection for its columns.
+    """
+
+    chunks: Gathered
+    faces: pa.Table
+    rejections: pa.Table
     reused: int
 
     def counts(self) -> dict[str, int]:
         """What became of the photographs; `reused` photographs were aligned by an earlier build."""
-        return {"faces": len(self.crops), "reused": self.reused, **reasons(self.rejections)}
+        return {"faces": self.faces.num_rows, "reused": self.reused, **reasons(self.rejections)}
+
+    def crops(self, faces: NDArray[np.int64]) -> list[Crop]:
+        """Where the crops of some faces lie."""
+        found = self.faces.select(["table", "offset", "size", "image_sha256"]).take(arrow(faces))
+        return [
+            Crop(blob_key(f"{self.chunks.prefix}/{table}"), offset, size, sha256)
+            for table, offset, size, sha256 in zip(*(column.to_pylist() for column in found), strict=True)
+        ]
 
 
 def align(
     context: Context,
     report: Report,
     config: BuildConfig,
-    photos: Sequence[Photo],
+    photos: pa.Table,
     face_fields: Sequence[pa.Field],
+    columns: Sequence[str],
 ) -> Aligned:
     """Find, crop and encode the faces of every distinct photograph that no earlier build has aligned.
 
-    `face_fields` are a face's columns. They are handed in, so that a chunk depends on them and not on what else the
-    scores' catalogue says, such as presets and titles.
+    `photos` has the columns `ref` and `sha256`; of those with the same bytes the one of the smallest ref stands for
+    all. `face_fields` are a face's columns, and `columns` those of them that
+    are wanted here. Both are handed in, so that a chunk depends on them and not on what else the scores' catalogue
+    says, such as presets and titles.
     """
     schema = pa.schema([*face_fields, *ALIGN_FIELDS])
     code = code_digest(__name__)
     identity = {"config": config.faces.identity(), "code": code, "columns": sorted(schema.names)}
     prefix = f"chunks/align/{json_digest(identity)}"
-    wanted = {
-        photo.sha256: photo.item.ref
-        for photo in sorted(photos, key=lambda photo: photo.item.ref, reverse=True)
-    }
-    crops: list[Crop] = []
-    rejections: list[Rejection] = []
-    done: set[str] = set()
+    distinct = np.unique(leaders(photos["sha256"], photos["ref"]))
+    distinct = distinct[numbers(pc.sort_indices(photos["sha256"].take(arrow(distinct))))]
+    sha256s = photos["sha256"].take(arrow(distinct)).combine_chunks()
+    names = list(
+        dict.fromkeys([*columns, "face_index", "image_sha256", *(field.name for field in ALIGN_FIELDS)])
+    )
     counts: Counter[str] = Counter()
-    columns = [field.name for field in face_fields]
+    done = 0
 
-    def take(rows: Iterable[Row]) -> None:
-        for row in rows:
-            sha256 = row["photo_sha256"]
-            done.add(sha256)
-            if row["reason"] is None:
-                blob = blob_key(f"{prefix}/{row['table']}")
-                crops.append(Crop(face_of_row(row, columns), blob, row["offset"], row["size"]))
-                counts["faces"] += 1
-            else:
-                reason = Reason(row["reason"])
-                rejections.append(Rejection(wanted[sha256], reason, sha256, row["face_index"], row["detail"]))
-                counts[reason] += 1
-        report(Progress("align", len(done), len(wanted), "photos", counts))
+    def note(num_photos: int, outcomes: Mapping[str, int]) -> None:
+        nonlocal done
+        done += num_photos
+        counts.update(outcomes)
+        report(Progress("align", done, len(sha256s), "photos", counts))
 
-    known = context.gathered(context.store, prefix, schema, "photo_sha256", "image_sha256")
-    for batch in known.rows(pa.array(wanted, pa.string()), schema.names).to_batches(BATCH_ROWS):
-        take(batch.to_pylist())
-    reused = len(done)
+    def opened() -> Gathered:
+        return context.gathered(context.store, prefix, schema, "photo_sha256", "image_sha256")
+
+    def jobs() -> Iterator[list[str]]:
+        for chunk in spread(range(len(left)), context):
+            yield sha256s.take(arrow(left[chunk[0] : chunk[-1] + 1])).to_pylist()
+
+    rows = opened().rows(sha256s, names)
+    number = numbers(rows["number"])
+    left = np.setdiff1d(np.arange(len(sha256s)), number)
+    reused = len(sha256s) - len(left)
+    note(reused, _outcomes(rows["reason"]))
     work = partial(
         align_chunk, store=context.store, prefix=prefix, config=config.faces, code=code, schema=schema
     )
-    for key in context.workers.map(work, spread(sorted(wanted.keys() - done), context)):
-        name = key.removeprefix(f"{prefix}/")
-        take({**row, "table": name} for row in get_table(context.store, key, schema.names))
-    context.gathered(context.store, prefix, schema, "photo_sha256", "image_sha256").gather()
-    return Aligned(crops, rejections, reused)
+    for num_photos, outcomes in context.workers.map(work, jobs()):
+        note(num_photos, outcomes)
+    opened().gather()
+    if len(left):
+        new = opened().rows(sha256s.take(arrow(left)), names)
+        rows = pa.concat_tables([rows, new])
+        number = np.concatenate([number, left[numbers(new["number"])]])
+    if len(np.unique(number)) < len(sha256s):
+        raise IntegrityError(f"{context.store.path(prefix)} lacks chunks that were just written: build again")
+    rows = rows.drop_columns(["number"]).append_column("photo", arrow(distinct[number])).unify_dictionaries()
+    return Aligned(opened(), *_apart(rows, photos), reused)
+
+
+def _apart(rows: pa.Table, photos: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Rows of chunks as faces and as rejections."""
+    is_face = rows["reason"].is_null()
+    refused = rows.select(["photo", "face_index", "reason", "detail"]).filter(pc.invert(is_face))
+    photos = photos.take(refused["photo"])
+    refused = refused.drop_columns(["photo"]).append_column("ref", photos["ref"])
+    refused = refused.append_column("photo_sha256", photos["sha256"])
+    refused = refused.append_column("duplicate_of", pa.nulls(refused.num_rows, pa.string()))
+    faces = {}
+    for name in rows.column_names:  # one by one, so that never all of them are held twice
+        if name not in ("reason", "detail"):
+            faces[name] = rows[name].filter(is_face).combine_chunks()
+        rows = rows.drop_columns([name])
+    return pa.table(faces), refused
+
+
+def _outcomes(reasons: pa.ChunkedArray) -> dict[str, int]:
+    """How many rows are faces, and how many have each reason."""
+    return {name or "faces": count for name, count in counted(reasons).items()}
 
 
 def align_chunk(
     sha256s: Sequence[str], store: Store, prefix: str, config: FacesConfig, code: str, schema: pa.Schema
-) -> str:
-    """Align these photographs; the key of the table of `schema`, whose crops lie end to end at its `blob_key`."""
+) -> tuple[int, dict[str, int]]:
+    """Align these photographs, and say how many they are and what became of them.
+
+    A table of `schema` holds it, and their crops lie end to end at its `blob_key`.
+    """
     import cv2
 
     cv2.setNumThreads(1)  # a worker is one core
@@ -137,7 +189,7 @@ def align_chunk(
     key = f"{prefix}/{json_digest(list(sha256s))}.parquet"
     store.put(blob_key(key), bytes(blob))
     put_table(store, key, rows, schema)  # last: a chunk whose table exists is complete
-    return key
+    return len(sha256s), Counter(row["reason"] or "faces" for row in rows)
 
 
 def blob_key(table_key: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,17 +18,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flows.stages.work import Context, Progress, Report, reasons, spread
+from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
-from preprocessing.records import Item, Photo, Rejection
+from preprocessing.records import Item, Rejection
 from preprocessing.reject import TRANSIENT, Reason
 from preprocessing.sources import Source, WebSource, open_source
 from storage.digest import json_digest
 from storage.errors import SourceError
 from storage.store import Store, original_key
-from storage.tables import Row, get_columns, put_table
+from storage.tables import (
+    BATCH_ROWS,
+    Row,
+    arrow,
+    counted,
+    fitted,
+    get_columns,
+    leaders,
+    numbers,
+    put_table,
+    rows_holding,
+    table_of,
+)
 
 CRAWL_VERSION = 1
 """Raised only when fetched bytes must not be reused: hosts are not asked again for a change of our code."""
@@ -48,60 +63,76 @@ CRAWL_SCHEMA = pa.schema(
     ]
 )
 """`signals` is JSON: what was looked at, and what was said about the photograph's use, with its place and words."""
-_KNOWN = ("ref", "sha256", "num_bytes", "reason", "detail", "fetched_at")
+KNOWN_SCHEMA = pa.schema([field for field in CRAWL_SCHEMA if field.name != "signals"])
+"""What a build asks of earlier ones, whose tables may know no signals."""
 
 
-@dataclass(frozen=True)
+LISTED_SCHEMA = pa.schema([*ITEM_SCHEMA, pa.field("expected_sha256", pa.string())])
+
+
+@dataclass(frozen=True, eq=False)
 class Crawled:
-    """Every item of the source, as a photograph whose bytes are in the store or as a rejection."""
+    """Every item of the source, as a photograph whose bytes are in the store or as a rejection.
+
+    Tables of the columns ITEM_SCHEMA, PHOTO_SCHEMA and REJECTED_SCHEMA; an item's `ref` leads from one to the others.
+    """
 
     source: dict[str, Any]
-    items: dict[str, Item]
-    photos: list[Photo]
-    rejections: list[Rejection]
+    items: pa.Table
+    photos: pa.Table
+    rejections: pa.Table
     reused: int
 
     def counts(self) -> dict[str, int]:
         """What became of the items."""
-        return {"photos": len(self.photos), "reused": self.reused, **reasons(self.rejections)}
+        return {"photos": self.photos.num_rows, "reused": self.reused, **reasons(self.rejections)}
 
 
 def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     """Read or fetch every photograph of the source; SourceError where it lists none, or two under one name."""
     source = open_source(config.source, config.fetch)
-    listed = source.items()[: config.limit]
-    items = {item.ref: item for item in listed}
-    if not items:
+    listed = table_of(_emptied(source.items()[: config.limit]), LISTED_SCHEMA)
+    refs = listed["ref"]
+    if not len(refs):
         raise SourceError(f"source {config.source} lists no photograph")
-    if len(items) != len(listed):
-        [(ref, _)] = Counter(item.ref for item in listed).most_common(1)
+    if len(again := np.flatnonzero(leaders(refs) != np.arange(len(refs)))):
+        ref = refs[int(again[0])].as_py()
         raise SourceError(f"source {config.source} has two photographs that both read as {ref!r}: rename one")
     prefix = f"chunks/crawl/{json_digest([CRAWL_VERSION, source.description()])}"
-    outcomes: dict[str, Row] = {}
+    known = pa.Table.from_batches([], KNOWN_SCHEMA)
     if isinstance(source, WebSource) and not context.refetch:
-        outcomes = _known_outcomes(context.store, prefix, items)
-    reused = len(outcomes)
-    todo = [item for ref, item in items.items() if ref not in outcomes]
-    counts = Counter(_outcome_name(row) for row in outcomes.values())
-    report(Progress("crawl", reused, len(items), "photos", counts))
+        known = _known_outcomes(context.store, prefix, listed)
+    reused = known.num_rows
+    todo = listed.filter(pc.invert(pc.is_in(refs, value_set=known["ref"])))
+    items = listed.select(ITEM_SCHEMA.names)
+    outcomes = [known]
+    counts: Counter[str] = Counter()
+
+    def count(outcome: pa.Table) -> None:
+        counts.update(counted(pc.fill_null(outcome["reason"], "photos")))
+        report(Progress("crawl", counts.total(), len(refs), "photos", counts))
+
+    count(known)
     results: Iterator[list[Row]]
     if isinstance(source, WebSource):
-        results = fetched_rows(todo, source, context.store, prefix)
+        wanted = [Item(**row) for row in todo.to_pylist()]
+        results = fetched_rows(wanted, source, context.store, prefix)
     else:
         work = partial(read_rows, source=source, store=context.store)
-        results = context.workers.map(work, spread(todo, context))
+        results = context.workers.map(work, _jobs(todo, spread(range(todo.num_rows), context)))
     for rows in results:
-        outcomes.update((row["ref"], row) for row in rows)
-        counts.update(_outcome_name(row) for row in rows)
-        report(Progress("crawl", len(outcomes), len(items), "photos", counts))
-    photos, rejections = [], []
-    for ref, item in items.items():
-        row = outcomes[ref]
-        if row["reason"] is None:
-            photos.append(Photo(item, row["sha256"], row["num_bytes"]))
-        else:
-            rejections.append(Rejection(ref, Reason(row["reason"]), row["sha256"], detail=row["detail"]))
-    return Crawled(source.description(), items, photos, rejections, reused)
+        outcomes.append(pa.Table.from_pylist(rows, CRAWL_SCHEMA).select(KNOWN_SCHEMA.names))
+        count(outcomes[-1])
+    del listed, todo
+    crawled = pa.concat_tables(outcomes)
+    crawled = crawled.take(arrow(rows_holding(crawled["ref"], refs)))
+    there = crawled["reason"].is_null()
+    photos = fitted(crawled.filter(there).select(PHOTO_SCHEMA.names), PHOTO_SCHEMA)
+    refused = crawled.filter(pc.invert(there))
+    nothing = pa.nulls(refused.num_rows)
+    rejections = refused.select(["ref", "reason", "detail"]).append_column("photo_sha256", refused["sha256"])
+    rejections = rejections.append_column("duplicate_of", nothing).append_column("face_index", nothing)
+    return Crawled(source.description(), items, photos, fitted(rejections, REJECTED_SCHEMA), reused)
 
 
 def read_rows(items: Sequence[Item], source: Source, store: Store) -> list[Row]:
@@ -160,24 +191,42 @@ def _rejection_row(rejection: Rejection) -> Row:
     )
 
 
-def _known_outcomes(store: Store, prefix: str, items: Mapping[str, Item]) -> dict[str, Row]:
-    newest: dict[str, Row] = {}
-    for key in store.keys(prefix):
-        for row in get_columns(store, key, _KNOWN).to_pylist():
-            if (
-                row["ref"] in items
-                and row["fetched_at"] >= newest.get(row["ref"], {"fetched_at": ""})["fetched_at"]
-            ):
-                newest[row["ref"]] = row
-    return {ref: row for ref, row in newest.items() if _still_holds(store, row, items[ref])}
+def _emptied(items: list[Item]) -> Iterator[Row]:
+    """The rows of items, which are forgotten one by one: as records they take several times as much."""
+    items.reverse()
+    while items:
+        item = items.pop()
+        yield {name: getattr(item, name) for name in LISTED_SCHEMA.names}
 
 
-def _still_holds(store: Store, row: Row, item: Item) -> bool:
+def _jobs(listed: pa.Table, chunks: Iterable[Sequence[int]]) -> Iterator[list[Item]]:
+    """The items of each chunk, which is given by its rows, as they are asked for."""
+    for chunk in chunks:
+        yield [Item(**row) for row in listed.slice(chunk[0], len(chunk)).to_pylist()]
+
+
+def _known_outcomes(store: Store, prefix: str, listed: pa.Table) -> pa.Table:
+    """The newest outcome of each item that has one which still holds."""
+    tables = [get_columns(store, key, KNOWN_SCHEMA.names) for key in store.keys(prefix)]
+    found = pa.concat_tables([pa.Table.from_batches([], KNOWN_SCHEMA), *tables])
+    item = rows_holding(listed["ref"], found["ref"])
+    order = numbers(pc.sort_indices(found["fetched_at"])).astype(np.int64)
+    order = order[item[order] >= 0]
+    newest = np.full(listed.num_rows, -1)
+    newest[item[order]] = order  # of equally new ones the last
+    items = np.flatnonzero(newest >= 0)
+    newest = newest[items]
+    holds = []
+    for start in range(0, len(newest), BATCH_ROWS):
+        part = slice(start, start + BATCH_ROWS)
+        outcomes = found.take(arrow(newest[part])).to_pylist()
+        promised = listed["expected_sha256"].take(arrow(items[part])).to_pylist()
+        holds += [_still_holds(store, *pair) for pair in zip(outcomes, promised, strict=True)]
+    return found.take(arrow(newest[np.array(holds, bool)]))
+
+
+def _still_holds(store: Store, row: Row, promised_sha256: str | None) -> bool:
     if row["reason"] is not None:
         return Reason(row["reason"]) not in TRANSIENT | {Reason.CHECKSUM_MISMATCH}
     # a list may since claim another hash, and a photograph may have been removed from the store
-    return item.expected_sha256 in (None, row["sha256"]) and store.exists(original_key(row["sha256"]))
-
-
-def _outcome_name(row: Row) -> str:
-    return "photos" if row["reason"] is None else str(row["reason"])
+    return promised_sha256 in (None, row["sha256"]) and store.exists(original_key(row["sha256"]))

@@ -5,40 +5,41 @@ Not here: the rules (`preprocessing.curation`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flows.stages.align import Aligned, Crop
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from flows.stages.align import Aligned
 from flows.stages.work import Progress, Report, reasons
 from preprocessing.config import BuildConfig
 from preprocessing.curation.choose import curate as curate_faces
-from preprocessing.records import (
-    Photo,
-    Rejection,
-)
+from storage.tables import arrow, numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curated:
-    """The crops that the dataset will hold, ordered by image digest, each with the photograph it came from."""
+    """The faces whose crops the dataset will hold, by their numbers in `Aligned.faces`, ordered by image digest.
 
-    kept: list[tuple[Crop, Photo]]
-    rejections: list[Rejection]
+    `photos` are the numbers of their photographs in `Crawled.photos`. `rejections` has the columns REJECTED_SCHEMA.
+    """
+
+    kept: NDArray[np.int64]
+    photos: NDArray[np.int64]
+    rejections: pa.Table
 
     def counts(self) -> dict[str, int]:
         """What became of the faces."""
         return {"kept": len(self.kept), **reasons(self.rejections)}
 
 
-def curate(report: Report, config: BuildConfig, photos: Sequence[Photo], aligned: Aligned) -> Curated:
+def curate(report: Report, config: BuildConfig, photos: pa.Table, aligned: Aligned) -> Curated:
     """Choose the faces that make the dataset; EmptyDatasetError where none passes."""
-    where = {(crop.face.photo_sha256, crop.face.face_index): crop for crop in aligned.crops}
-    curated = curate_faces(photos, [crop.face for crop in aligned.crops], config.curation)
-    kept = [(where[face.photo_sha256, face.face_index], photo) for photo, face in curated.kept]
-    kept.sort(key=lambda pair: pair[0].face.image_sha256)
-    report(
-        Progress(
-            "curate", len(where), len(where), "faces", {"kept": len(kept), **reasons(curated.rejections)}
-        )
-    )
-    return Curated(kept, curated.rejections)
+    chosen = curate_faces(photos, aligned.faces, config.curation)
+    order = numbers(pc.sort_indices(aligned.faces["image_sha256"].take(arrow(chosen.faces))))
+    curated = Curated(chosen.faces[order], chosen.photos[order], chosen.rejections)
+    num_faces = aligned.faces.num_rows
+    report(Progress("curate", num_faces, num_faces, "faces", curated.counts()))
+    return curated

@@ -6,15 +6,14 @@ workers (`flows.operations.cluster`), `Inline` another. Not here: any stage.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from preprocessing.records import Rejection
 from storage.code import code_digest
 from storage.errors import ConfigError
 from storage.store import Store
+from storage.tables import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,9 +86,9 @@ def check_code(entry: str, code: str) -> None:
         raise ConfigError("a worker has other code or library versions than this build: make them the same")
 
 
-def reasons(rejections: Sequence[Rejection]) -> dict[str, int]:
+def reasons(rejections: pa.Table) -> dict[str, int]:
     """How many rejections have each reason."""
-    return dict(sorted(Counter(rejection.reason.value for rejection in rejections).items()))
+    return dict(sorted(counted(rejections["reason"]).items()))
 
 
 def chunked(elements: Sequence[Element], size: int) -> list[Sequence[Element]]:

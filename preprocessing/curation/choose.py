@@ -1,4 +1,4 @@
-"""Which faces make the dataset: rules composed in one order, on records alone.
+"""Which faces make the dataset: rules composed in one order, on columns alone.
 
 Nothing here reads a pixel, so thresholds can change without a photograph being decoded again; and ties are broken by
 names and digests, so the result is the same whatever the order of the input. In order:
@@ -10,249 +10,333 @@ names and digests, so the result is the same whatever the order of the input. In
 5. where asked for, so many faces of one person, the best of them.
 
 The best has the most of (size in its photograph x sharpness)^4 x bytes of its file; of equals the smaller digest.
-Not here: how scores are measured (`preprocessing.scores`).
+Faces and photographs are tables (`preprocessing.columns`), so that a million of them take few hundred megabytes. Not
+here: how scores are measured (`preprocessing.scores`).
 """
 
 from __future__ import annotations
 
-import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA, values_of
 from preprocessing.curation.duplicates import Groups, group_embeddings, group_hashes
-from preprocessing.curation.rules import first_failure, rules, verdict
+from preprocessing.curation.rules import Rule, rules
 from preprocessing.curation.settings import CurateConfig, not_measured
-from preprocessing.records import Face, Photo, Rejection
 from preprocessing.reject import Reason
 from storage.errors import EmptyDatasetError
+from storage.tables import arrow, counted, fitted, leaders, numbers, where
 
-Pair = tuple[Photo, Face]
+Rows = NDArray[np.int64]
+"""Numbers of faces, ascending, as `_Faces` has them."""
+
+_NOT_JUDGED = {"photo_sha256", "photo_width_px", "photo_height_px", "box_px", "landmarks_px", "quad_px"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Curated:
-    """The faces kept, each with its photograph, by ref and face index; and a rejection for everything else."""
+    """What is kept: the number of each face among those given, by ref and face index, and that of its photograph.
 
-    kept: list[Pair]
-    rejections: list[Rejection]
+    `rejections` has a row for everything else, likewise, with the columns REJECTED_SCHEMA.
+    """
+
+    faces: NDArray[np.int64]
+    photos: NDArray[np.int64]
+    rejections: pa.Table
 
 
-def curate(photos: Sequence[Photo], faces: Sequence[Face], config: CurateConfig) -> Curated:
-    """Choose among the faces of `photos`; the bytes in `Face.image` are not looked at and may be missing.
+def columns_to_judge(config: CurateConfig) -> list[str]:
+    """The columns of a face that are looked at, but for its photograph: its scores, and what it is."""
+    left_out = _NOT_JUDGED if config.max_faces_per_identity is not None else {*_NOT_JUDGED, "embedding"}
+    return [field.name for field in FACE_FIELDS if field.name not in left_out]
 
-    `photos` holds a row for each ref, `faces` one for each face of each distinct photograph. Raises
-    EmptyDatasetError where nothing is kept, and ConfigError where a rule needs a score that was not measured.
+
+def curate(photos: pa.Table, faces: pa.Table, config: CurateConfig) -> Curated:
+    """Choose among the faces of `photos`.
+
+    `photos` holds a row for each ref, with the columns PHOTO_SCHEMA, `faces` one for each face of each distinct
+    photograph, with at least those of `columns_to_judge`, and as `photo` the number of a photograph of those bytes.
+    Raises EmptyDatasetError where nothing is kept, and ConfigError where a rule needs a score that was not measured.
     """
     curated = choose(photos, faces, config)
-    if not curated.kept:
+    if not len(curated.faces):
         raise _nothing_kept(faces, curated.rejections, config)
     return curated
 
 
-def choose(photos: Sequence[Photo], faces: Sequence[Face], config: CurateConfig) -> Curated:
+def choose(photos: pa.Table, faces: pa.Table, config: CurateConfig) -> Curated:
     """As `curate`, where keeping nothing is no error."""
     if config.min_quad_px is None:
         raise ValueError("curate needs a resolved config")
-    distinct, repeated_photos = _distinct_photos(photos)
-    everyone = sorted(((distinct[face.photo_sha256], face) for face in faces), key=_order)
+    everyone, repeated_photos = _Faces.of(photos, faces)
     kept, failed = _passing(everyone, config)
-    kept, unwanted = _of_several(kept, everyone, config)
-    kept, crowded = _largest_of_each_photo(kept, config.max_faces_per_photo)
-    kept, repeated = _distinct_images(kept)
-    kept, similar = _distinct_pictures(kept, config)
-    kept, familiar = _few_of_each_person(kept, config)
-    copies = _pointing_at_kept([*repeated, *similar, *familiar], everyone)
-    rejections = [*repeated_photos, *failed, *unwanted, *crowded, *copies]
-    return Curated(kept, sorted(rejections, key=_place))
+    kept, unwanted = _of_several(everyone, kept, config)
+    kept, crowded = _largest_of_each_photo(everyone, kept, config.max_faces_per_photo)
+    kept, repeated = _distinct_images(everyone, kept)
+    kept, similar = _distinct_pictures(everyone, kept, config)
+    kept, familiar = _few_of_each_person(everyone, kept, config)
+    copies = _pointing_at_kept(everyone, [repeated, similar, familiar])
+    tables = [rejected.table(everyone) for rejected in (*failed, *unwanted, crowded, *copies)]
+    rejections = pa.concat_tables([repeated_photos, *tables]).sort_by(
+        [("ref", "ascending"), ("face_index", "ascending")]
+    )
+    return Curated(everyone.number[kept], everyone.photo[kept], rejections)
 
 
-def _order(pair: Pair) -> tuple[str, int]:
-    photo, face = pair
-    return photo.item.ref, face.face_index
+@dataclass(frozen=True, slots=True, eq=False)
+class _Faces:
+    """All faces by ref and face index, as arrays of that order; `number` is each one's number in `table`.
 
-
-def _place(rejection: Rejection) -> tuple[str, int]:
-    return rejection.ref, -1 if rejection.face_index is None else rejection.face_index
-
-
-def _best_first(pair: Pair) -> tuple[float, str]:
-    """The order in which near-identical faces are preferred.
-
-    A product, since each factor alone is decided by noise: a copy's landmarks, and with them its quad, differ a
-    little for no good reason, and overlays and sharpening raise the sharpness. The fourth power weighs a face of half
-    the pixels against a file sixteen times as large.
+    `photo` is the number of each one's photograph in `photos`. `image` stands for its image's digest: equal for equal
+    ones, and in their order.
     """
-    photo, face = pair
-    detail_px = face.quad_side_px * face.scores.sharpness
-    return -(detail_px * detail_px) * (detail_px * detail_px) * photo.num_bytes, face.image_sha256
+
+    table: pa.Table
+    photos: pa.Table
+    number: NDArray[np.int64]
+    photo: NDArray[np.int64]
+    index: NDArray[np.int32]
+    image: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, photos: pa.Table, faces: pa.Table) -> tuple[_Faces, pa.Table]:
+        """The faces, and a rejection for each photograph of which another, of a smaller ref, has the same bytes."""
+        by_ref = numbers(pc.sort_indices(photos["ref"]))
+        rank = np.empty(len(by_ref), np.int64)
+        rank[by_ref] = np.arange(len(by_ref))
+        leader = leaders(photos["sha256"], photos["ref"])
+        photo = leader[numbers(faces["photo"])]
+        index = numbers(faces["face_index"])
+        image = numbers(pc.rank(faces["image_sha256"].combine_chunks(), tiebreaker="dense")).astype(np.int64)
+        number = np.lexsort((index, rank[photo]))
+        everyone = cls(faces, photos, number, photo[number], index[number], image[number])
+        again = np.flatnonzero(leader != np.arange(len(leader)))
+        repeated, kept = photos.take(arrow(again)), photos.take(arrow(leader[again]))
+        columns = {
+            "ref": repeated["ref"],
+            "reason": pa.array([Reason.DUPLICATE_PHOTO.value] * len(again), pa.string()),
+            "photo_sha256": repeated["sha256"],
+            "face_index": pa.nulls(len(again), pa.int32()),
+            "detail": kept["ref"],
+            "duplicate_of": kept["sha256"],
+        }
+        return everyone, fitted(pa.table(columns), REJECTED_SCHEMA)
+
+    def values(self, rule: Rule) -> NDArray[np.float64]:
+        """A rule's score of each face; NaN where it was not measured."""
+        return values_of(rule.score, self.table)[self.number]
+
+    def column(self, name: str, rows: Rows) -> pa.ChunkedArray:
+        """A column of some of the faces."""
+        return self.table[name].take(arrow(self.number[rows]))
+
+    def refs(self, rows: Rows) -> pa.ChunkedArray:
+        """The refs of some of the faces."""
+        return self.photos["ref"].take(arrow(self.photo[rows]))
+
+    def best_first(self, rows: Rows) -> Rows:
+        """Some of the faces, of different images, in the order in which near-identical ones are preferred.
+
+        By a product, since each factor alone is decided by noise: a copy's landmarks, and with them its quad, differ
+        a little for no good reason, and overlays and sharpening raise the sharpness. The fourth power weighs a face
+        of half the pixels against a file sixteen times as large.
+        """
+        quad_px, sharpness = (
+            numbers(pc.fill_null(self.column(name, rows), np.nan)) for name in ("quad_side_px", "sharpness")
+        )
+        num_bytes = numbers(self.photos["num_bytes"])[self.photo[rows]]
+        detail_px = quad_px * sharpness
+        worth = (detail_px * detail_px) * (detail_px * detail_px) * num_bytes
+        return rows[np.lexsort((self.image[rows], -worth))]
 
 
-def _distinct_photos(photos: Iterable[Photo]) -> tuple[dict[str, Photo], list[Rejection]]:
-    """The photograph of the smallest ref for each sha256."""
-    distinct: dict[str, Photo] = {}
-    rejections = []
-    for photo in sorted(photos, key=lambda photo: photo.item.ref):
-        first = distinct.setdefault(photo.sha256, photo)
-        if first is not photo:
-            reason, ref = Reason.DUPLICATE_PHOTO, first.item.ref
-            rejections.append(
-                Rejection(photo.item.ref, reason, photo.sha256, detail=ref, duplicate_of=photo.sha256)
-            )
-    return distinct, rejections
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rejected:
+    """Faces rejected for one reason, with its details; `instead` are faces whose images are kept in their place."""
+
+    rows: Rows
+    reason: Reason
+    details: Sequence[str] | str
+    instead: Rows | None = None
+
+    def table(self, everyone: _Faces) -> pa.Table:
+        """As rejections."""
+        num = len(self.rows)
+        details = [self.details] * num if isinstance(self.details, str) else self.details
+        columns = {
+            "ref": everyone.refs(self.rows),
+            "reason": pa.array([self.reason.value] * num, pa.string()),
+            "photo_sha256": everyone.photos["sha256"].take(arrow(everyone.photo[self.rows])),
+            "face_index": arrow(everyone.index[self.rows]),
+            "detail": pa.array(details, pa.string()),
+            "duplicate_of": pa.nulls(num, pa.string())
+            if self.instead is None
+            else everyone.column("image_sha256", self.instead),
+        }
+        return fitted(pa.table(columns), REJECTED_SCHEMA)
 
 
-def _passing(pairs: Sequence[Pair], config: CurateConfig) -> tuple[list[Pair], list[Rejection]]:
+def _passing(everyone: _Faces, config: CurateConfig) -> tuple[Rows, list[_Rejected]]:
     """The faces that pass every rule on scores."""
-    kept, rejections = [], []
-    table = rules(config)
-    for pair in pairs:
-        failure = first_failure(pair[1], table)
-        if failure is None:
-            kept.append(pair)
-        else:
-            rejections.append(_rejection(pair, failure.rule.reason, failure.detail))
-    return kept, rejections
+    kept = np.arange(len(everyone.number))
+    rejected = []
+    for rule in rules(config):
+        if rule.is_on:
+            values = _measured(everyone, rule, kept)
+            passes = rule.passes(values)
+            details = [rule.failure(value) for value in values[~passes].tolist()]
+            rejected.append(_Rejected(kept[~passes], rule.reason, details))
+            kept = kept[passes]
+    return kept, rejected
 
 
-def _of_several(
-    pairs: Sequence[Pair], everyone: Sequence[Pair], config: CurateConfig
-) -> tuple[list[Pair], list[Rejection]]:
+def _measured(everyone: _Faces, rule: Rule, rows: Rows) -> NDArray[np.float64]:
+    """A rule's score of some faces; ConfigError where one has none."""
+    if everyone.column(rule.score.name, rows).null_count:
+        raise not_measured(rule.setting, rule.score.name)
+    return everyone.values(rule)[rows]
+
+
+def _of_several(everyone: _Faces, rows: Rows, config: CurateConfig) -> tuple[Rows, list[_Rejected]]:
     """The faces that `config.faces` wants, of all that are large enough and surely faces, whatever else they fail."""
+    if config.faces == "all":
+        return rows, []
     doubted = {Reason.QUAD_TOO_SMALL, Reason.LOW_DETECTOR_SCORE, Reason.BAD_LANDMARKS}
-    doubts = [rule for rule in rules(config) if rule.reason in doubted]
-    sizes: dict[str, list[int]] = {}
-    for _, face in everyone:
-        if all(verdict(rule, face).passed for rule in doubts):
-            sizes.setdefault(face.photo_sha256, []).append(face.face_index)
-    kept, rejections = [], []
-    for pair in pairs:
-        indexes = sizes[pair[1].photo_sha256]
-        if config.faces == "single" and len(indexes) > 1:
-            rejections.append(_rejection(pair, Reason.NOT_SINGLE, f"one of {len(indexes)} faces"))
-        elif config.faces == "largest" and pair[1].face_index != min(indexes):
-            rejections.append(_rejection(pair, Reason.NOT_LARGEST, f"face {min(indexes)} is larger"))
-        else:
-            kept.append(pair)
-    return kept, rejections
+    sure = np.arange(len(everyone.number))
+    for rule in rules(config):
+        if rule.is_on and rule.reason in doubted:
+            sure = sure[rule.passes(_measured(everyone, rule, sure))]
+    photos, first, count = np.unique(everyone.photo[sure], return_index=True, return_counts=True)
+    mine = np.searchsorted(photos, everyone.photo[rows])
+    if config.faces == "single":
+        alone = count[mine] == 1
+        details = [f"one of {number} faces" for number in count[mine[~alone]].tolist()]
+        return rows[alone], [_Rejected(rows[~alone], Reason.NOT_SINGLE, details)]
+    largest = everyone.index[sure[first[mine]]]  # a photograph's faces are numbered by falling size
+    is_largest = everyone.index[rows] == largest
+    details = [f"face {index} is larger" for index in largest[~is_largest].tolist()]
+    return rows[is_largest], [_Rejected(rows[~is_largest], Reason.NOT_LARGEST, details)]
 
 
-def _largest_of_each_photo(pairs: Iterable[Pair], limit: int) -> tuple[list[Pair], list[Rejection]]:
+def _largest_of_each_photo(everyone: _Faces, rows: Rows, limit: int) -> tuple[Rows, _Rejected]:
     """At most `limit` faces a photograph; a photograph's faces are numbered by falling size."""
-    kept, rejections = [], []
-    count: Counter[str] = Counter()
-    for pair in pairs:
-        count[pair[1].photo_sha256] += 1
-        if count[pair[1].photo_sha256] <= limit:
-            kept.append(pair)
-        else:
-            rejections.append(_rejection(pair, Reason.TOO_MANY_FACES, f"more than {limit}"))
-    return kept, rejections
+    within = _places(everyone.photo[rows]) < limit
+    return rows[within], _Rejected(rows[~within], Reason.TOO_MANY_FACES, f"more than {limit}")
 
 
-def _distinct_images(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Rejection]]:
+def _distinct_images(everyone: _Faces, rows: Rows) -> tuple[Rows, _Rejected]:
     """The first face of those whose crops have the same bytes."""
-    kept, rejections = [], []
-    first: dict[str, Pair] = {}
-    for pair in pairs:
-        same = first.setdefault(pair[1].image_sha256, pair)
-        if same is pair:
-            kept.append(pair)
-        else:
-            rejections.append(
-                _rejection(pair, Reason.DUPLICATE_IMAGE, same[0].item.ref, same[1].image_sha256)
-            )
-    return kept, rejections
+    _, first, same = np.unique(everyone.image[rows], return_index=True, return_inverse=True)
+    leader = rows[first[same]]
+    is_first = leader == rows
+    leaders = leader[~is_first]
+    details = everyone.refs(leaders).to_pylist()
+    return rows[is_first], _Rejected(rows[~is_first], Reason.DUPLICATE_IMAGE, details, leaders)
 
 
-def _distinct_pictures(pairs: list[Pair], config: CurateConfig) -> tuple[list[Pair], list[Rejection]]:
+def _distinct_pictures(everyone: _Faces, rows: Rows, config: CurateConfig) -> tuple[Rows, _Rejected]:
     """The best face of those whose crops look the same."""
-    hashed = [pair for pair in pairs if pair[1].scores.pdq_quality >= config.min_pdq_quality]
-    if config.pdq_max_distance is None or not hashed:
-        return pairs, []
-    hashed.sort(key=_best_first)
-    hashes = np.array([list(bytes.fromhex(face.scores.pdq)) for _, face in hashed], dtype=np.uint8)
+    none = _Rejected(rows[:0], Reason.NEAR_DUPLICATE, [], rows[:0])
+    if config.pdq_max_distance is None:
+        return rows, none
+    quality = everyone.column("pdq_quality", rows)
+    hashed = everyone.best_first(rows[where(pc.greater_equal(quality, config.min_pdq_quality))])
+    if not len(hashed):
+        return rows, none
+    digits = "".join(everyone.column("pdq", hashed).to_pylist())
+    hashes = np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(len(hashed), -1)
     groups = group_hashes(hashes, config.pdq_max_distance)
-    return _without_followers(pairs, hashed, groups, 1, Reason.NEAR_DUPLICATE, "{:.0f} bits from {}")
+    return _without_followers(everyone, rows, hashed, groups, 1, Reason.NEAR_DUPLICATE, "{:.0f} bits from {}")
 
 
-def _few_of_each_person(pairs: list[Pair], config: CurateConfig) -> tuple[list[Pair], list[Rejection]]:
+def _few_of_each_person(everyone: _Faces, rows: Rows, config: CurateConfig) -> tuple[Rows, _Rejected]:
     """The best faces of those whose embeddings are near each other."""
-    if config.max_faces_per_identity is None or not pairs:
-        return pairs, []
-    ranked = sorted(pairs, key=_best_first)
-    vectors = [face.scores.embedding for _, face in ranked]
-    if None in vectors:
-        raise not_measured("curate.max_faces_per_identity", "embedding")
-    groups = group_embeddings(np.array(vectors, dtype=np.float32), config.identity_max_distance)
     limit = config.max_faces_per_identity
+    if limit is None or not len(rows):
+        return rows, _Rejected(rows[:0], Reason.TOO_MANY_OF_IDENTITY, [], rows[:0])
+    ranked = everyone.best_first(rows)
+    vectors = everyone.column("embedding", ranked).combine_chunks()
+    if vectors.null_count:
+        raise not_measured("curate.max_faces_per_identity", "embedding")
+    embeddings = numbers(vectors.flatten()).astype(np.float32).reshape(len(ranked), -1)
+    groups = group_embeddings(embeddings, config.identity_max_distance)
     return _without_followers(
-        pairs, ranked, groups, limit, Reason.TOO_MANY_OF_IDENTITY, f"more than {limit}; {{:.2f}} from {{}}"
+        everyone,
+        rows,
+        ranked,
+        groups,
+        limit,
+        Reason.TOO_MANY_OF_IDENTITY,
+        f"more than {limit}; {{:.2f}} from {{}}",
     )
 
 
 def _without_followers(
-    pairs: list[Pair], ranked: list[Pair], groups: Groups, limit: int, reason: Reason, detail: str
-) -> tuple[list[Pair], list[Rejection]]:
-    """`pairs` without those of `ranked` that come after the first `limit` of their group."""
-    count: Counter[int] = Counter()
-    rejections = []
-    dropped = set()
-    for pair, leader, distance in zip(ranked, groups.leader.tolist(), groups.distance.tolist(), strict=True):
-        count[leader] += 1
-        if count[leader] > limit:
-            photo, face = ranked[leader]
-            dropped.add(id(pair))
-            rejections.append(
-                _rejection(pair, reason, detail.format(distance, photo.item.ref), face.image_sha256)
-            )
-    return [pair for pair in pairs if id(pair) not in dropped], rejections
+    everyone: _Faces, rows: Rows, ranked: Rows, groups: Groups, limit: int, reason: Reason, detail: str
+) -> tuple[Rows, _Rejected]:
+    """`rows` without those of `ranked` that come after the first `limit` of their group."""
+    follows = np.flatnonzero(_places(groups.leader) >= limit)
+    dropped, leaders = ranked[follows], ranked[groups.leader[follows]]
+    distances, refs = groups.distance[follows].tolist(), everyone.refs(leaders).to_pylist()
+    details = [detail.format(distance, ref) for distance, ref in zip(distances, refs, strict=True)]
+    return np.setdiff1d(rows, dropped, assume_unique=True), _Rejected(dropped, reason, details, leaders)
 
 
-def _pointing_at_kept(copies: Sequence[Rejection], everyone: Iterable[Pair]) -> list[Rejection]:
-    """The rejections with `duplicate_of` led on to an image that no later step has dropped."""
-    images: dict[tuple[str | None, int | None], str]
-    images = {(face.photo_sha256, face.face_index): face.image_sha256 for _, face in everyone}
-    led: dict[str | None, str | None] = {}
-    for copy in copies:
-        own = images[copy.photo_sha256, copy.face_index]
-        if own != copy.duplicate_of:  # else another face with the same bytes
-            led[own] = copy.duplicate_of
-    pointing = []
-    for copy in copies:
-        target = copy.duplicate_of
-        while target in led:
-            target = led[target]
-        pointing.append(replace(copy, duplicate_of=target))
-    return pointing
+def _places(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each element of an array how many equal ones stand before it."""
+    order = np.argsort(groups, kind="stable")
+    _, first, count = np.unique(groups[order], return_index=True, return_counts=True)
+    places = np.empty(len(groups), np.int64)
+    places[order] = np.arange(len(groups)) - np.repeat(first, count)
+    return places
 
 
-def _rejection(pair: Pair, reason: Reason, detail: str, duplicate_of: str | None = None) -> Rejection:
-    photo, face = pair
-    return Rejection(photo.item.ref, reason, photo.sha256, face.face_index, detail, duplicate_of)
+def _pointing_at_kept(everyone: _Faces, steps: Sequence[_Rejected]) -> list[_Rejected]:
+    """The rejections of each step with `instead` led on to an image that no later step has dropped."""
+    led = np.arange(len(everyone.number))  # from a face of an image to one of what took its place
+    face_of = np.empty(everyone.image.max(initial=-1) + 1, np.int64)
+    face_of[everyone.image] = led
+    for step in steps:
+        assert step.instead is not None
+        own, other = everyone.image[step.rows], everyone.image[step.instead]
+        led[face_of[own[own != other]]] = face_of[other[own != other]]
+    while not np.array_equal(further := led[led], led):
+        led = further
+    return [
+        _Rejected(step.rows, step.reason, step.details, led[face_of[everyone.image[step.instead]]])
+        for step in steps
+    ]
 
 
-def _nothing_kept(
-    faces: Sequence[Face], rejections: Iterable[Rejection], config: CurateConfig
-) -> EmptyDatasetError:
+def _nothing_kept(faces: pa.Table, rejections: pa.Table, config: CurateConfig) -> EmptyDatasetError:
     """Which rule rejected most faces, and what their scores were."""
-    if not faces:
+    if not faces.num_rows:
         return EmptyDatasetError(
             f"no face was found at all (detect.min_quad_px is at most {config.min_quad_px}, the smallest crop side)"
         )
-    table = rules(config)
-    failed = Counter(failure.rule for face in faces if (failure := first_failure(face, table)))
-    reasons = Counter(rejection.reason.value for rejection in rejections)
+    reasons = counted(rejections["reason"])
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    if not failed:
-        return EmptyDatasetError(f"none of {len(faces)} faces found is kept; rejected: {counts}")
-    [(rule, count)] = failed.most_common(1)
-    values = [value for face in faces if (value := rule.value(face)) is not None]
+    number, rule, values = max(_failing(faces, config), key=lambda failing: failing[0])
+    if not number:
+        return EmptyDatasetError(f"none of {faces.num_rows} faces found is kept; rejected: {counts}")
     bound = getattr(config, rule.setting.removeprefix("curate."))
     return EmptyDatasetError(
-        f"none of {len(faces)} faces found is kept, most often ({count}) for {rule.setting}={bound:g}: "
-        f"{rule.score.name} runs from {min(values):.4g} over {statistics.median(values):.4g} (median) to "
-        f"{max(values):.4g}; rejected: {counts}"
+        f"none of {faces.num_rows} faces found is kept, most often ({number}) for {rule.setting}={bound:g}: "
+        f"{rule.score.name} runs from {values.min():.4g} over {np.median(values):.4g} (median) to "
+        f"{values.max():.4g}; rejected: {counts}"
     )
+
+
+def _failing(faces: pa.Table, config: CurateConfig) -> Iterable[tuple[int, Rule, NDArray[np.float64]]]:
+    """How many faces each rule is the first to reject, and the scores of all that have one."""
+    left = np.ones(faces.num_rows, bool)
+    for rule in rules(config):
+        values = values_of(rule.score, faces)
+        passes = rule.passes(values) if rule.is_on else np.ones_like(left)
+        yield int((left & ~passes).sum()), rule, values[where(faces[rule.score.name].is_valid())]
+        left &= passes

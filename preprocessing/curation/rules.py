@@ -5,8 +5,10 @@ Not here: choosing among several faces (`preprocessing.curation.choose`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from preprocessing.curation.settings import CurateConfig, not_measured
 from preprocessing.records import Face
@@ -33,6 +35,23 @@ class Rule:
         """The face's score; None where it was not measured."""
         return self.score.of(face)
 
+    def passes(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which scores pass; one that is not a number passes no bound."""
+        passing = np.ones(len(values), bool)
+        if self.low is not None:
+            passing &= values >= self.low
+        if self.high is not None:
+            passing &= values <= self.high
+        return passing
+
+    def failure(self, value: float) -> str:
+        """What a score that does not pass is rejected with, as in `Rejection.detail`: "sharpness 0.12 < 0.2"."""
+        if self.low is not None and not value >= self.low:
+            return f"{self.score.name} {_compared(value, '<', self.low)}"
+        if self.high is None:
+            raise ValueError("a score that passed has no failure")
+        return f"{self.score.name} {_compared(value, '>', self.high)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -47,10 +66,7 @@ class Verdict:
         """The failure as in `Rejection.detail`: "sharpness 0.12 < 0.2"."""
         if self.passed or self.value is None:
             raise ValueError("a rule that passed has no failure")
-        if self.rule.low is not None and not self.value >= self.rule.low:
-            return f"{self.rule.score.name} {_compared(self.value, '<', self.rule.low)}"
-        assert self.rule.high is not None
-        return f"{self.rule.score.name} {_compared(self.value, '>', self.rule.high)}"
+        return self.rule.failure(self.value)
 
 
 def rules(config: CurateConfig) -> list[Rule]:
@@ -67,24 +83,14 @@ def rules(config: CurateConfig) -> list[Rule]:
 
 def check(face: Face, config: CurateConfig) -> list[Verdict]:
     """What each of `rules(config)` says of one face; ConfigError where one needs a score that was not measured."""
-    return [verdict(rule, face) for rule in rules(config)]
+    return [_verdict(rule, face) for rule in rules(config)]
 
 
-def verdict(rule: Rule, face: Face) -> Verdict:
-    """What one rule says of one face; ConfigError where it needs a score that was not measured."""
+def _verdict(rule: Rule, face: Face) -> Verdict:
     value = rule.value(face)
     if value is None and rule.is_on:
         raise not_measured(rule.setting, rule.score.name)
-    # so that a score which is not a number passes no bound
-    passed = (rule.low is None or value is None or value >= rule.low) and (
-        rule.high is None or value is None or value <= rule.high
-    )
-    return Verdict(rule, value, passed)
-
-
-def first_failure(face: Face, table: Iterable[Rule]) -> Verdict | None:
-    """The verdict of the first rule that a face fails, or None."""
-    return next((found for rule in table if not (found := verdict(rule, face)).passed), None)
+    return Verdict(rule, value, value is None or bool(rule.passes(np.array([value]))[0]))
 
 
 def _compared(value: float, sign: str, bound: float) -> str:

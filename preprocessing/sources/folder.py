@@ -47,9 +47,15 @@ class FolderSource:
 
     def items(self) -> list[Item]:
         """Every photograph, sorted by its POSIX path relative to the root."""
-        paths = list(_files(self.root, ()))
-        refs = sorted(_ref(path, self.root) for path in paths if path.suffix.lower() != ".jsonl")
-        facts = _metadata(self.root, sorted(path for path in paths if path.suffix.lower() == ".jsonl"))
+        refs: list[str] = []
+        about: list[Path] = []
+        for path in _files(self.root, ()):
+            if path.suffix.lower() == ".jsonl":
+                about.append(path)
+            else:
+                refs.append(_ref(path, self.root))
+        refs.sort()
+        facts = _metadata(self.root, sorted(about))
         if absent := facts.keys() - set(refs):
             logger.warning("%d files that metadata describes are not in %s", len(absent), self.root)
         return [facts.get(ref, Item(ref)) for ref in refs]

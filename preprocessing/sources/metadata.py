@@ -6,6 +6,7 @@ Not here: guessing. A key that is missing stays None.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,9 @@ def item_from_row(ref: str, row: Mapping[str, Any], where: str) -> Item:
     sha256 = values.pop("sha256")
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise SourceError(f"{where}: sha256 {sha256!r} is not 64 hexadecimal digits")
+    for key in ("license", "license_url"):  # a few texts, which many items have
+        if text := values[key]:
+            values[key] = sys.intern(text)
     return Item(ref, expected_sha256=sha256.lower() if sha256 else None, **values)
 
 

@@ -7,7 +7,6 @@ ignored. Not here: how a URL is fetched (`preprocessing.crawl`), and searching f
 from __future__ import annotations
 
 import csv
-import io
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from preprocessing.records import Item, Rejection
 from preprocessing.reject import Reason, Rejected
 from preprocessing.sources.metadata import item_from_row
 from storage.errors import ConfigError, SourceError
+from storage.tables import BATCH_ROWS
 
 logger = logging.getLogger(__name__)
 
@@ -68,20 +68,22 @@ class UrlSource:
 
     def items(self) -> list[Item]:
         """Every URL once, in the list's order."""
-        known: dict[str, tuple[Item, str]] = {}
+        known: dict[str, Item] = {}
         num_repeated = 0
-        for where, row in _READERS[self.path.suffix.lower()](self.path):
+        read = _READERS[self.path.suffix.lower()]
+        for where, row in read(self.path):
             url = _url(row, where)
             item = item_from_row(_ref(url), row, where)
             if item.ref != url:
                 self._listed[item.ref] = url
-            first, first_where = known.setdefault(item.ref, (item, where))
+            first = known.setdefault(item.ref, item)
             if first != item:
-                raise SourceError(f"{where} and {first_where} say different things about {item.ref}")
+                place = next(place for place, row in read(self.path) if _ref(_url(row, place)) == item.ref)
+                raise SourceError(f"{where} and {place} say different things about {item.ref}")
             num_repeated += first is not item
         if num_repeated:
             logger.warning("%s lists %d URLs more than once; each is taken once", self.path, num_repeated)
-        return [item for item, _ in known.values()]
+        return list(known.values())
 
     def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:
         """The photographs as they arrive, in any order."""
@@ -174,13 +176,13 @@ def _url(row: Mapping[str, Any], where: str) -> str:
 
 
 def _txt_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if line.strip() and not line.strip().startswith("#"):
             yield f"{path}:{number}", {"url": line}
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    reader = csv.DictReader(_lines(path))
     try:
         if "url" not in (reader.fieldnames or ()):
             raise SourceError(
@@ -193,7 +195,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -217,17 +219,23 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         raise SourceError(f"list of URLs {path} is not a readable Parquet file: {error}") from error
     if "url" not in table.column_names:
         raise SourceError(f"{path} has no column url, but {', '.join(table.column_names) or 'none'}")
-    for number, row in enumerate(table.to_pylist(), start=1):
+    rows = (row for batch in table.to_batches(BATCH_ROWS) for row in batch.to_pylist())
+    for number, row in enumerate(rows, start=1):
         yield f"{path}:{number}", row
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text, few of which are held at a time."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            yield from file
     except OSError as error:
         raise SourceError(f"list of URLs {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SourceError(f"list of URLs {path} is not UTF-8 text, at byte {error.start}") from error
+    except UnicodeDecodeError:
+        try:
+            path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise SourceError(f"list of URLs {path} is not UTF-8 text, at byte {error.start}") from error
 
 
 _READERS = {".txt": _txt_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}

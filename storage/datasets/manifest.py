@@ -14,19 +14,22 @@ Not here: how a version is opened (`storage.datasets.dataset`), what its rows sa
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from storage.datasets.dataset import VERSION_DIGITS, Dataset, latest_version
 from storage.datasets.records import BuildRecord, Latest, Manifest
-from storage.digest import bytes_digest, rows_digest
+from storage.digest import RowsDigest, bytes_digest
 from storage.shards import index_name
 from storage.store import Store
-from storage.tables import Row, put_table
+from storage.tables import BATCH_ROWS, counted, fitted, write_parts
 
 
 def publish(
@@ -34,46 +37,79 @@ def publish(
     name: str,
     *,
     settings: Mapping[str, Any],
-    images: Sequence[Row],
+    images: Iterable[pa.Table],
     image_schema: pa.Schema,
-    rejections: Sequence[Row],
+    rejections: Iterable[pa.Table],
     rejection_schema: pa.Schema,
     shards: Sequence[Mapping[str, Any]],
     num_photos: int,
 ) -> Dataset:
     """Write a version and return it; the same content gives the same version, written again over itself.
 
-    `settings` is what determined the bytes and joins the manifest as it is. The schemas are the tables' columns, those
-    of `dataset.IMAGE_COLUMNS` and `REJECTION_COLUMNS` among them. `shards` rows give `file`, `sha256`,
+    `settings` is what determined the bytes and joins the manifest as it is. `images` and `rejections` are rows, a few
+    in each table, and the schemas their columns, those of `dataset.IMAGE_COLUMNS` and `REJECTION_COLUMNS` among them;
+    images are ordered by key. `shards` rows give `file`, `sha256`,
     `size`, `images`, `index_sha256`, and `object`, the key their tar was packed under. The manifest is written
     last: a version whose manifest exists is complete.
     """
-    missing = {column: sum(row[column] is None for row in images) for column in ("license", "author", "page")}
-    manifest = Manifest.new(
-        **settings,
-        counts={
-            "photos": num_photos,
-            "images": len(images),
-            "rejected": Counter(row["reason"] for row in rejections),
-            "images_missing": missing,
-        },
-        images={"file": "images.parquet", "rows": len(images), "sha256": rows_digest(images)},
-        rejections={
-            "file": "rejections.parquet",
-            "rows": len(rejections),
-            "sha256": rows_digest(rejections),
-        },
-        shards=[{key: value for key, value in shard.items() if key != "object"} for shard in shards],
-    )
-    data = manifest.as_bytes()
-    dataset = Dataset(store, name, bytes_digest(data)[:VERSION_DIGITS])
-    for shard in shards:
-        store.link(shard["object"], f"{dataset.key}/{shard['file']}")
-        store.link(index_name(shard["object"]), f"{dataset.key}/{index_name(shard['file'])}")
-    put_table(store, f"{dataset.key}/images.parquet", images, image_schema)
-    put_table(store, f"{dataset.key}/rejections.parquet", rejections, rejection_schema)
+    with tempfile.TemporaryDirectory() as folder:
+        files = {table: Path(folder) / f"{table}.parquet" for table in ("images", "rejections")}
+        kept = _written(files["images"], images, image_schema, ("license", "author", "page"))
+        refused = _written(files["rejections"], rejections, rejection_schema, ())
+        manifest = Manifest.new(
+            **settings,
+            counts={
+                "photos": num_photos,
+                "images": kept.num_rows,
+                "rejected": refused.reasons,
+                "images_missing": kept.missing,
+            },
+            images=kept.facts("images.parquet"),
+            rejections=refused.facts("rejections.parquet"),
+            shards=[{key: value for key, value in shard.items() if key != "object"} for shard in shards],
+        )
+        data = manifest.as_bytes()
+        dataset = Dataset(store, name, bytes_digest(data)[:VERSION_DIGITS])
+        for shard in shards:
+            store.link(shard["object"], f"{dataset.key}/{shard['file']}")
+            store.link(index_name(shard["object"]), f"{dataset.key}/{index_name(shard['file'])}")
+        for path in files.values():
+            store.put(f"{dataset.key}/{path.name}", path)
     store.put(f"{dataset.key}/manifest.json", data)
     return dataset
+
+
+@dataclass
+class _Tally:
+    """What the manifest says of a table's rows, noted as they pass by."""
+
+    missing: Counter[str]
+    reasons: Counter[str] = field(default_factory=Counter)
+    digest: RowsDigest = field(default_factory=RowsDigest)
+    num_rows: int = 0
+
+    def noted(self, tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+        """The same tables."""
+        for table in tables:
+            table = fitted(table, schema)
+            for batch in table.to_batches(BATCH_ROWS):
+                self.digest.add(batch.to_pylist())
+            self.num_rows += table.num_rows
+            self.missing.update({column: table[column].null_count for column in self.missing})
+            if "reason" in schema.names:
+                self.reasons.update(counted(table["reason"]))
+            yield table
+
+    def facts(self, file: str) -> dict[str, Any]:
+        """For the manifest, of the file that holds them."""
+        return {"file": file, "rows": self.num_rows, "sha256": self.digest.hexdigest()}
+
+
+def _written(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, wanted: Sequence[str]) -> _Tally:
+    """Write rows to a file; how often each of the columns `wanted` is missing is noted."""
+    tally = _Tally(Counter(dict.fromkeys(wanted, 0)))
+    write_parts(path, tally.noted(tables, schema), schema)
+    return tally
 
 
 def record_build(dataset: Dataset, facts: Mapping[str, Any], started_at: datetime) -> BuildRecord:

@@ -1,0 +1,350 @@
+"""What records cost, apart from pixels: reuse of what was aligned, a build's memory, and a question to a version.
+
+    python benchmarks/records.py [--faces 80000] [--most 1000000] [--parts reuse memory trace]
+
+Photographs, faces and crops are drawn by lot: no pixel is decoded, and a crop is a few bytes. The stages are those of
+a build, but for workers that write chunks of such faces. Each line is measured in a process of its own; seconds are of
+CPU, and memory is the largest that the process held, above what it held before. Stores go to a temporary folder (about
+1.5 kB a face).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flows.pages.report import write_report
+from flows.stages.align import Aligned, align
+from flows.stages.crawl import CRAWL_SCHEMA, CRAWL_VERSION, Crawled, crawl
+from flows.stages.curate import curate
+from flows.stages.publish import publish
+from flows.stages.shard import shard
+from flows.stages.work import Context, Progress
+from preprocessing.columns import FACE_FIELDS, IMAGE_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA, REJECTION_SCHEMA
+from preprocessing.config import BuildConfig
+from preprocessing.curation.choose import columns_to_judge
+from preprocessing.sources import open_source
+from storage.datasets import manifest
+from storage.datasets.lookup import write_lookup
+from storage.digest import bytes_digest, json_digest
+from storage.gathered import Gathered
+from storage.lineage.trace import trace
+from storage.store import Store, original_key
+from storage.tables import fitted
+
+CHUNK = 256
+"""Photographs in a chunk, as in a build by default."""
+CONFIG = BuildConfig.model_validate(
+    {"source": "urls:list.jsonl", "curate": {"preset": "ffhq", "min_quad_px": 128}}
+)
+
+
+def silent(_: Progress) -> None:
+    """A report to nobody."""
+
+
+def digests(prefix: str, numbers: Iterable[int]) -> list[str]:
+    """A sha256 for each number."""
+    return [bytes_digest(f"{prefix} {number}".encode()) for number in numbers]
+
+
+def drawn(field: pa.Field, num: int, rng: np.random.Generator) -> pa.Array:
+    """A column of a face: points within a photograph, numbers of 0 to 1, or hashes."""
+    if pa.types.is_floating(field.type):
+        return pa.array(rng.random(num))
+    if pa.types.is_integer(field.type):
+        return pa.array(rng.integers(0, 100, num), field.type)
+    if field.name == "embedding":
+        return pa.nulls(num, field.type)
+    if pa.types.is_string(field.type):
+        data = rng.bytes(32 * num).hex()
+        return pa.array([data[64 * row : 64 * row + 64] for row in range(num)])
+    inner, width = (field.type.value_type, {"landmarks_px": 68, "quad_px": 4}.get(field.name, 4))
+    values = pa.array(rng.random(num * width * 2) * 1000)
+    if not pa.types.is_list(inner):
+        return pa.ListArray.from_arrays(
+            pa.array(np.arange(num + 1) * width, pa.int32()), values[: num * width]
+        )
+    pairs = pa.ListArray.from_arrays(pa.array(np.arange(num * width + 1) * 2, pa.int32()), values)
+    return pa.ListArray.from_arrays(pa.array(np.arange(num + 1) * width, pa.int32()), pairs)
+
+
+def faces_of(sha256s: Sequence[str], images: Sequence[bytes], seed: int) -> pa.Table:
+    """A face of each photograph, most of which pass the rules, as a chunk has them but for their crops' places."""
+    rng = np.random.default_rng(seed)
+    columns = {field.name: drawn(field, len(sha256s), rng) for field in FACE_FIELDS}
+    num = len(sha256s)
+    columns |= {
+        "photo_sha256": pa.array(sha256s),
+        "face_index": pa.array(np.zeros(num, np.int32)),
+        "image_sha256": pa.array([bytes_digest(image) for image in images]),
+        "quad_side_px": pa.array(rng.integers(110, 900, num).astype(float)),
+        "filter_score": pa.nulls(num, pa.float64()),
+        "sharpness": pa.array(0.35 + rng.random(num) / 2),
+        "brightness": pa.array(0.3 + rng.random(num) / 2),
+    }
+    for name in ("padding_fraction", "clipped_fraction", "landmark_error"):
+        columns[name] = pa.array(rng.random(num) / 12)
+    return pa.table(columns)
+
+
+class Drawing:
+    """Workers that write chunks of such faces; whatever else they are asked for is done as it is."""
+
+    num = 1
+
+    def map(self, work: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
+        """As `flows.stages.work.Workers`."""
+        given = work.keywords if isinstance(work, partial) else {}
+        if "prefix" not in given or "schema" not in given:
+            yield from map(work, jobs)
+            return
+        for sha256s in jobs:
+            seed = int(sha256s[0][:8], 16)
+            images = [b"crop of " + sha256.encode() for sha256 in sha256s]
+            table = faces_of(sha256s, images, seed)
+            size = len(images[0])
+            table = table.append_column("offset", pa.array(np.arange(len(images)) * size))
+            table = table.append_column("size", pa.array(np.full(len(images), size)))
+            for name in ("reason", "detail"):
+                table = table.append_column(name, pa.nulls(len(images), pa.string()))
+            store, key = given["store"], f"{given['prefix']}/{json_digest(list(sha256s))}"
+            store.put(f"{key}.images", b"".join(images))
+            path = store.root / f"drawn-{os.getpid()}.parquet"
+            pq.write_table(fitted(table, given["schema"]), path, compression="zstd")
+            store.put(f"{key}.parquet", path)
+            path.unlink()
+            yield len(sha256s), {"faces": len(sha256s)}
+
+
+def context(store: Store) -> Context:
+    """Work in this process."""
+    return Context(store, Drawing(), CHUNK, refetch=False, gathered=Gathered)
+
+
+def photos_of(num: int, more: int = 0) -> pa.Table:
+    """Photographs as the stage `align` is given them, and some `more` that are others."""
+    sha256s = [*digests("photo", range(num)), *digests("another", range(more))]
+    refs = [f"https://photos.example/{number:09d}.jpg" for number in range(num + more)]
+    return pa.table(
+        [pa.array(refs), pa.array(sha256s), pa.array(np.full(num + more, 9))], schema=PHOTO_SCHEMA
+    )
+
+
+def aligned_of(store: Store, photos: pa.Table) -> Aligned:
+    """The stage `align`."""
+    return align(context(store), silent, CONFIG, photos, FACE_FIELDS, columns_to_judge(CONFIG.curation))
+
+
+def listed(store: Store, num: int) -> Path:
+    """A list of so many URLs, all of which a build has fetched before; the file of the list."""
+    path = store.root / f"list-{num}.jsonl"
+    config = CONFIG.model_copy(update={"source": f"urls:{path}"})
+    sha256s = digests("photo", range(num))
+    refs = [f"https://photos.example/{number:09d}/original.jpg" for number in range(num)]
+    with path.open("w") as file:
+        for number, ref in enumerate(refs):
+            item = {"url": ref, "page": f"https://photos.example/people/{number}", "author": f"Author {number}",
+                    "license": "CC BY 2.0", "license_url": "https://creativecommons.org/licenses/by/2.0/",
+                    "title": f"A face, the {number}th of those that were photographed"}  # fmt: skip
+            file.write(json.dumps(item) + "\n")
+    source = open_source(config.source, config.fetch)
+    for start in range(0, num, CHUNK):
+        part = slice(start, start + CHUNK)
+        many = len(refs[part])
+        nothing = pa.nulls(many, pa.string())
+        table = pa.table([refs[part], sha256s[part], np.full(many, 9), nothing, nothing, ["2026-01-01"] * many],
+                         schema=CRAWL_SCHEMA)  # fmt: skip
+        folder = store.path(f"chunks/crawl/{json_digest([CRAWL_VERSION, source.description()])}")
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, folder / f"{start}-{num}.parquet", compression="zstd")
+    (store.root / "original").write_bytes(b"")
+    for sha256 in sha256s:
+        link = store.path(original_key(sha256))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(store.root / "original")
+    return path
+
+
+def reuse(folder: Path, num: int, more: int = 0) -> dict[str, float]:
+    """Align where all but `more` photographs were aligned before."""
+    store, photos = Store(folder), photos_of(num, more)
+    clock = cpu()
+    aligned = aligned_of(store, photos)
+    seconds = cpu() - clock
+    assert (aligned.reused, aligned.faces.num_rows) == (num, num + more)
+    return {"seconds": seconds}
+
+
+def build(folder: Path, num: int, verbose: bool = False) -> dict[str, float]:
+    """All stages of a build of listed photographs, the report among them; whatever was made before is found."""
+    store = Store(folder)
+    config = CONFIG.model_copy(update={"source": f"urls:{folder / f'list-{num}.jsonl'}"})
+    here = context(store)
+    before = peak_kb()
+    clock = cpu()
+    seconds = {}
+
+    def note(stage: str) -> None:
+        nonlocal clock
+        pa.default_memory_pool().release_unused()  # as `flows.build` does
+        seconds[stage] = cpu() - clock
+        clock = cpu()
+        if verbose:
+            held = f"now {status('VmRSS') / 1024:6.0f} MB  peak {peak_kb() / 1024:6.0f} MB"
+            print(f"{stage:8} {seconds[stage]:7.2f} s  {held}", file=sys.stderr)
+
+    crawled: Crawled = crawl(here, silent, config)
+    note("crawl")
+    aligned = align(here, silent, config, crawled.photos, FACE_FIELDS, columns_to_judge(config.curation))
+    note("align")
+    curated = curate(silent, config, crawled.photos, aligned)
+    note("curate")
+    sharded = shard(here, silent, config, crawled, aligned, curated)
+    note("shard")
+    rejections = pa.concat_tables(
+        [fitted(stage.rejections, REJECTED_SCHEMA) for stage in (crawled, aligned, curated)]
+    )
+    dataset = publish(store, silent, config, crawled, rejections, sharded)
+    note("publish")
+    record = {"config": config.resolved(), "finished_at": "2026-01-02T03:04:05+00:00", "seconds": 1.0,
+              "unchanged": False, "stages": {"align": {"reused": 0}}, "timings": {}}  # fmt: skip
+    write_report(dataset, record, crawled, aligned, curated, rejections)
+    note("report")
+    return {"kb": peak_kb() - before, "kept": len(curated.kept), **seconds}
+
+
+def version_of(store: Store, num: int) -> None:
+    """Publish a version of so many images."""
+    sha256s = sorted(digests("image", range(num)))
+    photos = digests("photo", range(num))
+
+    def parts() -> Iterator[pa.Table]:
+        for start in range(0, num, 1 << 14):
+            images = sha256s[start : start + (1 << 14)]
+            many = len(images)
+            table = faces_of(photos[start : start + many], [b""] * many, start)
+            table = table.set_column(
+                table.column_names.index("image_sha256"), "image_sha256", pa.array(images)
+            )
+            rest: dict[str, Any] = {
+                "key": [sha256[:16] for sha256 in images],
+                "shard": ["shards/00000.tar"] * many,
+                "offset": np.arange(many),
+                "size": np.full(many, 9),
+                "photo_num_bytes": np.full(many, 9),
+                "ref": [f"https://photos.example/{start + number:09d}.jpg" for number in range(many)],
+                "author": [f"Author {start + number}" for number in range(many)],
+                "page": [None] * many, "license": ["CC BY 2.0"] * many, "license_url": [None] * many,
+                "title": [f"Title {number}" for number in range(many)],
+            }  # fmt: skip
+            for name, values in rest.items():
+                table = table.append_column(name, pa.array(values, IMAGE_SCHEMA.field(name).type))
+            yield fitted(table, IMAGE_SCHEMA)
+
+    dataset = manifest.publish(
+        store, f"faces{num}", settings={"resolution": 128, "source": {}}, images=parts(), image_schema=IMAGE_SCHEMA,
+        rejections=[], rejection_schema=REJECTION_SCHEMA, shards=[], num_photos=num,
+    )  # fmt: skip
+    store.put(f"datasets/{dataset.name}/latest.json", json.dumps({"version": dataset.version}).encode())
+    write_lookup(dataset)
+
+
+def traced(folder: Path, num: int) -> dict[str, float]:
+    """Trace one image of the only version there is."""
+    store = Store(folder)
+    key = sorted(digests("image", range(num)))[num // 3][:16]
+    before, clock = peak_kb(), cpu()
+    chain = trace(store, key)
+    seconds = cpu() - clock
+    assert [row["key"] for row in chain.images] == [key]
+    return {"seconds": seconds, "kb": peak_kb() - before}
+
+
+def cpu() -> float:
+    """Seconds of CPU that this process took, its own and the system's for it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def status(name: str) -> int:
+    """A line of what the kernel says of this process, kB."""
+    [kb] = re.findall(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    return int(kb)
+
+
+def peak_kb() -> int:
+    """The most memory that this process ever held."""
+    return status("VmHWM")
+
+
+def measured(what: str, *arguments: Any) -> dict[str, float]:
+    """What a function of this file gives in a process of its own."""
+    command = [sys.executable, __file__, "--measure", json.dumps([what, *map(str, arguments)])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def main() -> None:
+    """Print the lines."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--faces", type=int, default=80_000)
+    parser.add_argument(
+        "--most", type=int, default=0, help="and so many more, to see that cost grows in proportion"
+    )
+    parser.add_argument("--parts", nargs="+", default=["reuse", "memory", "trace"])
+    parser.add_argument("--verbose", action="store_true", help="each stage of a build as it ends")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        what, folder, *numbers = json.loads(arguments.measure)
+        given = map(int, numbers)
+        print(json.dumps({"reuse": reuse, "build": build, "trace": traced}[what](Path(folder), *given)))
+        return
+    sizes = [num for num in (arguments.faces // 4, arguments.faces, arguments.most) if num]
+    for part in arguments.parts:
+        for num in sizes:
+            with tempfile.TemporaryDirectory() as folder:
+                _print(part, Path(folder), num)
+
+
+def _print(part: str, folder: Path, num: int) -> None:
+    store = Store(folder)
+    clock = time.perf_counter()
+    if part == "reuse":
+        aligned_of(store, photos_of(num))
+        again, one = measured("reuse", folder, num), measured("reuse", folder, num, 1)
+        print(f"{num:>9} photographs: align with everything reused {again['seconds']:.2f} CPU s, "
+              f"with one new {one['seconds']:.2f}")  # fmt: skip
+    if part == "memory":
+        listed(store, num)
+        first = measured("build", folder, num, 1)
+        again = measured("build", folder, num, 1)
+        print(f"{num:>9} photographs: a build's driver holds {first['kb'] / 1024:.0f} MB more, "
+              f"{again['kb'] / 1024:.0f} MB where all is reused; {first['kept']:.0f} kept; CPU s {again}")  # fmt: skip
+    if part == "trace":
+        version_of(store, num)
+        found = measured("trace", folder, num)
+        print(f"{num:>9} images: trace of one {found['seconds']:.3f} CPU s, {found['kb'] / 1024:.0f} MB more")
+    print(f"{'':9} ({time.perf_counter() - clock:.0f} s in all)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
