@@ -14,11 +14,11 @@ from PIL import Image
 import tiny_run
 from flows.cli.demo import draw_bundled
 from flows.cli.main import main
-from storage.bundled.generator import BUNDLED, FILE, SHA256, bundled_facts
+from storage.bundled.generator import BUNDLED, FILE, SHA256
 from storage.digest import file_digest
 from storage.errors import IntegrityError
 from storage.lineage.origin import read_provenance
-from storage.lineage.trace import trace
+from storage.lineage.trace import bundled_facts, trace
 from storage.runs import find_run
 from storage.store import Store
 from training.drawing.images import images_from_seeds

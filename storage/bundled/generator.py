@@ -1,19 +1,15 @@
 """The generator in the box: a file of the package that goes by the run name `bundled`; README.md beside it says more.
 
 It lies in `storage` because pictures are traced to it, without torch. Not here: drawing with it
-(`training.drawing.trained.open_bundled`).
-
-    bundled_facts()["dataset"]
+(`training.drawing.trained.open_bundled`), and what it says of its origin (`storage.lineage.trace.bundled_facts`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError
-from storage.lineage.origin import read_provenance
 from storage.store import Store
 
 BUNDLED = "bundled"
@@ -36,14 +32,6 @@ def bundled_file() -> Path:
     if not FILE.is_file() or file_digest(FILE) != SHA256:
         raise IntegrityError(f"{FILE} is missing or has changed: install likeness again")
     return FILE
-
-
-def bundled_facts() -> dict[str, Any]:
-    """Its file and sha256, the run, checkpoint and dataset version that it says it comes from, and their licence."""
-    path = bundled_file()
-    says = read_provenance(path) or {}
-    origin = {key: says[key] for key in sorted(says.keys() - {"config", "kind", "lod", "precision"})}
-    return {"file": str(path), "sha256": SHA256, **origin, **PHOTOGRAPHS}
 
 
 def check_reserved(store: Store) -> None:

@@ -20,7 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.bundled.generator import BUNDLED, BUNDLED_SHA256, SHA256, bundled_facts, check_reserved
+from storage.bundled.generator import (
+    BUNDLED,
+    BUNDLED_SHA256,
+    PHOTOGRAPHS,
+    SHA256,
+    bundled_file,
+    check_reserved,
+)
 from storage.datasets.dataset import IMAGE_COLUMNS, Dataset, dataset_names, open_dataset
 from storage.datasets.lookup import Kind, find_rows
 from storage.digest import file_digest
@@ -135,6 +142,14 @@ def trace(store: Store, reference: str) -> Chain:
     if reference.split("@")[0] in dataset_names(store):
         return _of_dataset(open_dataset(store, reference))
     return _of_photo(store, reference, {"ref": reference})
+
+
+def bundled_facts() -> dict[str, Any]:
+    """Its file and sha256, the run, checkpoint and dataset version that it says it comes from, and their licence."""
+    path = bundled_file()
+    says = read_provenance(path) or {}
+    origin = {key: says[key] for key in sorted(says.keys() - {"config", "kind", "lod", "precision"})}
+    return {"file": str(path), "sha256": SHA256, **origin, **PHOTOGRAPHS}
 
 
 def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
