@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from flows.pages.report import write_report
 from flows.stages.align import Aligned, align
-from flows.stages.crawl import CRAWL_SCHEMA, CRAWL_VERSION, Crawled, crawl
+from flows.stages.crawl import CRAWL_VERSION, KNOWN_SCHEMA, Crawled, crawl
 from flows.stages.curate import curate
 from flows.stages.publish import publish
 from flows.stages.shard import shard
@@ -169,7 +169,7 @@ def listed(store: Store, num: int) -> Path:
         many = len(refs[part])
         nothing = pa.nulls(many, pa.string())
         table = pa.table([refs[part], sha256s[part], np.full(many, 9), nothing, nothing, ["2026-01-01"] * many],
-                         schema=CRAWL_SCHEMA)  # fmt: skip
+                         schema=KNOWN_SCHEMA)  # fmt: skip
         folder = store.path(f"chunks/crawl/{json_digest([CRAWL_VERSION, source.description()])}")
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, folder / f"{start}-{num}.parquet", compression="zstd")
@@ -294,9 +294,9 @@ def peak_kb() -> int:
     return status("VmHWM")
 
 
-def measured(what: str, *arguments: Any) -> dict[str, float]:
+def measured(what: str, folder: Path, *numbers: int) -> dict[str, float]:
     """What a function of this file gives in a process of its own."""
-    command = [sys.executable, __file__, "--measure", json.dumps([what, *map(str, arguments)])]
+    command = [sys.executable, __file__, "--measure", json.dumps([what, str(folder), *numbers])]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, float] = json.loads(done.stdout)
     return result
@@ -315,35 +315,38 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         what, folder, *numbers = json.loads(arguments.measure)
-        given = map(int, numbers)
-        print(json.dumps({"reuse": reuse, "build": build, "trace": traced}[what](Path(folder), *given)))
+        print(json.dumps({"reuse": reuse, "build": build, "trace": traced}[what](Path(folder), *numbers)))
         return
     sizes = [num for num in (arguments.faces // 4, arguments.faces, arguments.most) if num]
     for part in arguments.parts:
         for num in sizes:
             with tempfile.TemporaryDirectory() as folder:
-                _print(part, Path(folder), num)
+                clock = time.perf_counter()
+                line = {"reuse": _reuse, "memory": _memory, "trace": _trace}[part](
+                    Path(folder), num, arguments.verbose
+                )
+                print(f"{num:>9} {line} ({time.perf_counter() - clock:.0f} s in all)", flush=True)
 
 
-def _print(part: str, folder: Path, num: int) -> None:
-    store = Store(folder)
-    clock = time.perf_counter()
-    if part == "reuse":
-        aligned_of(store, photos_of(num))
-        again, one = measured("reuse", folder, num), measured("reuse", folder, num, 1)
-        print(f"{num:>9} photographs: align with everything reused {again['seconds']:.2f} CPU s, "
-              f"with one new {one['seconds']:.2f}")  # fmt: skip
-    if part == "memory":
-        listed(store, num)
-        first = measured("build", folder, num, 1)
-        again = measured("build", folder, num, 1)
-        print(f"{num:>9} photographs: a build's driver holds {first['kb'] / 1024:.0f} MB more, "
-              f"{again['kb'] / 1024:.0f} MB where all is reused; {first['kept']:.0f} kept; CPU s {again}")  # fmt: skip
-    if part == "trace":
-        version_of(store, num)
-        found = measured("trace", folder, num)
-        print(f"{num:>9} images: trace of one {found['seconds']:.3f} CPU s, {found['kb'] / 1024:.0f} MB more")
-    print(f"{'':9} ({time.perf_counter() - clock:.0f} s in all)", flush=True)
+def _reuse(folder: Path, num: int, verbose: bool) -> str:
+    aligned_of(Store(folder), photos_of(num))
+    again, one = measured("reuse", folder, num), measured("reuse", folder, num, 1)
+    return f"photographs: align with everything reused {again['seconds']:.2f} CPU s, with one new {one['seconds']:.2f}"
+
+
+def _memory(folder: Path, num: int, verbose: bool) -> str:
+    listed(Store(folder), num)
+    first, again = (measured("build", folder, num, verbose) for _ in range(2))
+    return (
+        f"photographs: a build's driver holds {first['kb'] / 1024:.0f} MB more than at its start, "
+        f"{again['kb'] / 1024:.0f} MB where all is found"
+    )
+
+
+def _trace(folder: Path, num: int, verbose: bool) -> str:
+    version_of(Store(folder), num)
+    found = measured("trace", folder, num)
+    return f"images: trace of one {found['seconds']:.3f} CPU s, {found['kb'] / 1024:.0f} MB more"
 
 
 if __name__ == "__main__":

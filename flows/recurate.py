@@ -78,8 +78,8 @@ def _stays(rejections: pa.Table) -> pa.ChunkedArray:
     """
     reasons = rejections["reason"]
     in_crawl, known = (pc.is_in(reasons, value_set=pa.array(list(of), pa.string())) for of in (CRAWL, Reason))
-    refused_whole = pc.and_(rejections["face_index"].is_null(), pc.invert(known))
-    return pc.or_(pc.or_(rejections["photo_sha256"].is_null(), in_crawl), refused_whole)
+    of_others = pc.and_(rejections["face_index"].is_null(), pc.invert(known))
+    return pc.or_(rejections["photo_sha256"].is_null(), pc.or_(in_crawl, of_others))
 
 
 def _num_bytes(store: Store, images: pa.Table, sha256s: pa.ChunkedArray) -> pa.Array:

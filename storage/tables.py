@@ -79,7 +79,9 @@ def table_of(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
     batches = []
     while batch := list(islice(rows, BATCH_ROWS)):
         batches.append(pa.RecordBatch.from_pylist(batch, schema=schema))
-    return pa.Table.from_batches(batches, schema)
+    return pa.Table.from_batches(
+        batches, schema
+    ).combine_chunks()  # batches lie in more memory than they need
 
 
 def get_table(store: Store, key: str, columns: Sequence[str]) -> list[Row]:

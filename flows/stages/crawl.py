@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,9 +64,7 @@ CRAWL_SCHEMA = pa.schema(
 )
 """`signals` is JSON: what was looked at, and what was said about the photograph's use, with its place and words."""
 KNOWN_SCHEMA = pa.schema([field for field in CRAWL_SCHEMA if field.name != "signals"])
-"""What a build asks of earlier ones, whose tables may know no signals."""
-
-
+"""What a build needs of an outcome."""
 LISTED_SCHEMA = pa.schema([*ITEM_SCHEMA, pa.field("expected_sha256", pa.string())])
 
 
@@ -115,13 +113,13 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     count(known)
     results: Iterator[list[Row]]
     if isinstance(source, WebSource):
-        wanted = [Item(**row) for row in todo.to_pylist()]
-        results = fetched_rows(wanted, source, context.store, prefix)
+        results = fetched_rows(_items(todo), source, context.store, prefix)
     else:
         work = partial(read_rows, source=source, store=context.store)
-        results = context.workers.map(work, _jobs(todo, spread(range(todo.num_rows), context)))
+        chunks = spread(range(todo.num_rows), context)
+        results = context.workers.map(work, (_items(todo.slice(rows[0], len(rows))) for rows in chunks))
     for rows in results:
-        outcomes.append(pa.Table.from_pylist(rows, CRAWL_SCHEMA).select(KNOWN_SCHEMA.names))
+        outcomes.append(pa.Table.from_pylist(rows, KNOWN_SCHEMA))
         count(outcomes[-1])
     del listed, todo
     crawled = pa.concat_tables(outcomes)
@@ -199,10 +197,8 @@ def _emptied(items: list[Item]) -> Iterator[Row]:
         yield {name: getattr(item, name) for name in LISTED_SCHEMA.names}
 
 
-def _jobs(listed: pa.Table, chunks: Iterable[Sequence[int]]) -> Iterator[list[Item]]:
-    """The items of each chunk, which is given by its rows, as they are asked for."""
-    for chunk in chunks:
-        yield [Item(**row) for row in listed.slice(chunk[0], len(chunk)).to_pylist()]
+def _items(listed: pa.Table) -> list[Item]:
+    return [Item(**row) for row in listed.to_pylist()]
 
 
 def _known_outcomes(store: Store, prefix: str, listed: pa.Table) -> pa.Table:

@@ -1,0 +1,79 @@
+"""storage.tables: columns give what a loop over rows gives, and what is written in parts is the whole."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage import tables
+from storage.tables import Stored, arrow, counted, fitted, leaders, rows_holding, table_of, write_parts
+
+SCHEMA = pa.schema([pa.field("name", pa.string()), pa.field("points", pa.list_(pa.float64()))])
+
+texts = st.lists(st.sampled_from(["", "a", "b", "ba", "é", "Z"]), max_size=30)
+
+
+def chunked(values: list[str]) -> pa.ChunkedArray:
+    """A column in pieces, an empty one among them."""
+    cut = len(values) // 3
+    return pa.chunked_array([values[:cut], [], values[cut:]], pa.string())
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["x", "é", "y", "z"])), max_size=30))
+def test_leaders_are_the_first_of_their_value(pairs: list[tuple[str, str]]) -> None:
+    """Each row is led by the first row that holds its value; with another column, by that column's least."""
+    values, by = [value for value, _ in pairs], [other for _, other in pairs]
+    assert leaders(chunked(values)).tolist() == [values.index(value) for value in values]
+    least = {
+        value: min((other, row) for row, (mine, other) in enumerate(pairs) if mine == value)
+        for value in values
+    }
+    assert leaders(chunked(values), chunked(by)).tolist() == [least[value][1] for value in values]
+
+
+@given(texts, texts)
+def test_rows_are_found_by_what_they_hold(held: list[str], asked: list[str]) -> None:
+    """A value leads to the first row that holds it, and to -1 where none does."""
+    expected = [held.index(value) if value in held else -1 for value in asked]
+    assert rows_holding(chunked(held), chunked(asked)).tolist() == expected
+
+
+@given(texts)
+def test_values_are_counted(values: list[str]) -> None:
+    """As often as they are there, in the order of their first rows."""
+    expected = {value: values.count(value) for value in values}
+    assert list(counted(chunked(values)).items()) == list(expected.items())
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [3], [4], [1, 0, 5, 9], [25]])
+def test_what_is_written_in_parts_is_the_whole(
+    tmp_path: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of tables of any sizes stand in one file, in their order, in parts of one size but for the last."""
+    rows = [{"name": f"row {number}", "points": [number / 3] * (number % 4)} for number in range(sum(sizes))]
+    limits = np.cumsum([0, *sizes])
+    parts = [table_of(rows[start:stop], SCHEMA) for start, stop in pairwise(limits)]
+    path = tmp_path / "table.parquet"
+    monkeypatch.setattr(tables, "PART_ROWS", 4)
+    write_parts(path, (part.select(["points", "name"]) for part in parts), SCHEMA)
+    stored = Stored(path, SCHEMA.names)
+    assert stored.rows() == rows
+    assert stored.starts().tolist() == list(range(0, len(rows), 4))
+    for number, start in enumerate(stored.starts()):
+        assert stored.part(number).to_pylist() == rows[start : start + 4]
+
+
+def test_a_table_of_other_columns_is_refused() -> None:
+    """A column more or less is an error, as a row with an unknown column is."""
+    table = table_of([{"name": "a"}], SCHEMA)
+    assert table.to_pylist() == [{"name": "a", "points": None}]
+    with pytest.raises(ValueError, match="is none of"):
+        fitted(table.drop_columns(["points"]), SCHEMA)
+    with pytest.raises(ValueError, match="is none of"):
+        fitted(table.append_column("more", arrow(np.array([1]))), SCHEMA)
