@@ -1,6 +1,6 @@
 """What records cost, apart from pixels: reuse of what was aligned, a build's memory, and a question to a version.
 
-    python benchmarks/records.py [--faces 80000] [--most 1000000] [--parts reuse memory trace]
+    python benchmarks/records.py [--faces 80000] [--most 1000000] [--parts reuse memory trace] [--bare]
 
 Photographs, faces and crops are drawn by lot: no pixel is decoded, and a crop is a few bytes. The stages are those of
 a build, but for workers that write chunks of such faces. Each line is measured in a process of its own; seconds are of
@@ -151,17 +151,19 @@ def aligned_of(store: Store, photos: pa.Table) -> Aligned:
     return align(context(store), silent, CONFIG, photos, FACE_FIELDS, columns_to_judge(CONFIG.curation))
 
 
-def listed(store: Store, num: int) -> Path:
-    """A list of so many URLs, all of which a build has fetched before; the file of the list."""
+def listed(store: Store, num: int, bare: bool) -> Path:
+    """A list of so many URLs that a build has fetched before, `bare` or with what is known of each; its file."""
     path = store.root / f"list-{num}.jsonl"
     config = CONFIG.model_copy(update={"source": f"urls:{path}"})
     sha256s = digests("photo", range(num))
     refs = [f"https://photos.example/{number:09d}/original.jpg" for number in range(num)]
     with path.open("w") as file:
         for number, ref in enumerate(refs):
-            item = {"url": ref, "page": f"https://photos.example/people/{number}", "author": f"Author {number}",
-                    "license": "CC BY 2.0", "license_url": "https://creativecommons.org/licenses/by/2.0/",
-                    "title": f"A face, the {number}th of those that were photographed"}  # fmt: skip
+            item = {"url": ref}
+            if not bare:
+                item |= {"page": f"https://photos.example/people/{number}", "author": f"Author {number}",
+                         "license": "CC BY 2.0", "license_url": "https://creativecommons.org/licenses/by/2.0/",
+                         "title": f"A face, the {number}th of those that were photographed"}  # fmt: skip
             file.write(json.dumps(item) + "\n")
     source = open_source(config.source, config.fetch)
     for start in range(0, num, CHUNK):
@@ -310,6 +312,7 @@ def main() -> None:
         "--most", type=int, default=0, help="and so many more, to see that cost grows in proportion"
     )
     parser.add_argument("--parts", nargs="+", default=["reuse", "memory", "trace"])
+    parser.add_argument("--bare", action="store_true", help="nothing is known of a photograph but its URL")
     parser.add_argument("--verbose", action="store_true", help="each stage of a build as it ends")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -323,27 +326,27 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 clock = time.perf_counter()
                 line = {"reuse": _reuse, "memory": _memory, "trace": _trace}[part](
-                    Path(folder), num, arguments.verbose
+                    Path(folder), num, arguments
                 )
                 print(f"{num:>9} {line} ({time.perf_counter() - clock:.0f} s in all)", flush=True)
 
 
-def _reuse(folder: Path, num: int, verbose: bool) -> str:
+def _reuse(folder: Path, num: int, arguments: argparse.Namespace) -> str:
     aligned_of(Store(folder), photos_of(num))
     again, one = measured("reuse", folder, num), measured("reuse", folder, num, 1)
     return f"photographs: align with everything reused {again['seconds']:.2f} CPU s, with one new {one['seconds']:.2f}"
 
 
-def _memory(folder: Path, num: int, verbose: bool) -> str:
-    listed(Store(folder), num)
-    first, again = (measured("build", folder, num, verbose) for _ in range(2))
+def _memory(folder: Path, num: int, arguments: argparse.Namespace) -> str:
+    listed(Store(folder), num, arguments.bare)
+    first, again = (measured("build", folder, num, arguments.verbose) for _ in range(2))
     return (
         f"photographs: a build's driver holds {first['kb'] / 1024:.0f} MB more than at its start, "
         f"{again['kb'] / 1024:.0f} MB where all is found"
     )
 
 
-def _trace(folder: Path, num: int, verbose: bool) -> str:
+def _trace(folder: Path, num: int, arguments: argparse.Namespace) -> str:
     version_of(Store(folder), num)
     found = measured("trace", folder, num)
     return f"images: trace of one {found['seconds']:.3f} CPU s, {found['kb'] / 1024:.0f} MB more"

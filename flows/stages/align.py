@@ -100,7 +100,6 @@ def align(
     identity = {"config": config.faces.identity(), "code": code, "columns": sorted(schema.names)}
     prefix = f"chunks/align/{json_digest(identity)}"
     distinct = np.unique(leaders(photos["sha256"], photos["ref"]))
-    distinct = distinct[numbers(pc.sort_indices(photos["sha256"].take(arrow(distinct))))]
     sha256s = photos["sha256"].take(arrow(distinct)).combine_chunks()
     names = list(
         dict.fromkeys([*columns, "face_index", "image_sha256", *(field.name for field in ALIGN_FIELDS)])
@@ -121,11 +120,12 @@ def align(
         for chunk in spread(range(len(left)), context):
             yield sha256s.take(arrow(left[chunk[0] : chunk[-1] + 1])).to_pylist()
 
-    rows = opened().rows(sha256s, names)
-    number = numbers(rows["number"])
+    found = [opened().rows(sha256s, names)]
+    number = numbers(found[0]["number"])
     left = np.setdiff1d(np.arange(len(sha256s)), number)
+    left = left[numbers(pc.sort_indices(sha256s.take(arrow(left))))]
     reused = len(sha256s) - len(left)
-    note(reused, _outcomes(rows["reason"]))
+    note(reused, _outcomes(found[0]["reason"]))
     work = partial(
         align_chunk, store=context.store, prefix=prefix, config=config.faces, code=code, schema=schema
     )
@@ -133,17 +133,19 @@ def align(
         note(num_photos, outcomes)
     opened().gather()
     if len(left):
-        new = opened().rows(sha256s.take(arrow(left)), names)
-        rows = pa.concat_tables([rows, new])
-        number = np.concatenate([number, left[numbers(new["number"])]])
+        found.append(opened().rows(sha256s.take(arrow(left)), names))
+        number = np.concatenate([number, left[numbers(found[1]["number"])]])
     if len(np.unique(number)) < len(sha256s):
         raise IntegrityError(f"{context.store.path(prefix)} lacks chunks that were just written: build again")
-    rows = rows.drop_columns(["number"]).append_column("photo", arrow(distinct[number])).unify_dictionaries()
-    return Aligned(opened(), *_apart(rows, photos), reused)
+    return Aligned(opened(), *_apart(found, distinct[number], photos), reused)
 
 
-def _apart(rows: pa.Table, photos: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Rows of chunks as faces and as rejections."""
+def _apart(
+    found: list[pa.Table], numbers_of_photos: NDArray[np.int64], photos: pa.Table
+) -> tuple[pa.Table, pa.Table]:
+    """Rows of chunks as faces and as rejections; `found` is emptied, so that few columns are held twice."""
+    rows = pa.concat_tables(found).append_column("photo", arrow(numbers_of_photos)).unify_dictionaries()
+    found.clear()
     is_face = rows["reason"].is_null()
     refused = rows.select(["photo", "face_index", "reason", "detail"]).filter(pc.invert(is_face))
     photos = photos.take(refused["photo"])
@@ -151,8 +153,8 @@ def _apart(rows: pa.Table, photos: pa.Table) -> tuple[pa.Table, pa.Table]:
     refused = refused.append_column("photo_sha256", photos["sha256"])
     refused = refused.append_column("duplicate_of", pa.nulls(refused.num_rows, pa.string()))
     faces = {}
-    for name in rows.column_names:  # one by one, so that never all of them are held twice
-        if name not in ("reason", "detail"):
+    for name in rows.column_names:
+        if name not in ("number", "reason", "detail"):
             faces[name] = rows[name].filter(is_face).combine_chunks()
         rows = rows.drop_columns([name])
     return pa.table(faces), refused
