@@ -26,7 +26,7 @@ from preprocessing.crawl import robots as robots_module
 from preprocessing.crawl.fetch import FetchConfig, Fetched
 from preprocessing.crawl.hosts import Memory
 from preprocessing.crawl.queues import arriving
-from preprocessing.crawl.signals import read_headers
+from preprocessing.crawl.readers import read_headers
 from preprocessing.crawl.urls import web_address
 from preprocessing.records import Rejection
 from preprocessing.reject import TRANSIENT, Reason, Rejected

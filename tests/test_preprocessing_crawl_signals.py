@@ -12,13 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from preprocessing.crawl.signals import (
-    Evidence,
-    Place,
-    Signal,
-    Signals,
-    SignalsConfig,
-    policy,
+from preprocessing.crawl.readers import (
     product_tokens,
     read_headers,
     read_photograph,
@@ -27,6 +21,7 @@ from preprocessing.crawl.signals import (
     read_tdmrep,
     unreachable_robots,
 )
+from preprocessing.crawl.signals import Evidence, Place, Signal, Signals, SignalsConfig, policy
 
 DATA = Path(__file__).parent / "data"
 CASES = [json.loads(line) for line in (DATA / "cases" / "signals.jsonl").read_text().splitlines()]

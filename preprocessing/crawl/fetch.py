@@ -25,20 +25,12 @@ from pydantic import Field
 
 from preprocessing.crawl.connect import Resolver
 from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Memory, Passing
-from preprocessing.crawl.retry import retry_after_s
+from preprocessing.crawl.readers import BOT, product_tokens, read_headers, read_photograph
+from preprocessing.crawl.retry import may_pass, retry_after_s
 from preprocessing.crawl.robots import Robots
 from preprocessing.crawl.robots_txt import MAX_BYTES as MAX_ROBOTS_BYTES
 from preprocessing.crawl.safety import Network, networks
-from preprocessing.crawl.signals import (
-    BOT,
-    Signal,
-    Signals,
-    SignalsConfig,
-    policy,
-    product_tokens,
-    read_headers,
-    read_photograph,
-)
+from preprocessing.crawl.signals import Signal, Signals, SignalsConfig, policy
 from preprocessing.crawl.spool import Spooled, spooled
 from preprocessing.crawl.urls import WebAddress, web_address
 from preprocessing.reject import Reason, Rejected
@@ -49,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_USER_AGENT = f"{BOT}/{version('likeness')} (+https://example.org/your-contact)"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_PASSING = frozenset({408, 425, 429})
 _OF_HOST = frozenset({429, 503})
 """Statuses that a server says of itself rather than of one address."""
 _BLOCK_BYTES = 64 * 1024
@@ -293,7 +284,7 @@ class Fetcher:
         status, headers = response.status, response.headers
         if status in _REDIRECTS and (location := headers.get("Location")):
             return _Answer(location=location)
-        if status in _PASSING or status >= 500:
+        if may_pass(status):
             asked = [
                 retry_after_s(value, datetime.now(UTC)) or 0.0 for value in headers.getall("Retry-After", [])
             ]

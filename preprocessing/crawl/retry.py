@@ -1,4 +1,4 @@
-"""When a host that answered 429 or 503 may be asked again: `Retry-After` (RFC 9110, section 10.2.3), read.
+"""Which answers may be others later, and when a host may be asked again: `Retry-After` (RFC 9110, section 10.2.3).
 
 Not here: our own back-off, which holds where the header is absent or nonsense.
 """
@@ -25,6 +25,11 @@ _ASCTIME = re.compile(
 )
 _LONGEST_DATE = 64
 _FURTHEST_ZONE = timedelta(hours=14)
+
+
+def may_pass(status: int) -> bool:
+    """Whether an HTTP status says that the server failed, or was too busy or too early, rather than that it refuses."""
+    return status >= 500 or status in (408, 425, 429)
 
 
 def retry_after_s(value: str, now: datetime) -> float | None:

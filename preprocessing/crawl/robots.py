@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from preprocessing.crawl.hosts import Memory, Origin
+from preprocessing.crawl.readers import TDMREP_PATH, read_robots, read_tdmrep
 from preprocessing.crawl.robots_txt import RobotsTxt, deciding, parse_robots
-from preprocessing.crawl.signals import TDMREP_PATH, Signals, read_robots, read_tdmrep
+from preprocessing.crawl.signals import Signals
 from preprocessing.crawl.urls import WebAddress
 from preprocessing.reject import Rejected
 
