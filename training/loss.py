@@ -10,6 +10,7 @@ like. It steps no optimizer and reads no file.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
@@ -168,7 +169,7 @@ def faded_reals(pixels_N3RR: Tensor, lod: float, fade: Tensor | None = None) -> 
     return blend(x, upsample(downsample(x)), fraction if fade is None else fade) if fraction > 0 else x
 
 
-class Phase(nn.Module):
+class Phase(nn.Module, ABC):
     """What a step differentiates: one network's loss, as a pure function of tensors.
 
     `forward` gives the loss first and its `terms` second, as one tensor.
@@ -178,9 +179,9 @@ class Phase(nn.Module):
     generator: Generator | TraditionalGenerator
 
     @property
+    @abstractmethod
     def network(self) -> nn.Module:
         """The network it trains."""
-        raise NotImplementedError
 
     @property
     def form(self) -> bool:
