@@ -2,7 +2,7 @@
 
     python benchmarks/face_model.py FOLDER...
 
-FOLDER holds portraits, one face each. Prints the rows of `preprocessing.scores.pose.MEAN_FACE` and what is known of
+FOLDER holds portraits, one face each. Prints the rows of `preprocessing.scores.pose._MEAN_FACE` and what is known of
 their accuracy. No other model enters, but for one length:
 
 1. Landmarks and their mirror images are brought together by similarity (Procrustes); the mean gives x and y.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from preprocessing.records import SOURCE_COLUMNS, Face, Item, Photo, Rejection, face_row, source_row
+from preprocessing.records import SOURCE_COLUMNS, Face, Photo, Rejection, face_row
 from preprocessing.reject import Reason
 from preprocessing.scores.catalogue import MEASURED, Score
 from storage.tables import arrow, numbers, rows_holding, table_of
@@ -84,11 +84,6 @@ def photo_columns(photos: Iterable[Photo]) -> pa.Table:
     """Photographs as columns, without what their source says of them."""
     rows = ({"ref": photo.item.ref, "sha256": photo.sha256, "num_bytes": photo.num_bytes} for photo in photos)
     return table_of(rows, PHOTO_SCHEMA)
-
-
-def item_columns(items: Iterable[Item]) -> pa.Table:
-    """What a source says of photographs, as columns."""
-    return table_of(map(source_row, items), ITEM_SCHEMA)
 
 
 def rejection_columns(rejections: Iterable[Rejection]) -> pa.Table:

@@ -6,7 +6,7 @@ and which scores there are, which a face's bytes do not depend on (`preprocessin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -134,23 +134,3 @@ def face_row(face: Face) -> Row:
     row = asdict(face)
     del row["image"], row["scores"]
     return {**row, **face.scores}
-
-
-def face_of_row(row: Row, columns: Iterable[str]) -> Face:
-    """The face of a row, without its pixels.
-
-    `columns` are a face's: its fields, and its scores. A score that the row lacks was not measured.
-    """
-    names = [field.name for field in fields(Face) if field.name not in ("image", "scores")]
-    values = {name: row[name] for name in names}
-    values["box_px"] = tuple(values["box_px"])
-    values["landmarks_px"] = tuple(map(tuple, values["landmarks_px"]))
-    values["quad_px"] = tuple(map(tuple, values["quad_px"]))
-    scores = {name: row.get(name) for name in columns if name not in values}
-    scores = {name: tuple(value) if isinstance(value, list) else value for name, value in scores.items()}
-    return Face(**values, scores=Scores(**scores), image=b"")
-
-
-def source_row(item: Item) -> Row:
-    """What the source says of a photograph."""
-    return {name: getattr(item, name) for name in SOURCE_COLUMNS}

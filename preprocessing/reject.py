@@ -70,11 +70,6 @@ class Reason(StrEnum):
         return other
 
     @property
-    def is_known(self) -> bool:
-        """Whether it is a reason of this version."""
-        return self in MEANING
-
-    @property
     def meaning(self) -> str:
         """In one sentence, for whoever reads a report."""
         return MEANING.get(self, "A reason of another version of likeness, which this one cannot explain.")

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from flows.stages.crawl import Crawled
 from flows.stages.curate import Curated
 from preprocessing.columns import (
     IMAGE_SCHEMA,
+    ITEM_SCHEMA,
     REJECTION_SCHEMA,
     columns_of,
-    item_columns,
     photo_columns,
     rejection_columns,
 )
@@ -40,6 +40,7 @@ from storage.datasets.manifest import publish
 from storage.digest import bytes_digest
 from storage.gathered import Gathered
 from storage.store import Store
+from storage.tables import table_of
 
 HOSTILE = '"><script>alert(1)</script><img src=//example.org/x onerror=alert(1)>'
 MIN_QUAD_PX = 100
@@ -112,7 +113,7 @@ def results(tmp_path: Path) -> Results:
     of_curate = rejection_columns([*rejections, twin])
     crawled = Crawled(
         {"kind": "folder"},
-        item_columns([*(photo.item for photo in [*photos, empty]), bad]),
+        table_of((asdict(item) for item in [*(photo.item for photo in [*photos, empty]), bad]), ITEM_SCHEMA),
         photo_columns([*photos, empty]),
         of_crawl,
         0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ import pytest
 
 from preprocessing.columns import (
     IMAGE_SCHEMA,
+    ITEM_SCHEMA,
     columns_of,
-    item_columns,
     photo_columns,
     rejection_columns,
     rejections_of,
@@ -22,6 +22,7 @@ from preprocessing.columns import (
 from preprocessing.records import Face, Item, Photo, Rejection, Scores, face_row
 from preprocessing.reject import Reason
 from preprocessing.scores.catalogue import MEASURED, NUMBERS
+from storage.tables import table_of
 
 VALUES: dict[str, Any] = {"float": 0.25, "int": 7, "text": "0f", "vector": (0.5, -1.0)}
 SCORES = Scores(**{score.name: VALUES[score.kind] for score in MEASURED})
@@ -65,7 +66,7 @@ def test_records_are_read_from_columns_as_they_were() -> None:
     assert rejections_of(rejection_columns(rejections)) == rejections
     assert rejections_of(rejection_columns([])) == []
     assert photo_columns([PHOTO]).to_pylist() == [{"ref": "a.jpg", "sha256": "a" * 64, "num_bytes": 9}]
-    [row] = item_columns([PHOTO.item]).to_pylist()
+    [row] = table_of([asdict(PHOTO.item)], ITEM_SCHEMA).to_pylist()
     assert Item(**row, expected_sha256="a" * 64) == PHOTO.item
 
 
