@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from commands import likeness
 from flows.cli.help import page
-from flows.cli.main import COMMANDS, GROUPS, app, main
+from flows.cli.main import COMMANDS, GROUPS, app
 from flows.operations.init import init_folder
 from flows.operations.services import run_services
 from preprocessing.config import BuildConfig
@@ -34,17 +35,6 @@ from training.drawing.settings import (
     VideoConfig,
 )
 from training.metrics.settings import AuditConfig, EvaluateConfig
-
-
-def likeness(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Run the command in this process: status, standard output, standard error."""
-    status = 0
-    try:
-        main(arguments)
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    output = capsys.readouterr()
-    return status, output.out, output.err
 
 
 @pytest.mark.parametrize(

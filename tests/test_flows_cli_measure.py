@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tiny_run
-from flows.cli.main import main
+from commands import likeness
 from storage.digest import bytes_digest
 from storage.runs import Run
 from storage.store import Store
@@ -21,17 +21,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny trained run."""
     store = Store(tmp_path_factory.mktemp("store"))
     return tiny_run.trained(store, tiny_run.tiny_dataset(store, tiny_run.noise_images(12)), total_kimg=0.016)
-
-
-def likeness(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Run the command in this process: status, standard output, standard error."""
-    status = 0
-    try:
-        main(arguments)
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    output = capsys.readouterr()
-    return status, output.out, output.err
 
 
 def test_evaluate_by_id_and_by_checkpoint(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import tiny_run
+from commands import likeness
 from flows.cli.demo import draw_bundled
 from flows.cli.main import main
 from storage.bundled.generator import BUNDLED, FILE, SHA256
@@ -28,15 +29,6 @@ from training.drawing.trained import load_exported, open_bundled, read_exported
 from training.networks import Generator
 
 CPU = torch.device("cpu")
-
-
-def likeness(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Status, standard output and error of the command."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as info:
-        main([str(argument) for argument in arguments])
-    output = capsys.readouterr()
-    return int(info.value.code or 0), output.out, output.err
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,7 @@ async def _crawl(
             for _ in range(min(len(lanes), _WAITING_LANES * config.max_concurrency)):
                 tasks.create_task(work(fetcher))
     except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
+        raise group.exceptions[0] from group
     finally:
         finished.put_nowait(None)
         ended.set()
