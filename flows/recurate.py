@@ -9,6 +9,7 @@ the rules (`preprocessing.curation.choose`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from preprocessing.reject import CRAWL, Reason
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store, original_key
-from storage.tables import arrow, fitted, leaders, rows_holding
+from storage.tables import Stored, arrow, fitted, leaders, rows_holding
 
 
 def recuration(store: Store, reference: str, given: BuildConfig) -> tuple[Dataset, BuildConfig]:
@@ -55,8 +56,8 @@ def recurate(dataset: Dataset, config: BuildConfig, options: BuildOptions, run: 
 
 def crawled(dataset: Dataset) -> Crawled:
     """What the crawl of a published version gave, by its tables: every item is an image's, or a rejection's."""
-    images = dataset.table("images").read([*SOURCE_COLUMNS, "photo_sha256", "photo_num_bytes"])
-    refused = dataset.table("rejections").read(REJECTION_SCHEMA.names)
+    images = _read(dataset.table("images"), [*SOURCE_COLUMNS, "photo_sha256", "photo_num_bytes"])
+    refused = _read(dataset.table("rejections"), REJECTION_SCHEMA.names)
     stays = _stays(refused)
     rejections, later = refused.filter(stays), refused.filter(pc.invert(stays))
     known = later.append_column("photo_num_bytes", _num_bytes(dataset.store, images, later["photo_sha256"]))
@@ -69,6 +70,16 @@ def crawled(dataset: Dataset) -> Crawled:
     photos = found.select(["ref", "photo_sha256", "photo_num_bytes"]).rename_columns(PHOTO_SCHEMA.names)
     rejections = fitted(rejections.select(REJECTED_SCHEMA.names), REJECTED_SCHEMA)
     return Crawled(dataset.manifest.source, items, photos.cast(PHOTO_SCHEMA), rejections, photos.num_rows)
+
+
+def _read(table: Stored, names: Sequence[str]) -> pa.Table:
+    """Columns of a version's table; of the source's columns, one that it does not have yet is missing in every row."""
+    there = [name for name in names if name in table.schema.names or name not in SOURCE_COLUMNS]
+    found = table.read(there)
+    for name in names:
+        if name not in there:
+            found = found.append_column(name, pa.nulls(found.num_rows, pa.string()))
+    return found.select(names)
 
 
 def _stays(rejections: pa.Table) -> pa.ChunkedArray:

@@ -19,6 +19,7 @@ from preprocessing.photo.detect import DetectConfig
 from preprocessing.photo.encode import EncodeConfig
 from preprocessing.scores.catalogue import SCORES
 from preprocessing.scores.score import ScoreConfig
+from preprocessing.sources.licenses import LicensesConfig
 from storage.config import Config, OneOf
 from storage.datasets.dataset import NAME_PATTERN, Dataset
 from storage.errors import ConfigError, NotFoundError
@@ -36,6 +37,9 @@ class BuildConfig(Config):
         256, description="Side of every image, px: 32, 64, 128, 256, 512 or 1024."
     )
     limit: int | None = Field(None, ge=1, description="Take only the first N photographs of the source.")
+    licenses: LicensesConfig = Field(
+        LicensesConfig(), description="Which licences photographs of the web may have."
+    )
     fetch: FetchConfig = Field(FetchConfig(), description="How photographs are fetched from the web.")
     decode: DecodeConfig = Field(DecodeConfig(), description="What a photograph may be.")
     detect: DetectConfig = Field(DetectConfig(), description="How faces are found.")

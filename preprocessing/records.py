@@ -22,8 +22,10 @@ class Item:
     """One photograph as its source lists it, before its bytes are read.
 
     `ref` is what the source calls it: a URL, or a POSIX path relative to the source's root. It is unique
-    within a source. Missing metadata is None, never invented. `expected_sha256` is what the source claims
-    of the bytes; a photograph that differs is rejected.
+    within a source. Missing metadata is None, never invented. `said` is JSON: what the source said in its own words,
+    where a column is a reading of it, and whatever else it said that should be kept. `expected_sha256` is what the
+    source claims of the bytes; a photograph that differs is rejected. `opt_out` is what it says against the
+    photograph's use, such as Flickr's tag no_cv.
     """
 
     ref: str
@@ -32,7 +34,9 @@ class Item:
     license: str | None = None
     license_url: str | None = None
     title: str | None = None
+    said: str | None = None
     expected_sha256: str | None = None
+    opt_out: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,9 @@ class Rejection:
     duplicate_of: str | None = None
 
 
-SOURCE_COLUMNS = tuple(field.name for field in fields(Item) if field.name != "expected_sha256")
+CLAIMS = ("expected_sha256", "opt_out")
+"""What is acted on before a photograph is in a dataset, and not on record in it."""
+SOURCE_COLUMNS = tuple(field.name for field in fields(Item) if field.name not in CLAIMS)
 """What the source says of a photograph, as columns."""
 
 

@@ -20,6 +20,11 @@ class Reason(StrEnum):
     `Reason("too_blue")` is a reason that is not known.
     """
 
+    # crawl: what the source says refuses it, before anything is fetched
+    NO_LICENSE = "no_license"
+    UNKNOWN_LICENSE = "unknown_license"
+    LICENSE_NOT_ALLOWED = "license_not_allowed"
+    NO_AUTHOR = "no_author"
     # crawl: the bytes never arrived, or are not the ones promised
     UNREADABLE_FILE = "unreadable_file"
     BAD_URL = "bad_url"
@@ -75,7 +80,12 @@ class Reason(StrEnum):
         return MEANING.get(self, "A reason of another version of likeness, which this one cannot explain.")
 
 
-CRAWL = frozenset(
+LICENSING = frozenset(
+    {Reason.NO_LICENSE, Reason.UNKNOWN_LICENSE, Reason.LICENSE_NOT_ALLOWED, Reason.NO_AUTHOR}
+)
+"""Reasons for which a photograph was not asked for."""
+
+CRAWL = LICENSING | frozenset(
     {
         Reason.UNREADABLE_FILE,
         Reason.BAD_URL,
@@ -107,6 +117,10 @@ TRANSIENT = frozenset(
 
 
 MEANING: dict[Reason, str] = {
+    Reason.NO_LICENSE: "The source says no licence: --licenses.assume ID declares one for all that say none.",
+    Reason.UNKNOWN_LICENSE: "The source's licence is in no vocabulary that is read.",
+    Reason.LICENSE_NOT_ALLOWED: "The licence is not among those of --licenses.allow.",
+    Reason.NO_AUTHOR: "The licence asks for an author, and none is said: --licenses.assume-author NAME declares one.",
     Reason.UNREADABLE_FILE: "The file could not be read from the disk.",
     Reason.BAD_URL: "The address is not one that can be fetched, or leads somewhere it must not.",
     Reason.HTTP_STATUS: "The server answered that it will not give this photograph.",

@@ -216,7 +216,7 @@ def test_other_rules_give_what_a_build_gives(store: Store, cluster: str, tmp_pat
         path = photos / row["ref"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(store.original(row["photo_sha256"]))
-        lines[row["ref"]] = {**{name: row[name] for name in SOURCE_COLUMNS}, "file": row["ref"]}
+        lines[row["ref"]] = {**{name: row.get(name) for name in SOURCE_COLUMNS}, "file": row["ref"]}
     (photos / "photos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
     config = config.model_copy(update={"source": f"folder:{photos}"})
     options = BuildOptions(store=tmp_path / "other", scheduler=cluster)
@@ -232,14 +232,15 @@ def test_what_was_fetched_is_not_fetched_again(store: Store, cluster: str, tmp_p
     """A list whose server is gone is built from what was fetched of it, down to the page that was not there."""
     fetched = open_dataset(store, WEB)
     lines = [
-        {"url": row["ref"], **{name: row[name] for name in SOURCE_COLUMNS}}
+        {"url": row["ref"], **{name: row.get(name) for name in SOURCE_COLUMNS}}
         for row in (*fetched.images(), *fetched.rejections())
         if row.get("reason") != "checksum_mismatch"
     ]
     urls = tmp_path / "urls.jsonl"
     urls.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"fetch": {"retries": 0}, "licenses": {"assume": "CC0-1.0"}}
     config = BuildConfig.model_validate(
-        {"source": f"urls:{urls}", "name": "again", "resolution": 32, "fetch": {"retries": 0}}
+        {"source": f"urls:{urls}", "name": "again", "resolution": 32, **settings}
     )
     again = build(config, BuildOptions(store=store.root, scheduler=cluster), run_with(silent))
     assert again.record.stages["crawl"] == {"photos": 2, "reused": 3, "http_status": 1}

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows.stages.listing import listing
 from flows.stages.work import Context, Progress, Report, reasons, spread
 from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
@@ -29,7 +30,6 @@ from preprocessing.records import Item, Rejection
 from preprocessing.reject import TRANSIENT, Reason
 from preprocessing.sources import Source, WebSource, open_source
 from storage.digest import json_digest
-from storage.errors import SourceError
 from storage.store import Store, original_key
 from storage.tables import (
     BATCH_ROWS,
@@ -38,11 +38,9 @@ from storage.tables import (
     counted,
     fitted,
     get_columns,
-    leaders,
     numbers,
     put_table,
     rows_holding,
-    table_of,
 )
 
 CRAWL_VERSION = 1
@@ -65,7 +63,6 @@ CRAWL_SCHEMA = pa.schema(
 """`signals` is JSON: what was looked at, and what was said about the photograph's use, with its place and words."""
 KNOWN_SCHEMA = pa.schema([field for field in CRAWL_SCHEMA if field.name != "signals"])
 """What a build needs of an outcome."""
-LISTED_SCHEMA = pa.schema([*ITEM_SCHEMA, pa.field("expected_sha256", pa.string())])
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,30 +84,27 @@ class Crawled:
 
 
 def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
-    """Read or fetch every photograph of the source; SourceError where it lists none, or two under one name."""
+    """Read or fetch every photograph of the source; SourceError as of `listing`."""
     source = open_source(config.source, config.fetch)
-    listed = table_of(_emptied(source.items()[: config.limit]), LISTED_SCHEMA)
+    listed, not_asked_for = listing(source, config)
     refs = listed["ref"]
-    if not len(refs):
-        raise SourceError(f"source {config.source} lists no photograph")
-    if len(again := np.flatnonzero(leaders(refs) != np.arange(len(refs)))):
-        ref = refs[int(again[0])].as_py()
-        raise SourceError(f"source {config.source} has two photographs that both read as {ref!r}: rename one")
+    wanted = listed.filter(pc.invert(pc.is_in(refs, value_set=not_asked_for["ref"])))
     prefix = f"chunks/crawl/{json_digest([CRAWL_VERSION, source.description()])}"
     known = pa.Table.from_batches([], KNOWN_SCHEMA)
     if isinstance(source, WebSource) and not context.refetch:
-        known = _known_outcomes(context.store, prefix, listed)
+        known = _known_outcomes(context.store, prefix, wanted)
     reused = known.num_rows
-    todo = listed.filter(pc.invert(pc.is_in(refs, value_set=known["ref"])))
+    todo = wanted.filter(pc.invert(pc.is_in(wanted["ref"], value_set=known["ref"])))
     items = listed.select(ITEM_SCHEMA.names)
-    outcomes = [known]
+    outcomes = [_outcomes_of(not_asked_for), known]
     counts: Counter[str] = Counter()
 
     def count(outcome: pa.Table) -> None:
         counts.update(counted(pc.fill_null(outcome["reason"], "photos")))
         report(Progress("crawl", counts.total(), len(refs), "photos", counts))
 
-    count(known)
+    for outcome in outcomes:
+        count(outcome)
     results: Iterator[list[Row]]
     if isinstance(source, WebSource):
         results = fetched_rows(_items(todo), source, context.store, prefix)
@@ -121,7 +115,7 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     for rows in results:
         outcomes.append(pa.Table.from_pylist(rows, KNOWN_SCHEMA))
         count(outcomes[-1])
-    del listed, todo
+    del listed, wanted, todo
     crawled = pa.concat_tables(outcomes)
     crawled = crawled.take(arrow(rows_holding(crawled["ref"], refs)))
     there = crawled["reason"].is_null()
@@ -130,7 +124,10 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     nothing = pa.nulls(refused.num_rows)
     rejections = refused.select(["ref", "reason", "detail"]).append_column("photo_sha256", refused["sha256"])
     rejections = rejections.append_column("duplicate_of", nothing).append_column("face_index", nothing)
-    return Crawled(source.description(), items, photos, fitted(rejections, REJECTED_SCHEMA), reused)
+    described = source.description()
+    if isinstance(source, WebSource):
+        described |= {"licenses": config.licenses.description()}
+    return Crawled(described, items, photos, fitted(rejections, REJECTED_SCHEMA), reused)
 
 
 def read_rows(items: Sequence[Item], source: Source, store: Store) -> list[Row]:
@@ -189,12 +186,13 @@ def _rejection_row(rejection: Rejection) -> Row:
     )
 
 
-def _emptied(items: list[Item]) -> Iterator[Row]:
-    """The rows of items, which are forgotten one by one: as records they take several times as much."""
-    items.reverse()
-    while items:
-        item = items.pop()
-        yield {name: getattr(item, name) for name in LISTED_SCHEMA.names}
+def _outcomes_of(rejections: pa.Table) -> pa.Table:
+    """Rejections of what was not asked for, as outcomes."""
+    found = rejections.select(["ref", "reason", "detail"])
+    for field in KNOWN_SCHEMA:
+        if field.name not in found.column_names:
+            found = found.append_column(field.name, pa.nulls(found.num_rows, field.type))
+    return fitted(found, KNOWN_SCHEMA)
 
 
 def _items(listed: pa.Table) -> list[Item]:

@@ -29,8 +29,11 @@ class Source(Protocol):
         """What determines the photographs, as JSON and without absolute paths: for the manifest."""
         ...
 
-    def items(self) -> list[Item]:
-        """Every photograph, its metadata included, in an order that depends on nothing else; no bytes are read."""
+    def items(self, limit: int | None = None) -> list[Item]:
+        """Every photograph, or the first so many, its metadata included; no bytes are read.
+
+        The order depends on nothing else. Where listing costs requests, no more are made than `limit` needs.
+        """
         ...
 
     def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:

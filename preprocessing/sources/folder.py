@@ -45,8 +45,8 @@ class FolderSource:
         """Only the kind: what a folder holds is told by its items."""
         return {"kind": self.kind}
 
-    def items(self) -> list[Item]:
-        """Every photograph, sorted by its POSIX path relative to the root."""
+    def items(self, limit: int | None = None) -> list[Item]:
+        """Every photograph, sorted by its POSIX path relative to the root, or the first so many."""
         refs: list[str] = []
         about: list[Path] = []
         for path in _files(self.root, ()):
@@ -58,7 +58,7 @@ class FolderSource:
         facts = _metadata(self.root, sorted(about))
         if absent := facts.keys() - set(refs):
             logger.warning("%d files that metadata describes are not in %s", len(absent), self.root)
-        return [facts.get(ref, Item(ref)) for ref in refs]
+        return [facts.get(ref, Item(ref)) for ref in refs[:limit]]
 
     def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:
         """The bytes of each item, read now."""

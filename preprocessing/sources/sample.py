@@ -102,9 +102,9 @@ class SampleSource:
         """The kind and the number of scenes."""
         return {"kind": self.kind, "num_scenes": self.num_scenes}
 
-    def items(self) -> list[Item]:
-        """Every scene, by number."""
-        return [_item(index) for index in range(self.num_scenes)]
+    def items(self, limit: int | None = None) -> list[Item]:
+        """Every scene, by number, or the first so many."""
+        return [_item(index) for index in range(self.num_scenes)[:limit]]
 
     def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:
         """Each scene, drawn now."""

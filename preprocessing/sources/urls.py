@@ -11,22 +11,16 @@ import json
 import logging
 import os
 import re
-import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Fetched
-from preprocessing.crawl.hosts import Memory
-from preprocessing.crawl.queues import arriving
-from preprocessing.crawl.safety import host_refusal
-from preprocessing.crawl.urls import WebAddress, web_address
-from preprocessing.records import Item, Rejection
-from preprocessing.reject import Reason, Rejected
+from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.records import Item
 from preprocessing.sources.metadata import item_from_row
-from storage.errors import ConfigError, SourceError
+from preprocessing.sources.web import Web
+from storage.errors import SourceError
 from storage.tables import BATCH_ROWS
 
 logger = logging.getLogger(__name__)
@@ -36,16 +30,11 @@ Row = tuple[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class UrlSource:
+class UrlSource(Web):
     """The photographs at the URLs that the file at `path` lists."""
 
     path: Path
-    fetch: FetchConfig
     kind: ClassVar[str] = "urls"
-    # What was learned of the hosts, for as long as this object lives.
-    _memory: Memory = field(default_factory=Memory, repr=False, compare=False)
-    # URLs as the list has them, by refs that must differ: records hold no passwords, and nothing but Unicode text.
-    _listed: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str, fetch: FetchConfig) -> UrlSource:
@@ -57,17 +46,14 @@ class UrlSource:
             )
         if file.suffix.lower() not in _READERS:
             raise SourceError(f"list of URLs {file} is none of {', '.join(_READERS)}")
-        return cls(file, fetch)
+        return cls(fetch, file)
 
     def description(self) -> dict[str, Any]:
         """The kind, and the rules by which photographs are refused."""
-        rules = {"max_bytes", "max_redirects", "respect_robots", "respect_opt_out"}
-        if not self.fetch.reject_synthetic:
-            rules.add("reject_synthetic")
-        return {"kind": self.kind, "fetch": self.fetch.model_dump(mode="json", include=rules)}
+        return {"kind": self.kind, "fetch": self.web_rules()}
 
-    def items(self) -> list[Item]:
-        """Every URL once, in the list's order."""
+    def items(self, limit: int | None = None) -> list[Item]:
+        """Every URL once, in the list's order, or the first so many."""
         known: dict[str, Item] = {}
         num_repeated = 0
         read = _READERS[self.path.suffix.lower()]
@@ -83,79 +69,7 @@ class UrlSource:
             num_repeated += first is not item
         if num_repeated:
             logger.warning("%s lists %d URLs more than once; each is taken once", self.path, num_repeated)
-        return list(known.values())
-
-    def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:
-        """The photographs as they arrive, in any order."""
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            closing(self.arriving(items, Path(folder))) as batches,
-        ):
-            for batch in batches:
-                for outcome in batch:
-                    if isinstance(outcome, Rejection):
-                        yield outcome
-                    else:
-                        item, fetched = outcome
-                        yield item, fetched.body.path.read_bytes()
-
-    def arriving(
-        self, items: Sequence[Item], folder: Path
-    ) -> Generator[list[tuple[Item, Fetched] | Rejection], None, None]:
-        """What became of the items, in batches of a second at most, the bodies as files of `folder`.
-
-        Spellings of one address are fetched once, and share a file. ConfigError where a host is public, and the user
-        agent does not say who asks.
-        """
-        wanted: dict[WebAddress, list[Item]] = {}
-        spelled: dict[tuple[str, tuple[str, str] | None], WebAddress] = {}
-        rejections: list[tuple[Item, Fetched] | Rejection] = []
-        for item in items:
-            try:
-                address = web_address(self._listed.get(item.ref, item.ref))
-            except Rejected as rejected:
-                rejections.append(Rejection(item.ref, rejected.reason, detail=rejected.detail))
-                continue
-            address = spelled.setdefault((address.key, address.credentials), address)
-            wanted.setdefault(address, []).append(item)
-        self._check_contact(wanted)
-        if rejections:
-            yield rejections
-        with closing(arriving(list(wanted), self.fetch, self._memory, folder)) as batches:
-            for batch in batches:
-                yield [
-                    outcome for address, answer in batch for outcome in _outcomes(wanted.pop(address), answer)
-                ]
-
-    def _check_contact(self, addresses: Iterable[WebAddress]) -> None:
-        if self.fetch.user_agent != DEFAULT_USER_AGENT:
-            return
-        public = next((address.host for address in addresses if host_refusal(address.host) is None), None)
-        if public is not None:
-            raise ConfigError(
-                f"fetch.user_agent names nobody, and {public} is a public host, whose operator must be able to reach "
-                f"you: --fetch.user-agent 'NAME/VERSION (+https://YOUR-PAGE; YOU@YOUR-DOMAIN)'"
-            )
-
-
-def _outcomes(
-    items: Sequence[Item], answer: Fetched | Rejected
-) -> Iterator[tuple[Item, Fetched] | Rejection]:
-    """The outcome of each item of one address."""
-    if isinstance(answer, Rejected):
-        for item in items:
-            yield Rejection(item.ref, answer.reason, detail=answer.detail)
-        return
-    sha256 = answer.body.sha256
-    promised = [item.expected_sha256 in (None, sha256) for item in items]
-    if not any(promised):
-        answer.body.path.unlink()
-    for item, is_promised in zip(items, promised, strict=True):
-        if is_promised:
-            yield item, answer
-        else:
-            detail = f"expected {item.expected_sha256}"
-            yield Rejection(item.ref, Reason.CHECKSUM_MISMATCH, sha256, detail=detail)
+        return list(known.values())[:limit]
 
 
 def _ref(url: str) -> str:

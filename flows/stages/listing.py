@@ -1,0 +1,68 @@
+"""What the stage `crawl` begins with: every photograph that a source lists, and which of them are not asked for.
+
+Licences, and what a source says against a photograph's use, decide before a byte of it is fetched. Not here: fetching
+(`flows.stages.crawl`), and what a source asks of whom (`preprocessing.sources`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.columns import ITEM_SCHEMA, rejection_columns
+from preprocessing.config import BuildConfig
+from preprocessing.crawl.fetch import refused
+from preprocessing.crawl.readers import read_source
+from preprocessing.records import CLAIMS, Item, Rejection
+from preprocessing.sources import Source, WebSource
+from preprocessing.sources.licenses import declared, licensed
+from storage.errors import SourceError
+from storage.tables import Row, leaders, table_of
+
+LISTED_SCHEMA = pa.schema([*ITEM_SCHEMA, *(pa.field(name, pa.string()) for name in CLAIMS)])
+
+
+def listing(source: Source, config: BuildConfig) -> tuple[pa.Table, pa.Table]:
+    """The photographs of a source, as columns of LISTED_SCHEMA, and rejections of those that are not asked for.
+
+    SourceError where it lists none, or two under one name.
+    """
+    rejections: list[Rejection] = []
+    is_refused = isinstance(source, WebSource) or config.licenses.check_folder
+
+    def judged(items: Iterable[Item]) -> Iterator[Row]:
+        for item in items:
+            if is_refused:
+                item, rejection = licensed(item, config.licenses)
+            else:
+                item, rejection = declared(item, config.licenses), None
+            if rejection is None and item.opt_out is not None:
+                rejection = _opted_out(item, config)
+            if rejection is not None:
+                rejections.append(rejection)
+            yield {name: getattr(item, name) for name in LISTED_SCHEMA.names}
+
+    listed = table_of(judged(_emptied(source.items(config.limit))), LISTED_SCHEMA)
+    refs = listed["ref"]
+    if not len(refs):
+        raise SourceError(f"source {config.source} lists no photograph")
+    if len(again := np.flatnonzero(leaders(refs) != np.arange(len(refs)))):
+        ref = refs[int(again[0])].as_py()
+        raise SourceError(f"source {config.source} has two photographs that both read as {ref!r}: rename one")
+    return listed, rejection_columns(rejections)
+
+
+def _opted_out(item: Item, config: BuildConfig) -> Rejection | None:
+    rejected = refused(read_source(True, item.opt_out or ""), config.fetch.signals)
+    if rejected is None:
+        return None
+    return Rejection(item.ref, rejected.reason, detail=f"{rejected.detail} ({item.opt_out})")
+
+
+def _emptied(items: list[Item]) -> Iterator[Item]:
+    """Items, which are forgotten one by one: as records they take several times as much as in columns."""
+    items.reverse()
+    while items:
+        yield items.pop()
