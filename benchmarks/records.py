@@ -266,12 +266,13 @@ def version_of(store: Store, num: int) -> None:
     )  # fmt: skip
     store.put(f"datasets/{dataset.name}/latest.json", json.dumps({"version": dataset.version}).encode())
     write_lookup(dataset)
+    (store.root / "key").write_text(sha256s[num // 3][:16])
 
 
 def traced(folder: Path, num: int) -> dict[str, float]:
     """Trace one image of the only version there is."""
     store = Store(folder)
-    key = sorted(digests("image", range(num)))[num // 3][:16]
+    key = (folder / "key").read_text()
     before, clock = peak_kb(), cpu()
     chain = trace(store, key)
     seconds = cpu() - clock

@@ -69,15 +69,15 @@ class StoredRecord(Part):
         check_format(value.get("format", 1), cls.FORMAT, name)
         try:
             if value.get("format", 1) < cls.FORMAT:
-                value = {**cls._converted(value), "format": cls.FORMAT}
+                value = cls._converted(value)
             return cls.model_validate(value)
         except ValidationError as error:
-            raise IntegrityError(f"{name} is damaged: {_problem(error)}") from error
+            raise IntegrityError(f"{name} is damaged: {problem_of(error)}") from error
 
     @classmethod
     def _converted(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """The fields of an older format, as today's has them."""
-        return value
+        """What an older format says, as today's does."""
+        return {**value, "format": cls.FORMAT}
 
     def as_bytes(self) -> bytes:
         """The record as it is stored."""
@@ -109,7 +109,7 @@ def json_object(data: bytes, name: object) -> dict[str, Any]:
     return value
 
 
-def _problem(error: ValidationError) -> str:
+def problem_of(error: ValidationError) -> str:
     """What is wrong, in a few words: all that is missing, or the first field that is not as it must be."""
     problems = error.errors(include_url=False, include_input=False)
     fields = {id(problem): ".".join(map(str, problem["loc"])) for problem in problems}

@@ -14,12 +14,14 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.config import Config
 from storage.digest import bytes_digest, file_digest
-from storage.errors import IntegrityError
+from storage.errors import IntegrityError, NotFoundError
+from storage.records import problem_of
 
 KEY_DIGITS = 16
 """Of an image's sha256, in its key; no version has two images that share them."""
@@ -47,10 +49,10 @@ class Sample:
 class Entry:
     """Where one tar entry's bytes lie: `offset` and `size` in bytes, and their sha256."""
 
-    name: str
-    offset: int
-    size: int
-    sha256: str
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    offset: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> list[Entry]:
@@ -75,6 +77,9 @@ class Index:
     entries: list[Entry]
 
 
+_INDEX = TypeAdapter(Index)
+
+
 def index_json(sha256: str, entries: Iterable[Entry]) -> bytes:
     """The index as it is stored beside its tar."""
     return json.dumps({"sha256": sha256, "entries": [asdict(entry) for entry in entries]}, indent=1).encode()
@@ -83,10 +88,26 @@ def index_json(sha256: str, entries: Iterable[Entry]) -> bytes:
 def read_index(data: bytes) -> Index:
     """The inverse of `index_json`; IntegrityError where the data is no index."""
     try:
-        index = json.loads(data)
-        return Index(index["sha256"], [Entry(**row) for row in index["entries"]])
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"a shard's index is damaged: {error}") from error
+        return _INDEX.validate_json(data)
+    except ValidationError as error:
+        raise IntegrityError(f"a shard's index is damaged: {problem_of(error)}") from error
+
+
+def open_index(path: Path, sha256: str | None) -> Index:
+    """The index in a file, whose sha256 is on record in the manifest of its version, if any has it.
+
+    NotFoundError where it is gone, IntegrityError where it is another, or none.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"index {path} is not there") from None
+    if sha256 is not None and bytes_digest(data) != sha256:
+        raise IntegrityError(f"{path} no longer has the sha256 of its version's manifest")
+    try:
+        return read_index(data)
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error}") from error
 
 
 def read_entry(path: Path, entry: Entry) -> bytes:

@@ -51,15 +51,20 @@ def write_parts(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> No
     """Write the rows of tables to one file, in parts that can be read alone; few are held at a time."""
     schema = _with_format(schema)
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
-        waiting = pa.Table.from_batches([], schema)
-        for table in tables:
-            waiting = pa.concat_tables([waiting, fitted(table, schema)])
-            whole = waiting.num_rows - waiting.num_rows % PART_ROWS
-            if whole:
-                writer.write_table(waiting.slice(0, whole).combine_chunks(), row_group_size=PART_ROWS)
-                waiting = waiting.slice(whole)
-        if waiting.num_rows:
-            writer.write_table(waiting.combine_chunks())
+        for part in in_parts(tables, schema):
+            writer.write_table(part)
+
+
+def in_parts(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of tables, PART_ROWS in each but for the last, however many there were in each."""
+    waiting = pa.Table.from_batches([], schema)
+    for table in tables:
+        waiting = pa.concat_tables([waiting, fitted(table, schema)])
+        while waiting.num_rows >= PART_ROWS:
+            yield waiting.slice(0, PART_ROWS).combine_chunks()
+            waiting = waiting.slice(PART_ROWS)
+    if waiting.num_rows:
+        yield waiting.combine_chunks()
 
 
 def _with_format(schema: pa.Schema) -> pa.Schema:
@@ -231,6 +236,11 @@ class Stored:
         with self._readable():
             rows: list[Row] = self.read().to_pylist()
             return rows
+
+    def each_part(self) -> Iterator[pa.Table]:
+        """The rows of one row group after the other."""
+        for number in range(len(self.starts())):
+            yield self.part(number)
 
     def each_row(self) -> Iterator[Row]:
         """All rows as Python objects, few of which exist at a time."""

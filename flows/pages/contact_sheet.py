@@ -20,7 +20,7 @@ def write_contact_sheet(dataset: Dataset) -> Path:
     crops: list[Image.Image] = []
     position = 0
     for shard in dataset.manifest.shards:
-        for entry in dataset.index(shard.file).entries:
+        for entry in dataset.index(shard).entries:
             if entry.name.endswith(".json"):
                 continue
             if position in chosen:

@@ -14,10 +14,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from storage.datasets.records import BuildRecord, Latest, Manifest, VersionSummary
-from storage.digest import bytes_digest
+from storage.datasets.parts import Checked, Parts
+from storage.datasets.records import (
+    BuildRecord,
+    Latest,
+    Manifest,
+    ShardFacts,
+    TableFacts,
+    VersionSummary,
+)
+from storage.digest import bytes_digest, rows_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
-from storage.shards import Index, index_name, read_index
+from storage.shards import Index, index_name, open_index
 from storage.store import Store
 from storage.tables import Row, Stored
 
@@ -105,12 +113,39 @@ class Dataset:
         return self.table("rejections").rows()
 
     def table(self, name: TableName) -> Stored:
-        """The table `images` or `rejections`, of which parts can be read; IntegrityError where it cannot."""
-        return Stored(self.folder / f"{name}.parquet", COLUMNS_OF[name])
+        """The table `images` or `rejections`, of which parts can be read, each checked by its digest as it is read.
 
-    def index(self, shard: str) -> Index:
-        """The index of one shard, named as in the manifest: "shards/00000.tar"."""
-        return read_index(self.store.get(f"{self.key}/{index_name(shard)}"))
+        IntegrityError where it cannot be, or is not what was published. A table of format 1 is checked as a whole,
+        when it is first opened.
+        """
+        facts = self.manifest.table(name)
+        path = self.folder / facts.file
+        if facts.parts is not None:
+            return Checked(path, self._parts(facts), COLUMNS_OF[name])
+        stored = Stored(path, COLUMNS_OF[name])
+        if name not in self._checked_whole:
+            if rows_digest(stored.each_row()) != facts.sha256:
+                raise IntegrityError(f"{path} no longer holds the rows that it was published with")
+            self._checked_whole.add(name)
+        return stored
+
+    @cached_property
+    def _checked_whole(self) -> set[TableName]:
+        """The tables of format 1 that were read and are intact."""
+        return set()
+
+    def _parts(self, facts: TableFacts) -> Parts:
+        path = self.folder / str(facts.parts)
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing")
+        data = path.read_bytes()
+        if bytes_digest(data) != facts.parts_sha256:
+            raise IntegrityError(f"{path} no longer has the sha256 of its version's manifest")
+        return Parts.of_bytes(data, path)
+
+    def index(self, shard: ShardFacts) -> Index:
+        """The index of one shard; IntegrityError where it is not the manifest's."""
+        return open_index(self.folder / index_name(shard.file), shard.index_sha256)
 
     def builds(self) -> list[BuildRecord]:
         """The records of the builds that gave this version, oldest first."""

@@ -3,6 +3,7 @@
     datasets/NAME/VERSION/manifest.json        canonical; its sha256 is the version
     datasets/NAME/VERSION/images.parquet       a row an image: source record, geometry, shard and offset
     datasets/NAME/VERSION/rejections.parquet   a row for whatever was not kept, and why
+    datasets/NAME/VERSION/images.parts.json    and rejections.parts.json: the digests of the parts of the tables
     datasets/NAME/VERSION/shards/00000.tar     and its index, 00000.index.json
     datasets/NAME/builds/BUILD.json            when, where and by which code a build gave which version
     datasets/NAME/latest.json                  the version that the newest build gave
@@ -17,7 +18,6 @@ import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from typing import Any
 import pyarrow as pa
 
 from storage.datasets.dataset import VERSION_DIGITS, Dataset, latest_version
+from storage.datasets.parts import PartsTally
 from storage.datasets.records import BuildRecord, Latest, Manifest
-from storage.digest import RowsDigest, bytes_digest
+from storage.digest import bytes_digest
 from storage.shards import index_name
 from storage.store import Store
-from storage.tables import BATCH_ROWS, counted, fitted, write_parts
+from storage.tables import counted, write_parts
 
 
 def publish(
@@ -53,9 +54,8 @@ def publish(
     last: a version whose manifest exists is complete.
     """
     with tempfile.TemporaryDirectory() as folder:
-        files = {table: Path(folder) / f"{table}.parquet" for table in ("images", "rejections")}
-        kept = _written(files["images"], images, image_schema, ("license", "author", "page"))
-        refused = _written(files["rejections"], rejections, rejection_schema, ())
+        kept = _written(Path(folder) / "images.parquet", images, image_schema, ("license", "author", "page"))
+        refused = _written(Path(folder) / "rejections.parquet", rejections, rejection_schema, ())
         manifest = Manifest.new(
             **settings,
             counts={
@@ -64,8 +64,8 @@ def publish(
                 "rejected": refused.reasons,
                 "images_missing": kept.missing,
             },
-            images=kept.facts("images.parquet"),
-            rejections=refused.facts("rejections.parquet"),
+            images=kept.facts(),
+            rejections=refused.facts(),
             shards=[{key: value for key, value in shard.items() if key != "object"} for shard in shards],
         )
         data = manifest.as_bytes()
@@ -73,41 +73,51 @@ def publish(
         for shard in shards:
             store.link(shard["object"], f"{dataset.key}/{shard['file']}")
             store.link(index_name(shard["object"]), f"{dataset.key}/{index_name(shard['file'])}")
-        for path in files.values():
-            store.put(f"{dataset.key}/{path.name}", path)
+        for tally in (kept, refused):
+            store.put(f"{dataset.key}/{tally.path.name}", tally.path)
+            store.put(f"{dataset.key}/{tally.parts_name}", tally.digests.parts().as_bytes())
     store.put(f"{dataset.key}/manifest.json", data)
     return dataset
 
 
-@dataclass
 class _Tally:
-    """What the manifest says of a table's rows, noted as they pass by."""
+    """What the manifest says of a table's rows, noted as they pass by on their way into a file."""
 
-    missing: Counter[str]
-    reasons: Counter[str] = field(default_factory=Counter)
-    digest: RowsDigest = field(default_factory=RowsDigest)
-    num_rows: int = 0
+    def __init__(self, path: Path, schema: pa.Schema, wanted: Sequence[str]) -> None:
+        self.path = path
+        self.missing = Counter(dict.fromkeys(wanted, 0))
+        self.reasons: Counter[str] = Counter()
+        self.digests = PartsTally(schema)
+        self.num_rows = 0
+
+    @property
+    def parts_name(self) -> str:
+        """The file of the digests of its parts, beside it."""
+        return f"{self.path.stem}.parts.json"
 
     def noted(self, tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-        """The same tables."""
-        for table in tables:
-            table = fitted(table, schema)
-            for batch in table.to_batches(BATCH_ROWS):
-                self.digest.add(batch.to_pylist())
+        """The same rows."""
+        for table in self.digests.noted(tables, schema):
             self.num_rows += table.num_rows
             self.missing.update({column: table[column].null_count for column in self.missing})
             if "reason" in schema.names:
                 self.reasons.update(counted(table["reason"]))
             yield table
 
-    def facts(self, file: str) -> dict[str, Any]:
-        """For the manifest, of the file that holds them."""
-        return {"file": file, "rows": self.num_rows, "sha256": self.digest.hexdigest()}
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        sha256 = bytes_digest(self.digests.parts().as_bytes())
+        return {
+            "file": self.path.name,
+            "rows": self.num_rows,
+            "parts": self.parts_name,
+            "parts_sha256": sha256,
+        }
 
 
 def _written(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, wanted: Sequence[str]) -> _Tally:
     """Write rows to a file; how often each of the columns `wanted` is missing is noted."""
-    tally = _Tally(Counter(dict.fromkeys(wanted, 0)))
+    tally = _Tally(path, schema, wanted)
     write_parts(path, tally.noted(tables, schema), schema)
     return tally
 

@@ -6,20 +6,30 @@ Not here: how they are written (`storage.datasets.manifest`), and how a version 
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from storage.environment import Facts
 from storage.records import Inside, Part, StoredRecord
 
 
 class TableFacts(Part):
-    """A table of a version: its file, how many rows it has, and the digest of those."""
+    """A table of a version: its file, how many rows it has, and what these are checked by."""
 
     file: Inside
     rows: int
-    sha256: str
+    parts: Inside | None = None
+    """The file of the digests of its parts."""
+    parts_sha256: str | None = None
+    sha256: str | None = None
+    """Of all rows, in format 1, which had no digests of parts."""
+
+    @model_validator(mode="after")
+    def _is_checked(self) -> Self:
+        if self.sha256 is None and None in (self.parts, self.parts_sha256):
+            raise ValueError("it has no sha256")
+        return self
 
 
 class ShardFacts(Part):
@@ -46,6 +56,9 @@ class Counts(Part):
 class Manifest(StoredRecord):
     """What is in a version: all that determined its bytes, and the digests of these."""
 
+    FORMAT: ClassVar[int] = 2
+    """Format 1 had one digest for all rows of a table."""
+
     resolution: int
     """Side of every image, px."""
     source: dict[str, Any] = Field({})
@@ -54,6 +67,11 @@ class Manifest(StoredRecord):
     images: TableFacts
     rejections: TableFacts
     shards: list[ShardFacts]
+
+    @classmethod
+    def _converted(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """As it is: its bytes are what its version is named by."""
+        return value
 
     def table(self, name: Literal["images", "rejections"]) -> TableFacts:
         """The facts of a table."""

@@ -90,7 +90,8 @@ class AuditRecord(StoredRecord):
     @classmethod
     def _converted(cls, value: dict[str, Any]) -> dict[str, Any]:
         """Format 1 said where the sheet lay on the machine that drew it."""
-        return {**value, "sheet": f"{_FOLDER}/{PurePath(str(value.get('sheet'))).name}"}
+        sheet = f"{_FOLDER}/{PurePath(str(value.get('sheet'))).name}"
+        return super()._converted({**value, "sheet": sheet})
 
 
 def audit_path(run: Run, checkpoint: Path) -> Path:
