@@ -17,6 +17,9 @@ settings.load_profile("likeness")
 # threads wait for each other, which took ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+if not Path("/dev/nvidiactl").exists():  # Triton must know before it is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 FACES = Path(__file__).resolve().parent.parent.parent / "shared" / "faces"
 
 

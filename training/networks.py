@@ -23,12 +23,15 @@ from training.config import TrainConfig
 from training.ops import (
     EqualConv2d,
     EqualLinear,
-    adaptive_instance_norm,
+    FromColours,
+    ToColours,
+    activated,
     append_batch_deviation,
     blur,
     downsample,
     lrelu,
     pixel_norm,
+    styled,
     upsample,
 )
 
@@ -96,7 +99,7 @@ class StyledLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = conv
-        self.filtered = resampling_filter(resampling)
+        self.filters = conv is not None and conv.resample == "up" and resampling == "bilinear"
         self.noise_strength = nn.Parameter(torch.zeros(channels)) if noise else None
         self.bias = nn.Parameter(torch.zeros(channels))
         self.style = EqualLinear(w_dim, 2 * channels, gain=1.0)  # A in fig. 1b
@@ -105,17 +108,11 @@ class StyledLayer(nn.Module):
         self, x_NCHW: Tensor, w_ND: Tensor, noise_N1HW: Tensor | None, dtype: torch.dtype | None = None
     ) -> Tensor:
         """One layer, its output in `dtype` if not in the input's; it has 2H where the convolution upsamples."""
-        x = x_NCHW
-        if self.conv is not None:
-            x = self.conv(x)
-            if self.conv.resample == "up":
-                x = self.filtered(x)
-        y = x
-        if self.noise_strength is not None and noise_N1HW is not None:
-            y = y + noise_N1HW * self.noise_strength[:, None, None]  # B in fig. 1b
-        y = y + self.bias[:, None, None]
-        scale, bias = self.style(w_ND).chunk(2, dim=1)  # styles start near 1
-        return adaptive_instance_norm(lrelu(y), scale + 1, bias).to(dtype or x.dtype)  # eq. 1
+        x = x_NCHW if self.conv is None else self.conv(x_NCHW)
+        noise = None if self.noise_strength is None else noise_N1HW  # B in fig. 1b
+        scale, shift = self.style(w_ND).chunk(2, dim=1)  # styles start near 1
+        y = styled(x, noise, self.noise_strength, self.bias, scale + 1, shift, filters=self.filters)
+        return y.to(dtype or x.dtype)
 
 
 class SynthesisNetwork(nn.Module):
@@ -151,7 +148,7 @@ class SynthesisNetwork(nn.Module):
                 first = EqualConv2d(widths[level - 1], width, 3, bias=False, resample="up")
             second = EqualConv2d(width, width, 3, bias=False)
             self.layers.extend(StyledLayer(conv, width, w_dim, resampling, noise) for conv in (first, second))
-        self.to_rgb = nn.ModuleList(EqualConv2d(width, 3, 1, gain=1.0) for width in widths)
+        self.to_rgb = nn.ModuleList(ToColours(width) for width in widths)
 
     @property
     def num_layers(self) -> int:
@@ -300,7 +297,7 @@ class TraditionalGenerator(nn.Module):
             self.layers.append(EqualConv2d(width, narrow, 3, bias=False, resample="up"))
             self.layers.append(EqualConv2d(narrow, narrow, 3))
         self.up_biases = nn.ParameterList(torch.zeros(width) for width in widths[1:])
-        self.to_rgb = nn.ModuleList(EqualConv2d(width, 3, 1, gain=1.0) for width in widths)
+        self.to_rgb = nn.ModuleList(ToColours(width) for width in widths)
 
     def draw_noise(self, num: int, rng: torch.Generator) -> list[Tensor]:
         """None: this generator takes no noise."""
@@ -336,13 +333,16 @@ class DiscriminatorBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, resampling: Resampling) -> None:
         super().__init__()
-        self.filtered = resampling_filter(resampling)
+        self.filters = resampling == "bilinear"
         self.conv = EqualConv2d(in_channels, in_channels, 3)
         self.down = EqualConv2d(in_channels, out_channels, 3, resample="down")
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, H/2, W/2)."""
-        return lrelu(self.down(self.filtered(lrelu(self.conv(x_NCHW)))))
+        assert self.conv.bias is not None
+        assert self.down.bias is not None
+        x = activated(self.conv.without_bias(x_NCHW), self.conv.bias, filters=self.filters)
+        return activated(self.down.without_bias(x), self.down.bias, filters=False)
 
 
 class Discriminator(nn.Module):
@@ -361,7 +361,7 @@ class Discriminator(nn.Module):
         self.lod = 0.0
         self.dtype: torch.dtype | None = None
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
-        self.from_rgb = nn.ModuleList(EqualConv2d(3, width, 1) for width in widths)
+        self.from_rgb = nn.ModuleList(FromColours(width) for width in widths)
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(wide, narrow, resampling) for narrow, wide in pairwise(widths)
         )
@@ -373,11 +373,11 @@ class Discriminator(nn.Module):
         """(N, 3, R, R) at the resolution R of `lod` to logits (N,); `fade` stands for the fraction of lod."""
         level, fraction = level_and_fade(self.resolution, self.lod)
         dtype = self.dtype or x_N3HW.dtype
-        x = lrelu(self.from_rgb[level](x_N3HW.to(dtype)))
+        x = self.from_rgb[level](x_N3HW.to(dtype))
         for index in range(level, 0, -1):
             x = self.blocks[index - 1](x)
             if index == level and fraction > 0:
-                low = lrelu(self.from_rgb[level - 1](downsample(x_N3HW).to(dtype)))
+                low = self.from_rgb[level - 1](downsample(x_N3HW).to(dtype))
                 x = blend(x, low, fraction if fade is None else fade)
         x = lrelu(self.conv(append_batch_deviation(x)))
         x = lrelu(self.dense(x.flatten(1)))

@@ -7,12 +7,13 @@ be differentiated twice, as R1 needs. No network is here. Suffixes: N images, C 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
@@ -78,16 +79,19 @@ class EqualConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in, H, W) to (N, out, H', W'); H' is H, 2H or H/2."""
+        y = self.without_bias(x)
+        return y if self.bias is None else (y + self.bias[:, None, None]).to(x.dtype)
+
+    def without_bias(self, x: Tensor) -> Tensor:
+        """The convolution alone."""
         weight = self.weight * self.weight_scale
         if self.resample == "up":
             # A transposed convolution spreads each pixel through the kernel, hence the flip.
             folded = _folded(weight.flip(2, 3)).transpose(0, 1)
-            y = convolved_transposed(x, folded.to(x.dtype), stride=2, padding=1)
-        elif self.resample == "down":
-            y = convolved(x, (_folded(weight) / 4).to(x.dtype), stride=2, padding=1)
-        else:
-            y = convolved(x, weight.to(x.dtype), padding=weight.shape[-1] // 2)
-        return y if self.bias is None else (y + self.bias[:, None, None]).to(x.dtype)
+            return convolved_transposed(x, folded.to(x.dtype), stride=2, padding=1)
+        if self.resample == "down":
+            return convolved(x, (_folded(weight) / 4).to(x.dtype), stride=2, padding=1)
+        return convolved(x, weight.to(x.dtype), padding=weight.shape[-1] // 2)
 
 
 def _folded(weight: Tensor) -> Tensor:
@@ -254,3 +258,278 @@ def append_batch_deviation(x_NCHW: Tensor, group_size: int = 4, eps: float = 1e-
     deviation = (variance + eps).sqrt().mean(dim=(1, 2, 3)).to(x_NCHW.dtype)
     plane = deviation.repeat(size)[:, None, None, None].expand(num, 1, height, width)
     return torch.cat([x_NCHW, plane], dim=1)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What stands between two convolutions
+#
+# On a GPU in kernels of our own, which read and write each tensor once; elsewhere as it is defined.
+
+
+def _has_kernels(x: Tensor) -> bool:
+    return x.device.type == "cuda" and x.dtype != torch.float64
+
+
+def activated(x_NCHW: Tensor, bias_C: Tensor, *, filters: bool) -> Tensor:
+    """lrelu(x + bias), blurred where it `filters`."""
+    if _has_kernels(x_NCHW):
+        return _Activated.apply(x_NCHW, bias_C, filters)  # type: ignore[no-any-return]
+    y = lrelu((x_NCHW + bias_C[:, None, None]).to(x_NCHW.dtype))
+    return blur(y) if filters else y
+
+
+class _Activated(torch.autograd.Function):
+    """y = B lrelu(x + b), B being the blur, or nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor, filters: bool) -> Tensor:
+        from training import kernels
+
+        y, signs = kernels.activated(x, bias, filters)
+        ctx.save_for_backward(signs)
+        ctx.filters = filters
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        of_x, of_bias = _ActivatedBackward.apply(gradient, *ctx.saved_tensors, ctx.filters)
+        return of_x, of_bias, None
+
+
+class _ActivatedBackward(torch.autograd.Function):
+    """x = s B g, s being the slope of the leaky ReLU by its input's signs, and its sum by channel."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, signs: Tensor, filters: bool) -> tuple[Tensor, Tensor]:
+        from training import kernels
+
+        ctx.save_for_backward(signs)
+        ctx.filters, ctx.shape, ctx.dtype = filters, gradient.shape, gradient.dtype
+        ctx.set_materialize_grads(False)
+        of_x, sums = kernels.sloped_after(gradient, signs, filters)
+        return of_x, sums.sum(dim=(0, 1))
+
+    @staticmethod
+    def backward(ctx: Any, of_x: Tensor | None, of_bias: Tensor | None) -> Any:
+        t = of_x
+        if of_bias is not None:
+            added = of_bias[:, None, None].to(ctx.dtype).expand(ctx.shape)
+            t = added if t is None else t + added
+        return None if t is None else _Sloped.apply(t, *ctx.saved_tensors, ctx.filters), None, None
+
+
+class _Sloped(torch.autograd.Function):
+    """B s t, with s as before."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, signs: Tensor, filters: bool) -> Tensor:
+        from training import kernels
+
+        ctx.save_for_backward(signs)
+        ctx.filters = filters
+        return kernels.sloped(t, signs, filters)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _ActivatedBackward.apply(gradient, *ctx.saved_tensors, ctx.filters)[0], None, None
+
+
+def styled(
+    x_NCHW: Tensor,
+    noise_N1HW: Tensor | None,
+    strength_C: Tensor | None,
+    bias_C: Tensor,
+    scale_NC: Tensor,
+    shift_NC: Tensor,
+    *,
+    filters: bool,
+) -> Tensor:
+    """x blurred where it `filters`, then noise, bias, leaky ReLU and AdaIN (Style GAN, fig. 1b)."""
+    arguments = x_NCHW, noise_N1HW, strength_C, bias_C, scale_NC, shift_NC, filters
+    if _has_kernels(x_NCHW):
+        return _Styled.apply(*arguments)  # type: ignore[no-any-return]
+    return _plainly_styled(*arguments)
+
+
+def _plainly_styled(
+    x: Tensor,
+    noise: Tensor | None,
+    strength: Tensor | None,
+    bias: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    filters: bool,
+) -> Tensor:
+    y = blur(x) if filters else x
+    if noise is not None and strength is not None:
+        y = y + noise * strength[:, None, None]
+    return adaptive_instance_norm(lrelu(y + bias[:, None, None]), scale, shift).to(x.dtype)
+
+
+class _Styled(torch.autograd.Function):
+    """z = (y - mean) r scale + shift, r being 1 / deviation of y = lrelu(B x + noise * strength + bias)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        noise: Tensor | None,
+        strength: Tensor | None,
+        bias: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        filters: bool,
+    ) -> Tensor:
+        from training import kernels
+
+        num_pixels = x.shape[2] * x.shape[3]
+        filtered, means, squares = kernels.style_statistics(x, noise, strength, bias, filters)
+        mean = means.mean(dim=1)
+        between = (means - mean[:, None]).square().mean(dim=1)
+        r = torch.rsqrt(squares.sum(dim=1) / num_pixels + between + 1e-8)
+        given = filtered if filters else x
+        ctx.save_for_backward(x, given, noise, strength, bias, scale, shift, mean, r)
+        ctx.filters = filters
+        return kernels.styled(given, noise, strength, bias, mean, r * scale, shift)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        from training import kernels
+
+        x, given, noise, strength, bias, scale, shift, mean, r = ctx.saved_tensors
+        if torch.is_grad_enabled():  # of these gradients others will be taken
+            arguments = x, noise, strength, bias, scale, shift, ctx.filters
+            return _gradients(_plainly_styled, arguments, gradient)
+        num_pixels = given.shape[2] * given.shape[3]
+        sums, products = kernels.style_sums(gradient, given, noise, strength, bias, mean)
+        of_shift, of_scale = sums.sum(dim=1), products.sum(dim=1) * r
+        of_gradient = scale * r
+        of_y = -of_gradient * r * of_scale / num_pixels
+        constant = -of_gradient * of_shift / num_pixels - of_y * mean
+        of_x, sums, noise_sums = kernels.style_backward(
+            gradient, given, noise, strength, bias, of_gradient, of_y, constant, ctx.filters
+        )
+        of_strength = None if noise is None else noise_sums.sum(dim=(0, 1))
+        return of_x, None, of_strength, sums.sum(dim=(0, 1)), of_scale, of_shift, None
+
+
+def _gradients(
+    function: Callable[..., Tensor], arguments: tuple[Any, ...], gradient: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients in a function's arguments, such that they can be differentiated; None where none is asked for."""
+    wanted = [isinstance(x, Tensor) and x.requires_grad for x in arguments]
+    inputs = [x for x, is_wanted in zip(arguments, wanted, strict=True) if is_wanted]
+    y = function(*arguments)
+    found = iter(torch.autograd.grad(y, inputs, gradient, create_graph=True, allow_unused=True))
+    return tuple(next(found) if is_wanted else None for is_wanted in wanted)
+
+
+class FromColours(EqualConv2d):
+    """Features of an image: a 1x1 convolution with bias, and leaky ReLU."""
+
+    bias: nn.Parameter
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(3, channels, 1)
+
+    def forward(self, x_N3HW: Tensor) -> Tensor:
+        """(N, 3, H, W) to (N, channels, H, W)."""
+        if not _has_kernels(x_N3HW):
+            return lrelu(super().forward(x_N3HW))
+        weight_3C = self.weight[:, :, 0, 0].T * self.weight_scale
+        return _FromColours.apply(x_N3HW, weight_3C, self.bias)  # type: ignore[no-any-return]
+
+
+class _FromColours(torch.autograd.Function):
+    """y = lrelu(W^T x + b)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        from training import kernels
+
+        y, signs = kernels.from_colours(x, weight, bias)
+        ctx.save_for_backward(x, weight, signs)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return _FromColoursBackward.apply(gradient, *ctx.saved_tensors)
+
+
+class _FromColoursBackward(torch.autograd.Function):
+    """x = W s g, s being the slope of the leaky ReLU by its input's signs, and the sums of x s g and of s g."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, signs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        from training import kernels
+
+        ctx.save_for_backward(gradient, x, weight, signs)
+        ctx.set_materialize_grads(False)
+        sums_4C = kernels.colour_products(x, gradient, signs).sum(dim=0)
+        return kernels.to_colours(gradient, signs, weight), sums_4C[:3], sums_4C[3]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_x: Tensor | None, of_weight: Tensor | None, of_bias: Tensor | None) -> Any:
+        from training import kernels
+
+        gradient, x, weight, signs = ctx.saved_tensors
+        to_gradient = to_x = to_weight = None
+        if of_x is not None:
+            of_x = of_x.contiguous(memory_format=torch.channels_last)  # once for both
+            to_gradient, _ = kernels.from_colours(of_x, weight, signs=signs)
+            to_weight = kernels.colour_products(of_x, gradient, signs).sum(dim=0)[:3]
+        if of_weight is not None:
+            added, _ = kernels.from_colours(x, of_weight, signs=signs)
+            to_gradient = added if to_gradient is None else to_gradient + added
+            to_x = kernels.to_colours(gradient, signs, of_weight)
+        if of_bias is not None:
+            added = kernels.sloped(
+                of_bias[:, None, None].to(gradient.dtype).expand_as(gradient), signs, False
+            )
+            to_gradient = added if to_gradient is None else to_gradient + added
+        return to_gradient, to_x, to_weight, None
+
+
+class ToColours(EqualConv2d):
+    """An image of features: a 1x1 convolution with bias."""
+
+    bias: nn.Parameter
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 3, 1, gain=1.0)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, 3, H, W)."""
+        if not _has_kernels(x_NCHW):
+            return super().forward(x_NCHW)
+        weight_3C = self.weight[:, :, 0, 0] * self.weight_scale
+        image = _ToColours.apply(x_NCHW, weight_3C)
+        return (image + self.bias[:, None, None]).to(x_NCHW.dtype)  # type: ignore[no-any-return]
+
+
+class _ToColours(torch.autograd.Function):
+    """y = W x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        from training import kernels
+
+        ctx.save_for_backward(x, weight)
+        return kernels.to_colours(x, None, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        from training import kernels
+
+        x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # of these gradients others will be taken
+            return _gradients(_convolved_1x1, (x, weight), gradient)
+        of_weight = kernels.colour_products(gradient, x, None).sum(dim=0)[:3]
+        return kernels.from_colours(gradient, weight)[0], of_weight
+
+
+def _convolved_1x1(x: Tensor, weight: Tensor) -> Tensor:
+    return convolved(x, weight[:, :, None, None].to(x.dtype))

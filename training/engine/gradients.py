@@ -29,9 +29,14 @@ from torch.func import functional_call
 
 log = logging.getLogger(__name__)
 
-OPTIONS = {"realize_reads_threshold": 8, "realize_opcount_threshold": 64}
+OPTIONS = {
+    "realize_reads_threshold": 8,
+    "realize_opcount_threshold": 64,
+    "triton.autotune_pointwise": False,
+}
 """Of the compiler: compute an intermediate again for longer than it would by itself before storing it, since memory
-is what a layer's epilogue waits for (256 px on an H200: generator's phase 5% faster, a third less memory)."""
+is what a layer's epilogue waits for (256 px on an H200: generator's phase 5% faster, a third less memory). And try no
+configurations of pointwise kernels: the large ones are in `training.kernels`, and trying took 8 s of a start."""
 
 TensorFunction = Callable[..., Sequence[Tensor]]
 

@@ -1,0 +1,158 @@
+"""The GPU's kernels against what they stand for: run on a GPU where there is one, by Triton's interpreter elsewhere."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from plain_networks import phase_inputs, small_networks
+from training import ops
+from training.engine.gradients import GradientFunction
+from training.loss import DiscriminatorPhase, GeneratorPhase, PathLengthPhase
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+pytest.importorskip("triton")
+from training import kernels  # noqa: E402
+
+SHAPES = [(2, 16, 64), (1, 72, 8), (3, 12, 4)]
+"""Images, channels and sides, such that blocks are whole, are cut off, and are several."""
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def features(num: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
+    """Random features, channels last, and the same in float64."""
+    x = torch.randn(num, side, side, channels, device=DEVICE).permute(0, 3, 1, 2)
+    return x, x.double()
+
+
+def near(found: Tensor, expected: Tensor) -> None:
+    """Equal but for float32's rounding."""
+    assert (found.double() - expected).norm() <= 2e-6 * expected.norm()
+
+
+def slope(y: Tensor) -> Tensor:
+    """Of leaky ReLU."""
+    return torch.where(y > 0, 1.0, 0.2)
+
+
+def per_channel(x: Tensor) -> Tensor:
+    """(C,) against (N, C, H, W)."""
+    return x.double()[:, None, None]
+
+
+def per_image(x: Tensor) -> Tensor:
+    """(N, C) against (N, C, H, W)."""
+    return x.double()[:, :, None, None]
+
+
+@pytest.mark.parametrize("filters", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_discriminators_kernels(shape: tuple[int, int, int], filters: bool) -> None:
+    """Bias, leaky ReLU and blur, its derivative and that one's derivative are in one kernel what they are apart."""
+    (x, X), (g, G) = features(*shape), features(*shape)
+    bias = torch.randn(shape[1], device=DEVICE)
+    blurred: Callable[[Tensor], Tensor] = ops.blur if filters else lambda x: x
+    y, signs = kernels.activated(x, bias, filters)
+    near(y, blurred(F.leaky_relu(X + per_channel(bias), 0.2)))
+    sloped = slope(X + per_channel(bias))
+    near(kernels.sloped(g, signs, filters), blurred(G * sloped))
+    found, sums = kernels.sloped_after(g, signs, filters)
+    near(found, blurred(G) * sloped)
+    near(sums.sum(dim=(0, 1)), (blurred(G) * sloped).sum(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+@pytest.mark.parametrize("filters", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_generators_kernels(shape: tuple[int, int, int], filters: bool, noisy: bool) -> None:
+    """Statistics, style, and the sums and the gradient of their derivative are those of the layer written out."""
+    (x, X), (g, G) = features(*shape), features(*shape)
+    bias, strength = torch.randn(2, shape[1], device=DEVICE)
+    noise = torch.randn(shape[0], 1, shape[2], shape[2], device=DEVICE)
+    moved: tuple[Tensor | None, Tensor | None, Tensor] = (
+        (noise, strength, bias) if noisy else (None, None, bias)
+    )
+    added = per_channel(bias) + (noise.double() * per_channel(strength) if noisy else 0)
+
+    filtered, means, squares = kernels.style_statistics(x, *moved, filters)
+    if filters:
+        near(filtered, ops.blur(X))
+        x, X = filtered, filtered.double()
+    y = F.leaky_relu(X + added, 0.2)
+    expected_variance, expected = torch.var_mean(y, dim=(2, 3), correction=0)
+    mean = means.mean(dim=1)
+    between = (means - mean[:, None]).square().mean(dim=1)
+    near(mean, expected)
+    near(squares.sum(dim=1) / shape[2] ** 2 + between, expected_variance)
+
+    factor, shift, of_g, of_y, constant = torch.randn(5, *shape[:2], device=DEVICE)
+    distance = y - per_image(mean)
+    near(kernels.styled(x, *moved, mean, factor, shift), distance * per_image(factor) + per_image(shift))
+    sums, products = kernels.style_sums(g, x, *moved, mean)
+    near(sums.sum(dim=1), G.sum(dim=(2, 3)))
+    near(products.sum(dim=1), (G * distance).sum(dim=(2, 3)))
+    plain = (per_image(of_g) * G + per_image(of_y) * y + per_image(constant)) * slope(X + added)
+    found, sums, noise_sums = kernels.style_backward(g, x, *moved, of_g, of_y, constant, filters)
+    near(found, ops.blur(plain) if filters else plain)
+    near(sums.sum(dim=(0, 1)), plain.sum(dim=(0, 2, 3)))
+    if noisy:
+        near(noise_sums.sum(dim=(0, 1)), (plain * noise).sum(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernels_of_colours(shape: tuple[int, int, int]) -> None:
+    """Convolutions between features and colours, and products with those, are what they are, with or without slopes."""
+    g, G = features(*shape)
+    image, Image = features(shape[0], 3, shape[2])
+    weight, bias = torch.randn(3, shape[1], device=DEVICE), torch.randn(shape[1], device=DEVICE)
+    before = torch.einsum("ic,nihw->nchw", weight.double(), Image)
+    y, signs = kernels.from_colours(image, weight, bias)
+    near(y, F.leaky_relu(before + per_channel(bias), 0.2))
+    sloped = slope(before + per_channel(bias))
+    near(kernels.from_colours(image, weight)[0], before)
+    near(kernels.from_colours(image, weight, signs=signs)[0], before * sloped)
+    for given, expected in ((None, G), (signs, G * sloped)):
+        near(kernels.to_colours(g, given, weight), torch.einsum("ic,nchw->nihw", weight.double(), expected))
+        sums = kernels.colour_products(image, g, given).sum(dim=0)
+        near(sums[:3], torch.einsum("nihw,nchw->ic", Image, expected))
+        near(sums[3], expected.sum(dim=(0, 2, 3)))
+
+
+def test_phases_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both phases, R1 in one, and path lengths have through the kernels the gradients that they have in float64.
+
+    The networks' weights are not channels last, and 8 px fade in.
+    """
+    monkeypatch.setattr(kernels, "ROWS", 4)
+    generator, discriminator = small_networks()
+    generator.lod = discriminator.lod = 2.4
+    pixels, inputs = phase_inputs(generator)
+    directions = torch.randn(8, 3, 8, 8, dtype=torch.double) / 8
+    mean = torch.tensor(0.3, dtype=torch.double)
+    for phase, given in (
+        (GeneratorPhase(generator, discriminator), inputs),
+        (DiscriminatorPhase(generator, discriminator, 1000.0), (pixels, torch.empty(8, 0), *inputs)),
+        (PathLengthPhase(generator, 2.0), (mean, directions, inputs[0], *inputs[2:4], *inputs[5:])),
+    ):
+        expected, _ = GradientFunction(phase, phase.network, compiled=False)(*given)
+        fast = copy.deepcopy(phase).float().to(DEVICE)
+        with monkeypatch.context() as patch:
+            patch.setattr(ops, "_has_kernels", lambda x: x.dtype != torch.double)
+            given = tuple((x.float() if x.is_floating_point() else x).to(DEVICE) for x in given)
+            found, _ = GradientFunction(fast, fast.network, compiled=False)(*given)
+        difference = sum(
+            (one.double().cpu() - other).square().sum()
+            for one, other in zip(found.values(), expected.values(), strict=True)
+        )
+        norm = sum(gradient.square().sum() for gradient in expected.values())
+        assert (difference / norm).sqrt() < 1e-4, type(phase).__name__
