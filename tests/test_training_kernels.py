@@ -18,7 +18,7 @@ from training.loss import DiscriminatorPhase, GeneratorPhase, PathLengthPhase
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 pytest.importorskip("triton")
-from training import kernels  # noqa: E402
+from training import convolutions, kernels  # noqa: E402
 
 SHAPES = [(2, 16, 64), (1, 72, 8), (3, 12, 4)]
 """Images, channels and sides, such that blocks are whole, are cut off, and are several."""
@@ -126,6 +126,25 @@ def test_kernels_of_colours(shape: tuple[int, int, int]) -> None:
         sums = kernels.colour_products(image, g, given).sum(dim=0)
         near(sums[:3], torch.einsum("nihw,nchw->ic", Image, expected))
         near(sums[3], expected.sum(dim=(0, 2, 3)))
+
+
+@pytest.mark.parametrize(("channels", "size", "stride"), [(16, 3, 1), (32, 4, 2)])
+def test_thin_convolutions(channels: int, size: int, stride: int) -> None:
+    """Convolutions of 16 channels and their transposes are PyTorch's."""
+    weight = torch.randn(channels, 16, size, size, device=DEVICE)
+    x, X = features(1, 16, 128)
+    y, Y = features(1, channels, 128 // stride)
+    if DEVICE == "cuda":  # products of float32 are TF32's there
+        x, y, weight = x.bfloat16(), y.bfloat16(), weight.bfloat16()
+        X, Y = x.double(), y.double()
+        assert convolutions.is_thin(x, weight.shape)
+    found, back = convolutions.convolved(x, weight), convolutions.transposed(y, weight)
+    bound = 5e-3 if DEVICE == "cuda" else 1e-6
+    for one, other in (
+        (found, F.conv2d(X, weight.double(), stride=stride, padding=1)),
+        (back, F.conv_transpose2d(Y, weight.double(), stride=stride, padding=1)),
+    ):
+        assert (one.double() - other).norm() <= bound * other.norm()
 
 
 def test_phases_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

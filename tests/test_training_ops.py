@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training import ops
 from training.ops import (
     EqualConv2d,
     EqualLinear,
@@ -170,6 +171,26 @@ def test_convolutions_differentiate_twice(size: int, stride: int, padding: int) 
     for function, inputs in ((there, (x, weight)), (back, (y, weight))):
         assert torch.autograd.gradcheck(function, inputs)
         assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("num", [1, 2, 4])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (4, 2)])
+def test_joined_pixels(size: int, stride: int, num: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions of pixels taken together, their transposes and weight gradients are the plain ones."""
+    x = torch.randn(2, 3, 4, 8, dtype=torch.float64)
+    weight = torch.randn(5, 3, size, size, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(2, 5, 4 // stride, 8 // stride, dtype=torch.float64)
+
+    def found() -> list[Tensor]:
+        there = convolved(x, weight, stride=stride, padding=1)
+        back = convolved_transposed(y, weight, stride=stride, padding=1)
+        (gradient,) = torch.autograd.grad(there, weight, y)
+        return [there, back, gradient]
+
+    plain = found()
+    monkeypatch.setattr(ops, "_together", lambda *_: (num, num, num))
+    for one, other in zip(found(), plain, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_gradients_of_inputs_alone() -> None:
