@@ -214,6 +214,9 @@ def main() -> None:
     parser.add_argument("--resolutions", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--r1-intervals", type=int, nargs="+", default=[1, 16])
+    parser.add_argument(
+        "--no-plain", action="store_true", help="leave out the plain rows, which take longest"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="a measurement, of three")
     parser.add_argument("--profile", type=Path, help="folder for a table of kernels at each resolution")
     parser.add_argument("--peer", type=Path, help="checkout of the peer, for a row at each resolution")
@@ -221,7 +224,8 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}\n{HEADER}", flush=True)
     for resolution in given.resolutions:
         tflop = {interval: tflop_a_kimg(resolution, interval) for interval in given.r1_intervals}
-        for batch, fast in [(given.batches[0], False), *((batch, True) for batch in given.batches)]:
+        rows = [(batch, True) for batch in given.batches]
+        for batch, fast in rows if given.no_plain else [(given.batches[0], False), *rows]:
             training = begin(resolution, batch, given.r1_intervals[0], fast=fast)
             for interval in given.r1_intervals:
                 # Further intervals share the compiled step that has R1; only its weight is not theirs.
