@@ -123,10 +123,12 @@ class GradientFunction:
         from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-        # Without an environment of symbols, though no shape here is one, the compiler keeps nothing in its cache.
-        context = TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))
-        with torch.no_grad(), tracing(context):
-            given: list[Any] = [*(parameter.detach() for parameter in self._tensors.values()), *inputs]
+        # Without an environment of symbols, though no shape here is one, the compiler keeps nothing in its cache. And
+        # tensors that are not fake yet would have symbols for shapes, slower and named after how they lie in memory.
+        mode = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+        with torch.no_grad(), tracing(TracingContext(mode)):
+            tensors = (*(parameter.detach() for parameter in self._tensors.values()), *inputs)
+            given: list[Any] = [mode.from_tensor(tensor, static_shapes=True) for tensor in tensors]
             return compile_graph(graph, given, options=OPTIONS)
 
     def _prepared(self, inputs: Sequence[Tensor]) -> TensorFunction:
