@@ -153,6 +153,7 @@ def test_phases_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     The networks' weights are not channels last, and 8 px fade in.
     """
     monkeypatch.setattr(kernels, "ROWS", 4)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     generator, discriminator = small_networks()
     generator.lod = discriminator.lod = 2.4
     pixels, inputs = phase_inputs(generator)
