@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad, quad_side
-from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.decode import Decoded, DecodeConfig, decoded
 from preprocessing.photo.detect import DetectConfig, Detection, detect_faces, predictor_digest
 from preprocessing.photo.encode import EncodeConfig, encoded
 from preprocessing.records import Face, Rejection
@@ -52,12 +52,12 @@ def faces_in_photo(ref: str, sha256: str, data: bytes, config: FacesConfig) -> l
     `ref` and `sha256` name the photograph in the records. Only errors of the installation escape.
     """
     try:
-        photo = decode(data, config.decode)
+        photo = decoded(data, config.decode)
     except Rejected as rejected:
         return [Rejection(ref, rejected.reason, photo_sha256=sha256, detail=rejected.detail)]
-    detections = detect_faces(photo, config.resolved().detect)
+    detections = detect_faces(photo.pixels, _as_decoded(config.resolved().detect, photo))
     if not detections:
-        return [Rejection(ref, Reason.NO_FACE, photo_sha256=sha256)]
+        return [Rejection(ref, Reason.NO_FACE, photo_sha256=sha256, detail=_said_of(photo))]
     results: list[Face | Rejection] = []
     for index, detection in enumerate(sorted(detections, key=_largest_first)):
         try:
@@ -67,30 +67,59 @@ def faces_in_photo(ref: str, sha256: str, data: bytes, config: FacesConfig) -> l
     return results
 
 
+def _as_decoded(config: DetectConfig, photo: Decoded) -> DetectConfig:
+    """The config with its smallest quad in pixels of the photograph as it was decoded."""
+    assert config.min_quad_px is not None
+    smallest_px = max(round(config.min_quad_px / float(photo.reduction.max())), 1)
+    return (
+        config
+        if smallest_px == config.min_quad_px
+        else config.model_copy(update={"min_quad_px": smallest_px})
+    )
+
+
+def _said_of(photo: Decoded) -> str | None:
+    """What to know of a photograph that was reduced."""
+    height_px, width_px = photo.pixels.shape[:2]
+    if (width_px, height_px) == (photo.width_px, photo.height_px):
+        return None
+    return f"decoded at {width_px}x{height_px}: decode.max_pixels is below {photo.width_px}x{photo.height_px}"
+
+
 def _largest_first(detection: Detection) -> tuple[float, tuple[float, float, float, float]]:
     side = quad_side(crop_quad(detection.landmarks))
     return (-side if math.isfinite(side) else math.inf, detection.box_px)
 
 
-def _face(sha256: str, index: int, photo: NDArray[np.uint8], found: Detection, config: FacesConfig) -> Face:
-    crop = aligned_crop(photo, found.landmarks, config.align)
-    image = encoded(crop, config.encode)
+def _face(sha256: str, index: int, photo: Decoded, found: Detection, config: FacesConfig) -> Face:
+    """One face, its geometry in pixels of the photograph, its crop and scores from the pixels that were decoded."""
+    crop = aligned_crop(photo.pixels, found.landmarks, config.align)
     quad = crop_quad(found.landmarks)
-    height_px, width_px = photo.shape[:2]
+    if (reduced := _said_of(photo)) and quad_side(quad) < config.align.output_px:
+        raise Rejected(Reason.TOO_MANY_PIXELS, f"crop side {quad_side(quad):.0f} px when {reduced}")
+    image = encoded(crop, config.encode)
+    height_px, width_px = photo.pixels.shape[:2]
+    in_photo = _in_photo(quad, photo)
+    left, top, right, bottom = map(float, _in_photo(np.array(found.box_px).reshape(2, 2), photo).ravel())
     return Face(
         photo_sha256=sha256,
         face_index=index,
-        photo_width_px=width_px,
-        photo_height_px=height_px,
-        box_px=found.box_px,
+        photo_width_px=photo.width_px,
+        photo_height_px=photo.height_px,
+        box_px=(left, top, right, bottom),
         detector_score=found.score,
-        landmarks_px=_points(found.landmarks),
-        quad_px=_points(quad),
-        quad_side_px=quad_side(quad),
+        landmarks_px=_points(_in_photo(found.landmarks, photo)),
+        quad_px=_points(in_photo),
+        quad_side_px=quad_side(in_photo),
         scores=score_face(crop, found.landmarks, quad, width_px, height_px, config.scores, config.detect),
         image_sha256=bytes_digest(image),
         image=image,
     )
+
+
+def _in_photo(points: NDArray[np.float64], photo: Decoded) -> NDArray[np.float64]:
+    """Points of the decoded picture as they lie in the photograph itself."""
+    return points if (photo.reduction == 1).all() else (points + 0.5) * photo.reduction - 0.5
 
 
 def _points(points: NDArray[np.float64]) -> tuple[tuple[float, float], ...]:

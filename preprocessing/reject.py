@@ -43,6 +43,7 @@ class Reason(StrEnum):
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
     BROKEN_IMAGE = "broken_image"
+    UNSUPPORTED_IMAGE = "unsupported_image"
     TOO_MANY_PIXELS = "too_many_pixels"
     # align
     NO_FACE = "no_face"
@@ -137,7 +138,8 @@ MEANING: dict[Reason, str] = {
     Reason.EMPTY_FILE: "The file holds no bytes.",
     Reason.NOT_AN_IMAGE: "The file is in none of the image formats that are read.",
     Reason.BROKEN_IMAGE: "The file begins as an image, but its pixels cannot be read.",
-    Reason.TOO_MANY_PIXELS: "The image is larger than the decode settings allow.",
+    Reason.UNSUPPORTED_IMAGE: "The image is whole, but of a kind that no photograph to be shown is of.",
+    Reason.TOO_MANY_PIXELS: "The image is larger than the decode settings allow, or too small when reduced to them.",
     Reason.NO_FACE: "The detector found no face in the photograph.",
     Reason.BAD_GEOMETRY: "The landmarks are not those of a face that can be cropped.",
     Reason.QUAD_TOO_SMALL: "The crop spans fewer pixels of its photograph than the smallest that is kept.",

@@ -14,6 +14,7 @@ from PIL import Image
 
 from preprocessing.faces import FacesConfig, faces_in_photo
 from preprocessing.photo.align import AlignConfig
+from preprocessing.photo.decode import DecodeConfig
 from preprocessing.photo.detect import DetectConfig, detect_faces, predictor_digest, predictor_path
 from preprocessing.photo.encode import EncodeConfig, encoded
 from preprocessing.records import Face, Rejection
@@ -83,6 +84,27 @@ def test_faces_come_largest_first(astronaut: Image.Image) -> None:
     assert [face.face_index for face in found] == [0, 1]
     assert found[0].quad_side_px > found[1].quad_side_px
     assert found[0].box_px[0] > found[1].box_px[0]
+
+
+def test_a_reduced_photograph_keeps_its_geometry(astronaut: Image.Image) -> None:
+    """Of a JPEG above the limit faces are told in its own pixels, and a crop that it leaves too few is refused."""
+    buffer = io.BytesIO()
+    astronaut.resize((1024, 660), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=95)
+    data = buffer.getvalue()
+    reduced = DecodeConfig(max_pixels=512 * 330)
+    (whole,) = faces_in_photo("a", "0" * 64, data, CONFIG)
+    (face,) = faces_in_photo("a", "0" * 64, data, CONFIG.model_copy(update={"decode": reduced}))
+    assert isinstance(whole, Face)
+    assert isinstance(face, Face)
+    assert (face.photo_width_px, face.photo_height_px) == (1024, 660)
+    apart = np.abs(np.array(face.quad_px) - np.array(whole.quad_px)).max()
+    assert apart < 0.05 * whole.quad_side_px, f"the quad moved by {apart:.1f} px"
+    large = FacesConfig(decode=reduced, detect=DetectConfig(min_quad_px=64), align=AlignConfig(output_px=256))
+    (refused,) = faces_in_photo("a", "0" * 64, data, large)
+    assert isinstance(refused, Rejection)
+    assert refused.reason is Reason.TOO_MANY_PIXELS
+    assert refused.detail is not None
+    assert refused.detail.endswith("px when decoded at 512x330: decode.max_pixels is below 1024x660")
 
 
 def test_a_photograph_without_faces_is_one_rejection() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, JpegImagePlugin
 
 from preprocessing.photo import decode as module
-from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.decode import DecodeConfig, decode, decoded
 from preprocessing.reject import Reason, Rejected
 
 CONFIG = DecodeConfig()
@@ -258,6 +259,23 @@ def test_the_container_of_heic_and_avif_outranks_their_exif() -> None:
     assert decode(encode(picture(), "AVIF", xmp=xmp), CONFIG).shape == (24, 40, 3)
 
 
+def test_a_heic_whose_container_says_nothing_is_turned_by_its_exif() -> None:
+    """Without a turn in the container, HEIC's EXIF is obeyed."""
+    for orientation in range(1, 9):
+        turned = picture().transpose(STORED[orientation]) if orientation > 1 else picture()
+        exif = Image.Exif()
+        exif[ORIENTATION] = 1
+        told = encode(turned, "HEIF", exif=exif.tobytes(), quality=98)
+        tag = struct.pack("<HHI", ORIENTATION, 3, 1), struct.pack(">HHI", ORIENTATION, 3, 1)
+        at = max(told.find(order) for order in tag) + 8
+        silent = told[:at] + told[at : at + 2].replace(b"\1", bytes([orientation])) + told[at + 2 :]
+        assert b"irot" not in silent
+        pixels = decode(silent, CONFIG)
+        assert pixels.shape == (24, 40, 3), orientation
+        measured = difference(pixels, np.asarray(picture()))
+        assert measured < 4, f"orientation {orientation} differs by {measured}"
+
+
 def test_a_damaged_exif_is_read_as_upright() -> None:
     """EXIF that cannot be parsed costs a photograph nothing."""
     data = encode(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
@@ -344,7 +362,7 @@ def test_unmeasured_pixels_are_rejected() -> None:
     """Floating point and 32-bit integers have no white, so no picture is made up of them."""
     for dtype in (np.float32, np.int32):
         rejected = rejection(encode(Image.fromarray(np.zeros((4, 4), dtype)), "TIFF"))
-        assert str(rejected).startswith("broken_image: TIFF: unsupported pixel type"), rejected
+        assert str(rejected).startswith("unsupported_image: TIFF: unsupported pixel type"), rejected
 
 
 def test_transparency_is_composited_on_white() -> None:
@@ -421,6 +439,46 @@ def test_jpegs_that_lost_pixels_are_rejected(options: dict[str, object]) -> None
         for end in (b"", b"\xff\xd9", bytes(4000)):
             assert rejection(whole[:cut] + end).reason is Reason.BROKEN_IMAGE, (cut, end[:2])
     assert by_pillow(whole[:start] + b"\xff\xd9").shape == (120, 160, 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 4}], ids=str)
+def test_a_jpeg_that_lacks_only_its_end_is_whole(options: dict[str, object]) -> None:
+    """Without its end marker, or the half of it, a JPEG has all its pixels."""
+    data = encode(picture(160, 120), "JPEG", **options)
+    for cut in (1, 2):
+        assert np.array_equal(decode(data[:-cut], CONFIG), decode(data, CONFIG)), cut
+
+
+def test_a_jpeg_without_its_last_passes_is_broken() -> None:
+    """Of a JPEG sent in passes, one that was cut between two of them has all its rows, and not all they had."""
+    data = encode(picture(160, 120), "JPEG", progressive=True)
+    assert rejection(data[: data.rindex(b"\xff\xda")]).reason is Reason.BROKEN_IMAGE
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_what_is_cut_says_how_much_is_lost(format: str) -> None:
+    """Of noise cut in half about half of the rows are missing, and the rejection says so."""
+    rng = np.random.default_rng(0)
+    data = encode(Image.fromarray(rng.integers(0, 256, (400, 300, 3)).astype(np.uint8)), format)
+    detail = rejection(data[: len(data) // 2]).detail
+    assert detail is not None
+    said = re.search(r"(\d+)% of the rows are missing", detail)
+    assert said and 45 <= int(said[1]) <= 55, detail
+
+
+def test_a_png_with_damaged_notes_is_whole() -> None:
+    """A wrong checksum in a chunk that no pixel depends on costs nothing; in a header it does."""
+    note = bytearray(chunk(b"tEXt", b"Author\0somebody") + chunk(b"tIME", bytes(7)))
+    note[-1] ^= 1
+    note[20] ^= 1
+    raw = b"".join(b"\0" + row.tobytes() for row in np.asarray(picture()))
+    for late in (False, True):
+        data = png(raw, (40, 24), 8, 2, chunks=b"" if late else bytes(note))
+        data = data[:-12] + bytes(note) + data[-12:] if late else data
+        assert np.array_equal(decode(data, CONFIG), np.asarray(picture()))
+    damaged = bytearray(png(raw, (40, 24), 8, 2))
+    damaged[32] ^= 255
+    assert rejection(bytes(damaged)).reason is Reason.BROKEN_IMAGE
 
 
 def test_jpegs_with_superfluous_bytes_are_whole() -> None:
@@ -546,6 +604,89 @@ def test_a_profile_does_not_colour_what_is_clear() -> None:
     assert np.array_equal(pixels[:, 10:], opaque[:, 10:])
 
 
+def chromaticities(*values: float) -> bytes:
+    """The chunk cHRM: white, red, green and blue."""
+    return chunk(b"cHRM", b"".join(struct.pack(">I", round(value * 100_000)) for value in values))
+
+
+P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
+SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+
+
+def gamma_chunk(value: float) -> bytes:
+    """The chunk gAMA."""
+    return chunk(b"gAMA", struct.pack(">I", round(value * 100_000)))
+
+
+def with_chunks(image: Image.Image, *chunks: bytes) -> bytes:
+    """A PNG with chunks before its pixels."""
+    data = encode(image, "PNG")
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "icc"),
+    [
+        ((gamma_chunk(1.0),), rgb_profile(SRGB_PRIMARIES, gamma_curve(1.0))),
+        ((gamma_chunk(1 / 1.8),), rgb_profile(SRGB_PRIMARIES, gamma_curve(1.8))),
+        ((gamma_chunk(1 / 2.2), chromaticities(*P3)), rgb_profile(P3_PRIMARIES, gamma_curve(2.2))),
+        ((chunk(b"cICP", bytes([12, 13, 0, 1])),), rgb_profile(P3_PRIMARIES, SRGB_CURVE)),
+        (
+            (chunk(b"cICP", bytes([1, 8, 0, 1])), gamma_chunk(0.2)),
+            rgb_profile(SRGB_PRIMARIES, gamma_curve(1.0)),
+        ),
+    ],
+    ids=["linear", "Macintosh", "P3 by cHRM", "P3 by cICP", "cICP outranks gAMA"],
+)
+def test_what_a_png_says_of_its_colours_is_applied(chunks: tuple[bytes, ...], icc: bytes) -> None:
+    """gAMA, cHRM and cICP give, within two levels, what a profile of the same gives."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(60, 190, (16, 16, 3)).astype(np.uint8))
+    expected = lossless(image, icc).astype(int)
+    measured = np.abs(decode(with_chunks(image, *chunks), CONFIG) - expected).max()
+    assert measured <= 2, f"differs by {measured} levels"
+    assert difference(decode(with_chunks(image, *chunks), CONFIG), np.asarray(image)) > 3
+
+
+def test_a_png_that_says_srgb_stays_as_it_is() -> None:
+    """sRGB's own gamma and primaries change no pixel, and gAMA says nothing beside sRGB or a profile."""
+    image, pixels = picture(), np.asarray(picture())
+    for chunks in (
+        (gamma_chunk(0.45455),),
+        (gamma_chunk(0.45455), chromaticities(*SRGB_CHROMATICITIES)),
+        (chunk(b"sRGB", b"\0"), gamma_chunk(1.0)),
+        (chunk(b"cICP", bytes([1, 13, 0, 1])),),
+        (chunk(b"gAMA", bytes(4)),),
+    ):
+        assert np.array_equal(decode(with_chunks(image, *chunks), CONFIG), pixels), chunks
+    profiled = encode(image, "PNG", icc_profile=SRGB)
+    assert np.array_equal(decode(profiled[:33] + gamma_chunk(1.0) + profiled[33:], CONFIG), pixels)
+
+
+def test_high_dynamic_range_has_its_reason() -> None:
+    """A PNG of PQ or HLG is no picture that 8 bits could hold."""
+    for curve, name in ((16, "PQ"), (18, "HLG")):
+        rejected = rejection(with_chunks(picture(), chunk(b"cICP", bytes([9, curve, 0, 1]))))
+        assert str(rejected) == f"unsupported_image: PNG: high dynamic range ({name})"
+
+
+@pytest.mark.parametrize("factor", [1, 16])
+def test_twelve_bits_in_sixteen_have_their_reason(factor: int) -> None:
+    """16-bit numbers that end at 4095 are all but black to every viewer, and rejected as that."""
+    grey = np.asarray(picture().convert("L")).astype(np.uint16) * factor
+    colour = np.concatenate(
+        [np.zeros((24, 1)), np.repeat(grey.byteswap()[..., None], 3, -1).view(np.uint8).reshape(24, -1)], 1
+    )
+    for data in (
+        encode(Image.fromarray(grey), "PNG"),
+        encode(Image.fromarray(grey), "TIFF"),
+        png(colour.astype(np.uint8).tobytes(), (40, 24), 16, 2),
+    ):
+        assert rejection(data).reason is Reason.UNSUPPORTED_IMAGE
+    whole = Image.fromarray(np.asarray(picture().convert("L")).astype(np.uint16) * 257)
+    assert decode(encode(whole, "PNG"), CONFIG).max() > 200
+
+
 def test_a_profile_is_read_once() -> None:
     """A crawl pays for each profile once, not once a photograph."""
     data = encode(picture(), "PNG", icc_profile=rgb_profile(P3_PRIMARIES, gamma_curve(2.1)))
@@ -620,6 +761,33 @@ def test_too_many_pixels_are_never_decoded() -> None:
     assert decode(window, DecodeConfig(max_pixels=4096)).shape == (8, 64, 3)
     assert rejection(window, DecodeConfig(max_pixels=4095)).detail == "64x64"
     assert rejection(png(b"", (30_000, 30_000), 8, 2)).reason is Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("kind", ["420", "444", "grey", "CMYK", "odd size"])
+def test_a_large_jpeg_is_decoded_reduced(kind: str) -> None:
+    """Above the limit a JPEG is decoded at the most eighths of its side that fit, upright, and says its own size."""
+    data = JPEGS[kind]
+    whole = decode(data, CONFIG)
+    height, width = whole.shape[:2]
+    for eighths in (7, 4, 2):
+        size = -(-width * eighths // 8), -(-height * eighths // 8)
+        found = decoded(data, DecodeConfig(max_pixels=size[0] * size[1]))
+        assert (found.width_px, found.height_px) == (width, height)
+        assert found.pixels.shape[1::-1] == size
+        expected = np.asarray(Image.fromarray(whole).resize(size, Image.Resampling.BOX))
+        measured = difference(found.pixels, expected)
+        assert measured < 12, f"{eighths} eighths of {kind} differ by {measured}"
+    turned = with_orientation(picture(), 6, "JPEG")
+    assert decoded(turned, DecodeConfig(max_pixels=500)).pixels.shape == (15, 25, 3)
+    assert decoded(turned, DecodeConfig(max_pixels=500)).height_px == 24
+
+
+def test_a_jpeg_that_cannot_be_reduced_is_too_large() -> None:
+    """In passes it needs memory for all of its pixels, and beyond a quarter of the side it is not reduced."""
+    assert rejection(JPEGS["progressive"], DecodeConfig(max_pixels=500)).detail == "40x24, in passes"
+    assert rejection(JPEGS["420"], DecodeConfig(max_pixels=59)).detail == "40x24"
+    rare = decoded(grey_jpeg(0x31, size=64).replace(b"\xff\xc2", b"\xff\xc0"), DecodeConfig(max_pixels=2000))
+    assert rare.pixels.shape == (32, 32, 3)
 
 
 def test_small_files_made_to_take_hours_are_refused() -> None:

@@ -2,10 +2,10 @@
 
 Pillow reads every file's header, and only of the formats listed here: parsers that run programs or read containers
 (EPS, PDF, HDF5) are never tried. The bytes decide, never a name or a content type. Pixels of a JPEG come from
-simplejpeg, which gives Pillow's own in half the time or less; those of HEIC from libheif; all others from Pillow.
-EXIF orientation is applied, an embedded colour profile is converted to sRGB, and transparency is composited on
-white, as a browser shows it. Of an animation or a phone's several pictures, the first. Not here: raw formats,
-JPEG 2000 and XL, PNG's gamma chunk, HDR transfer curves, any resizing.
+simplejpeg; those of HEIC from libheif; all others from Pillow. EXIF orientation is applied, an embedded colour profile
+is converted to sRGB, and transparency is composited on white, as a browser shows it. Of an animation or a phone's
+several pictures, the first. Of a JPEG larger than the limit, a reduced picture: libjpeg makes it without making the
+large one. Not here: raw formats, JPEG 2000 and XL, HDR transfer curves.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import io
 import re
 import struct
 import warnings
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
 import pillow_heif
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
@@ -32,6 +32,8 @@ from PIL import (
 )
 from pydantic import Field
 
+from preprocessing.photo import png
+from preprocessing.photo.jpeg import eighths_within, jpeg_pixels
 from preprocessing.reject import Reason, Rejected
 from storage.config import Config
 
@@ -41,8 +43,9 @@ FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "TIFF", "WEBP")
 # One thread each, for other workers have the other cores; and of a HEIF file only the photograph itself.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the limit, and may be above Pillow's own
 
-_ORIENTATION_TAG, _TILE_WIDTH_TAG, _TILE_HEIGHT_TAG = 0x0112, 0x0142, 0x0143
+_BITS_TAG, _ORIENTATION_TAG, _TILE_WIDTH_TAG, _TILE_HEIGHT_TAG = 0x0102, 0x0112, 0x0142, 0x0143
 _TURNS: dict[int, tuple[bool, int | None]] = {
     1: (False, None),
     2: (False, 1),
@@ -55,10 +58,8 @@ _TURNS: dict[int, tuple[bool, int | None]] = {
 }
 """By EXIF orientation: whether rows become columns, and OpenCV's code for the flip after that."""
 
-_JPEG_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
-_JPEG_DAMAGE = re.compile(r"premature end|bad Huffman code|bad arithmetic code|instead of RST", re.IGNORECASE)
-"""What libjpeg warns of when pixels are lost; its other warnings are of odd headers and superfluous bytes."""
 _HEIF_SIZE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
+_HEIF_TURN = re.compile(rb"\0\0\0\x09i(?:rot|mir)")
 _JPEG_SCAN = re.compile(rb"\xff\xda\x00[\x06\x08\x0a\x0c][\x01-\x04]")
 
 _MAX_JPEG_SCANS = 100  # encoders write at most 18; a few bytes of one cost a pass over the whole picture
@@ -77,41 +78,82 @@ class DecodeConfig(Config):
     max_pixels: int = Field(
         default=80_000_000,
         ge=1,
-        # Above twice its own limit Pillow refuses to open a file whatever this says.
-        le=178_000_000,
-        description="Largest width times height; larger photographs are rejected before their pixels are read.",
+        le=2**30,
+        description="Most pixels that are decoded, at up to 15 bytes each. Of a larger JPEG a reduced picture is "
+        "decoded, down to a quarter of its side, where that leaves a crop its pixels; other larger photographs are "
+        "rejected before their pixels are read.",
     )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """A photograph as it was decoded: its pixels, and its own size, which is larger where it was reduced."""
+
+    pixels: NDArray[np.uint8]
+    width_px: int
+    height_px: int
+
+    @property
+    def reduction(self) -> NDArray[np.float64]:
+        """How many times larger the photograph is, in x and y; ones where its pixels are its own."""
+        return np.array([self.width_px / self.pixels.shape[1], self.height_px / self.pixels.shape[0]])
+
+
 def decode(data: bytes, config: DecodeConfig) -> NDArray[np.uint8]:
+    """The pixels of `decoded`."""
+    return decoded(data, config).pixels
+
+
+def decoded(data: bytes, config: DecodeConfig) -> Decoded:
     """The upright sRGB pixels of an encoded photograph, uint8 (height, width, 3), the same for the same bytes.
 
     Raises `Rejected` for bytes that are empty, no image, broken or too large. A JPEG cut short is broken also where
-    something put an end marker after the cut, which Pillow alone would take for a picture with a grey rest.
+    something put an end marker after the cut, which Pillow alone would take for a picture with a grey rest; one that
+    lacks nothing but that marker is whole.
     """
     if not data:
         raise Rejected(Reason.EMPTY_FILE)
+    if is_png := data.startswith(png.SIGNATURE):
+        data = png.without_damaged_notes(data)
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of sizes that `max_pixels` bounds: of no use to anyone here.
+        # Pillow warns of odd metadata: of no use to anyone here.
         warnings.simplefilter("ignore")
         image = _opened(data)
-        sizes = [image.size]
-        if image.format == "HEIF":  # of which `image.size` may be a small window
-            sizes += [struct.unpack(">II", size) for size in _HEIF_SIZE.findall(data)]
-        for width, height in sizes:
-            if width * height > config.max_pixels:
-                raise Rejected(Reason.TOO_MANY_PIXELS, f"{width}x{height}")
+        eighths = 8
+        if image.format == "JPEG":
+            eighths = eighths_within(image, config.max_pixels)
+        else:
+            _check_size(image, data, config.max_pixels)
+        width_px, height_px = image.size
         try:
             _refuse_bombs(image, data, config)
-            pixels = _jpeg_pixels(image, data) if image.format == "JPEG" else None
+            pixels = jpeg_pixels(image, data, eighths) if image.format == "JPEG" else None
             if pixels is None:
+                if eighths < 8:
+                    times = 2 if eighths >= 4 else 4
+                    image.draft(image.mode, (-(-width_px // times), -(-height_px // times)))
                 image.load()
-            return _upright(_srgb(image, pixels), _orientation(image))
-        except MemoryError:
+                _refuse_small_numbers(image, data)
+            orientation = _orientation(image, data)
+            upright = _upright(_srgb(image, pixels, png.colours(data) if is_png else None), orientation)
+            if _TURNS[orientation][0]:
+                width_px, height_px = height_px, width_px
+            return Decoded(upright, width_px, height_px)
+        except (MemoryError, Rejected):
             raise
         except Exception as error:
             # On a damaged file the parsers raise nearly anything (OSError, SyntaxError, struct.error, KeyError).
-            raise _broken(str(image.format), error) from error
+            share = png.missing_share(data) if is_png else None
+            raise _broken(str(image.format), error, share) from error
+
+
+def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    sizes = [image.size]
+    if image.format == "HEIF":  # of which `image.size` may be a small window
+        sizes += [struct.unpack(">II", size) for size in _HEIF_SIZE.findall(data)]
+    for width, height in sizes:
+        if width * height > max_pixels:
+            raise Rejected(Reason.TOO_MANY_PIXELS, f"{width}x{height}")
 
 
 def _opened(data: bytes) -> Image.Image:
@@ -127,18 +169,17 @@ def _opened(data: bytes) -> Image.Image:
         if signed:
             raise Rejected(Reason.BROKEN_IMAGE, f"header: unreadable {' or '.join(signed)}") from None
         raise Rejected(Reason.NOT_AN_IMAGE) from None
-    except Image.DecompressionBombError:
-        raise Rejected(Reason.TOO_MANY_PIXELS) from None
     except MemoryError:
         raise
     except Exception as error:
         raise _broken("header", error) from error
 
 
-def _broken(where: str, error: Exception) -> Rejected:
+def _broken(where: str, error: Exception, missing: float | None = None) -> Rejected:
     """A rejection whose detail is the same on every run: no object addresses, no long dumps."""
     message = re.sub(r" at 0x[0-9a-fA-F]+", "", str(error))[:200]
-    return Rejected(Reason.BROKEN_IMAGE, f"{where}: {message or type(error).__name__}")
+    lost = f": {missing:.0%} of the rows are missing" if missing else ""
+    return Rejected(Reason.BROKEN_IMAGE, f"{where}: {message or type(error).__name__}{lost}")
 
 
 def _refuse_bombs(image: Image.Image, data: bytes, config: DecodeConfig) -> None:
@@ -161,34 +202,35 @@ def _refuse_bombs(image: Image.Image, data: bytes, config: DecodeConfig) -> None
         raise ValueError("too many runs")
 
 
-def _jpeg_pixels(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
-    """The pixels of a JPEG as Pillow gives them, (height, width, bands), or None where Pillow is to try by itself.
+def _refuse_small_numbers(image: Image.Image, data: bytes) -> None:
+    """Reject a loaded picture of 16 bits whose numbers have 12 at most: a viewer shows it all but black."""
+    bits = data[24] if image.format == "PNG" else max(getattr(image, "tag_v2", {}).get(_BITS_TAG, (8,)))
+    if bits != 16 or image.mode in ("I", "F"):
+        return
+    extrema = np.atleast_2d(image.getextrema())
+    highest = max(
+        high for band, (_, high) in zip(image.getbands(), extrema, strict=True) if band not in ("A", "a")
+    )
+    if highest < (4096 if image.mode.startswith("I;16") else 16):  # Pillow keeps the upper half of colours
+        raise Rejected(
+            Reason.UNSUPPORTED_IMAGE, f"{image.format}: all but black, as 12 bits or fewer in 16 are"
+        )
 
-    Raises ValueError where pixels are lost.
+
+def _srgb(
+    image: Image.Image, pixels: NDArray[np.uint8] | None, colours: png.Colours | None
+) -> NDArray[np.uint8]:
+    """The pixels of `image`, whatever its mode and profile, as sRGB; `pixels` are its own if decoded already.
+
+    `colours` outrank a profile.
     """
-    # A given buffer is also the check that libjpeg sees the size that Pillow does.
-    buffer = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
-    try:
-        pixels = simplejpeg.decode_jpeg(data, _JPEG_SPACES[image.mode], buffer=buffer)
-    except ValueError as error:
-        if _JPEG_DAMAGE.search(str(error)):
-            raise
-        return None  # a kind of subsampling it does not know, or superfluous bytes
-    if pixels.shape != buffer.shape:
-        return None
-    # Inks are stored inverted, as Adobe has them; Pillow takes that for granted too.
-    return ~buffer if image.mode == "CMYK" else buffer
-
-
-def _srgb(image: Image.Image, pixels: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """The pixels of `image`, whatever its mode and profile, as sRGB; `pixels` are its own if decoded already."""
-    icc = _LAB if image.mode == "LAB" else image.info.get("icc_profile")
+    icc = None if colours else _LAB if image.mode == "LAB" else image.info.get("icc_profile")
     if pixels is not None:
         if image.mode != "CMYK" and not (icc and _to_srgb(icc, image.mode)):
             return pixels if image.mode == "RGB" else cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-        image = Image.frombuffer(image.mode, image.size, pixels, "raw", image.mode, 0, 1)
+        image = Image.frombuffer(image.mode, pixels.shape[1::-1], pixels, "raw", image.mode, 0, 1)
     if image.mode in ("I", "F"):
-        raise ValueError(f"unsupported pixel type {image.mode}")
+        raise Rejected(Reason.UNSUPPORTED_IMAGE, f"{image.format}: unsupported pixel type {image.mode}")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     mode = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK", "LAB": "LAB"}.get(image.mode, "RGB")
@@ -199,6 +241,8 @@ def _srgb(image: Image.Image, pixels: NDArray[np.uint8] | None) -> NDArray[np.ui
     image = _in_mode(image, mode)
     transform = _to_srgb(icc, mode) if icc else None
     image = transform.apply(_in_mode(image, transform.input_mode)) if transform else _in_mode(image, "RGB")
+    if colours:
+        image = Image.fromarray(colours.to_srgb(np.asarray(image)))
     if alpha is not None:
         image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
     # Four bytes a pixel, as Pillow keeps them, and OpenCV: a quarter of the time of NumPy's array of the image.
@@ -245,15 +289,16 @@ def _to_srgb(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return transform
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, data: bytes) -> int:
     """EXIF orientation 1 to 8; 1 where it is absent, or unreadable although the pixels are fine.
 
     Read after loading: Pillow turns TIFF files itself then, and drops their tag. HEIC and AVIF say it in their
     container, and what their EXIF or XMP repeats does not count: libheif turns the pixels, and Pillow writes AVIF's
-    word into EXIF.
+    word into EXIF. Of a HEIC whose container says nothing, EXIF is believed.
     """
     if image.format == "HEIF":
-        return 1
+        said = image.info.get("original_orientation")
+        return said if said in _TURNS and not _HEIF_TURN.search(data) else 1
     if image.format == "AVIF":
         image.info.pop("xmp", None)
     try:
