@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad, quad_side
-from preprocessing.photo.decode import Decoded, DecodeConfig, decoded
+from preprocessing.photo.decode import DecodeConfig, Decoded, decoded
 from preprocessing.photo.detect import DetectConfig, Detection, detect_faces, predictor_digest
 from preprocessing.photo.encode import EncodeConfig, encoded
 from preprocessing.records import Face, Rejection

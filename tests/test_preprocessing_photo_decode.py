@@ -463,7 +463,8 @@ def test_what_is_cut_says_how_much_is_lost(format: str) -> None:
     detail = rejection(data[: len(data) // 2]).detail
     assert detail is not None
     said = re.search(r"(\d+)% of the rows are missing", detail)
-    assert said and 45 <= int(said[1]) <= 55, detail
+    assert said is not None, detail
+    assert 45 <= int(said[1]) <= 55, detail
 
 
 def test_a_png_with_damaged_notes_is_whole() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -54,7 +55,7 @@ def jpeg_pixels(image: Image.Image, data: bytes, eighths: int) -> NDArray[np.uin
     # A given buffer is also the check that libjpeg sees the size that Pillow does.
     height, width = -(-image.height * eighths // 8), -(-image.width * eighths // 8)
     buffer = np.empty((height, width, len(image.getbands())), np.uint8)
-    options = {"colorspace": _SPACES[image.mode], "buffer": buffer}
+    options: dict[str, Any] = {"colorspace": _SPACES[image.mode], "buffer": buffer}
     if eighths < 8:
         options |= {"min_height": height, "min_width": width}
     try:

@@ -42,8 +42,8 @@ class Colours:
 
     def to_srgb(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pixels (height, width, 3) as sRGB has them; the same array where that changes next to nothing."""
-        values = np.arange(256, dtype=np.float32) / 255
-        light = _light(values) if self.power is None else values**self.power
+        values: NDArray[np.float32] = np.arange(256, dtype=np.float32) / np.float32(255)
+        light = _light(values) if self.power is None else np.power(values, np.float32(self.power))
         matrix = np.linalg.inv(_to_xyz(_SRGB_CHROMATICITIES)) @ _to_xyz(self.chromaticities)
         if np.abs(matrix - np.eye(3)).max() < 0.02:
             if self.power is None or abs(self.power - _NEARLY_SRGB) < 0.05:
@@ -91,14 +91,10 @@ def colours(data: bytes) -> Colours | None:
     return Colours(1 / gamma, chromaticities)
 
 
-def has_profile_that_counts(data: bytes) -> bool:
-    """Whether nothing outranks the PNG's embedded profile."""
-    return not any(name == b"cICP" and end - start == 16 for name, start, end in _chunks(data))
-
-
 def missing_share(data: bytes) -> float | None:
     """The share of a PNG's rows that its data does not reach to; None where it is interlaced, or unreadable."""
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    depth, colour, _, _, interlaced = data[24:29]
     if interlaced or not height:
         return None
     bits = width * depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
