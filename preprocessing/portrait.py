@@ -16,6 +16,7 @@ from PIL import Image
 from preprocessing.faces import FacesConfig, faces_in_photo
 from preprocessing.photo.align import AlignConfig
 from preprocessing.photo.decode import DecodeConfig, decode
+from preprocessing.photo.detect import DetectConfig, detect_faces
 from preprocessing.photo.encode import EncodeConfig
 from preprocessing.records import Rejection
 from preprocessing.reject import Rejected
@@ -29,6 +30,7 @@ def portrait(photo: Path, output_px: int, align: Align = "auto") -> tuple[NDArra
     """Pixels (S, S, 3) of the largest face of `photo`, and what is on record of it.
 
     A square picture is taken as a crop already, at its own size, unless `align` is always; never refuses any other.
+    Of such a picture `shows_face` says whether a face was found in it.
     """
     try:
         data = photo.read_bytes()
@@ -42,7 +44,7 @@ def portrait(photo: Path, output_px: int, align: Align = "auto") -> tuple[NDArra
             raise SourceError(f"{photo} cannot be used: {rejected}") from rejected
         height_px, width_px = pixels.shape[:2]
         if height_px == width_px:
-            return pixels, {**facts, "aligned": False}
+            return pixels, {**facts, "aligned": False, "shows_face": _shows_face(pixels)}
         if align == "never":
             raise ConfigError(
                 f"{photo} is {width_px}x{height_px}, not square: leave --align to auto or always"
@@ -55,3 +57,8 @@ def portrait(photo: Path, output_px: int, align: Align = "auto") -> tuple[NDArra
     facts |= {"aligned": True, "quad_px": face.quad_px, "image_sha256": face.image_sha256}
     with Image.open(io.BytesIO(face.image)) as image:
         return np.asarray(image.convert("RGB")), facts
+
+
+def _shows_face(crop: NDArray[np.uint8]) -> bool:
+    """Whether the detector finds a face that fills half of the crop or more, enlarged where the crop is small."""
+    return bool(detect_faces(crop, DetectConfig(min_quad_px=max(1, len(crop) // 2), upsample=3)))

@@ -20,6 +20,19 @@ from pathlib import Path
 
 PARTIAL = ".partial"
 """How the names of files and folders end that are being written."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What an OSError says where a disk, or a user's share of it, has no room."""
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an OSError that names no file, as one of a full disk, name the one that was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -41,7 +54,8 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     make_folder(target.parent, durable=durable)
     partial = partial_beside(target)
     try:
-        yield partial
+        with _named(path):
+            yield partial
         if durable:
             sync(partial)
         os.replace(partial, target)
@@ -58,7 +72,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial, old = partial_beside(path), partial_beside(path)
     partial.mkdir()
     try:
-        yield partial
+        with _named(path):
+            yield partial
         for written in partial.iterdir():
             sync(written)
         sync(partial)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field, model_validator
 
 from storage.bundled.generator import BUNDLED, check_reserved
 from storage.datasets.records import VersionSummary
@@ -25,20 +28,63 @@ from storage.digest import json_digest
 from storage.environment import Facts, run_facts
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.local import write_whole
-from storage.records import StoredRecord, json_object
+from storage.records import Part, StoredRecord, json_object
 from storage.store import Store
+
+DISK_FULL = os.EX_IOERR
+"""The status of a training process that a full disk has ended, whose last words may have found no room either."""
+
+
+class RunChange(Part):
+    """What a run went on with otherwise than before."""
+
+    changed_at: str
+    num_images: int
+    """Real images shown by then."""
+    config: dict[str, Any] = Field({})
+    """The settings that changed, as they are from then on."""
+    config_sha256: str
+    """Of the whole config from then on."""
+    processes: int | None = None
+    """How many train together from then on, where that changed."""
 
 
 class RunRecord(StoredRecord):
-    """What was asked of a run: dataset, resolved config, facts of the code and the machine."""
+    """What was asked of a run: dataset, resolved config, facts of the code and the machine; and what changed since."""
 
     run_id: str
     kind: str = "training"
     created_at: str
     dataset: VersionSummary
     config: dict[str, Any]
+    """As the run was begun."""
     config_sha256: str
+    processes: int = 1
+    """How many were to train together when the run was begun."""
+    changes: list[RunChange] = Field([])
+    """Oldest first."""
     facts: Facts
+
+    @property
+    def config_now(self) -> dict[str, Any]:
+        """The config with every change."""
+        return reduce(lambda config, change: {**config, **change.config}, self.changes, self.config)
+
+    @property
+    def processes_now(self) -> int:
+        """How many train together, as far as is on record."""
+        return next((c.processes for c in reversed(self.changes) if c.processes is not None), self.processes)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> RunRecord:
+        """Refuse a config that is not the one its hash is of, as it was begun or after any change."""
+        config, sha256 = self.config, self.config_sha256
+        for change in [None, *self.changes]:
+            if change is not None:
+                config, sha256 = {**config, **change.config}, change.config_sha256
+            if json_digest(config) != sha256:
+                raise ValueError("its config is not the one that its config_sha256 is of")
+        return self
 
 
 class CheckpointState(StoredRecord):
@@ -128,6 +174,37 @@ class Run:
                 raise ConfigError(message) from None
             yield
 
+    def finished(self) -> dict[str, Any] | None:
+        """What result.json says of a run that has shown all its images; None where some are left to show."""
+        if not self.result_path.is_file():
+            return None
+        result = json_object(self.result_path.read_bytes(), self.result_path)
+        is_left = result.get("stopped", False) or result["kimg"] < self.record.config_now["total_kimg"]
+        return None if is_left else result
+
+    def changed(self, config: Mapping[str, Any], processes: int) -> Run:
+        """The run with what is new put on record: settings of its config, and how many processes train it.
+
+        ConfigError where it is being trained.
+        """
+        with self.locked():
+            record = RunRecord.read(self.folder / "run.json")
+            now = record.config_now
+            new = {name: value for name, value in config.items() if name not in now or now[name] != value}
+            if not new and processes == record.processes_now:
+                return self
+            checkpoints = self.checkpoints()
+            change = RunChange(
+                changed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                num_images=int(checkpoints[-1].name) if checkpoints else 0,
+                config_sha256=json_digest({**now, **new}),
+                **({"config": new} if new else {}),
+                **({"processes": processes} if processes != record.processes_now else {}),
+            )
+            written = record.model_copy(update={"changes": [*record.changes, change]})
+            write_whole(self.folder / "run.json", written.as_bytes())
+        return Run(self.folder)
+
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted(path.parent for path in self.checkpoints_dir.glob("[0-9]*/state.json"))
@@ -150,7 +227,7 @@ class Run:
         return kept[name]
 
 
-def create_run(store: Store, dataset: VersionSummary, config: Mapping[str, Any]) -> Run:
+def create_run(store: Store, dataset: VersionSummary, config: Mapping[str, Any], processes: int = 1) -> Run:
     """Make a run's folder and write its record; nothing is trained yet."""
     created = datetime.now(UTC)
     stamp = created.strftime("%Y%m%d-%H%M%S")
@@ -162,6 +239,7 @@ def create_run(store: Store, dataset: VersionSummary, config: Mapping[str, Any])
         dataset=dataset,
         config=dict(config),
         config_sha256=json_digest(config),
+        processes=processes,
         facts=run_facts(),
     )
     store.put(f"runs/{run_id}/run.json", record.as_bytes())

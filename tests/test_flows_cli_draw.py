@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 
 import tiny_run
+from commands import likeness
 from flows.cli.main import main
 from preprocessing.portrait import portrait
 from preprocessing.sources.sample import scene_bytes
@@ -23,6 +27,7 @@ from storage.runs import Run, create_run
 from storage.store import Store
 from training.checkpoint import save_checkpoint
 from training.config import TrainConfig
+from training.drawing.pictures import MAX_PIXELS
 from training.drawing.settings import (
     ExportConfig,
     GenerateConfig,
@@ -162,7 +167,8 @@ def test_a_dry_run_prints_the_whole_config(
     words = [style.id]
     if name == "project":
         words.append(str(Path(__file__)))
-    command, out = COMMANDS[name], tmp_path / "x.out"
+    command = COMMANDS[name]
+    out = tmp_path / command[-1]
     said = called(
         capsys, *command[:-2], *words, "--out", str(out), "--store", str(style.store.root), "--dry-run"
     )
@@ -302,9 +308,88 @@ def test_mistakes_are_one_sentence(
     """A wrong request says what is wrong in one line, exits 1, and writes nothing."""
     group = 2 if arguments[0] == "figure" else 1
     words = [*arguments[:group], style.id, *arguments[group:]]
-    line = refused(capsys, *words, "--out", str(tmp_path / "x.png"), "--store", str(style.store.root))
+    out = tmp_path / {"video": "x.mp4", "export": "x.safetensors"}.get(arguments[0], "x.png")
+    line = refused(capsys, *words, "--out", str(out), "--store", str(style.store.root))
     assert message in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "message"),
+    [
+        (["generate"], "x.jpg", "is to be a .png, or with --separate a folder"),
+        (["generate", "--separate"], "x.png", "is to be a folder, with --separate"),
+        (["figure", "truncation"], "x.gif", "the file is to end in .png"),
+        (["figure", "mixing"], "x", "the file is to end in .png"),
+        (["figure", "noise"], "x.webp", "the file is to end in .png"),
+        (["video"], "x.gif", "the file is to end in .mp4"),
+        (["project", __file__], "x.safetensors", "the file is to end in .png"),
+        (["export"], "x.pkl", "is to end in .safetensors, as its --format"),
+        (["export", "--format", "onnx"], "x.safetensors", "is to end in .onnx, as its --format"),
+    ],
+)
+def test_a_file_is_called_what_it_is(
+    style: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    name: str,
+    message: str,
+) -> None:
+    """A suffix that promises another format than is written is refused, and nothing is written."""
+    group = 2 if arguments[0] == "figure" else 1
+    words = [*arguments[:group], style.id, *arguments[group:]]
+    line = refused(capsys, *words, "--out", str(tmp_path / name), "--store", str(style.store.root))
+    assert message in line
+    assert str(tmp_path / name) in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "--seeds", "0-5592"],
+        ["figure", "truncation", "--seeds", "0-1118", "--psis", "1,0.8,0.6,0.4,0.2"],
+        ["figure", "mixing", "--rows", "0-27", "--columns", "0-98", "--layers", "all"],
+    ],
+)
+def test_pictures_are_bounded_by_pixels(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """A picture of more pixels than other programs open is refused before it is drawn, with what fits."""
+    run = new_run(store, resolution=128, channel_base=16)
+    group = 2 if arguments[0] == "figure" else 1
+    words = [*arguments[:group], run.id, *arguments[group:], "--out", str(tmp_path / "x.png"), "--dry-run"]
+    line = refused(capsys, *words, "--store", str(store))
+    assert "million pixels in one picture, and 5461 such images fit into one: choose fewer" in line
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("name", ["generate", "mixing", "video", "project", "export"])
+def test_a_full_disk_is_one_sentence(style: Run, tmp_path: Path, name: str) -> None:
+    """Where there is no room, here by a limit on a file's size, one line names the file, and nothing of it stays."""
+    command = COMMANDS[name]
+    out = tmp_path / "made" / command[-1]
+    out.parent.mkdir()
+    words = [*command[:-2], style.id]
+    if name == "project":
+        (tmp_path / "photo.png").write_bytes(scene_bytes(1))
+        words += [str(tmp_path / "photo.png"), "--steps", "1", "--distance", "pixels"]
+    if name == "video":
+        words += ["--seconds", "1", "--fps", "4"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *words, "--out", str(out), "--store", str(style.store.root)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("likeness: ")]
+    assert (done.returncode, lines) == (1, [f"likeness: --out {out} cannot be written: File too large"]), (
+        done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    assert list(out.parent.iterdir()) == []
 
 
 def test_what_cannot_be_written_is_named(
@@ -328,13 +413,32 @@ def test_a_portrait_is_aligned_unless_it_is_square(tmp_path: Path) -> None:
     assert facts["aligned"] is True
     with pytest.raises(ConfigError, match="not square"):
         portrait(photo, 64, "never")
+    crop = tmp_path / "crop.png"
+    Image.fromarray(pixels).save(crop)
+    assert portrait(crop, 64)[1]["shows_face"] is True
     blank = tmp_path / "blank.png"
     Image.new("RGB", (50, 50)).save(blank)
-    assert portrait(blank, 64)[0].shape == (50, 50, 3)
+    pixels, facts = portrait(blank, 64)
+    assert (pixels.shape, facts["aligned"], facts["shows_face"]) == ((50, 50, 3), False, False)
     with pytest.raises(SourceError, match=r"shows no face that can be aligned \(no_face"):
         portrait(blank, 64, "always")
     with pytest.raises(SourceError, match="cannot be read"):
         portrait(tmp_path / "nothing.png", 64)
+
+
+def test_a_square_picture_without_a_face_is_warned_of(
+    style: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is projected all the same, since it may be a crop that the detector misses; with a face nothing is said."""
+    (tmp_path / "scene.jpg").write_bytes(scene_bytes(1))
+    Image.fromarray(portrait(tmp_path / "scene.jpg", 64, "always")[0]).save(tmp_path / "face.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "blank.png")
+    for name, is_warned in (("blank.png", True), ("face.png", False)):
+        words = [style.id, str(tmp_path / name), "--steps", "1", "--distance", "pixels"]
+        where = ["--out", str(tmp_path / "p.png"), "--store", str(style.store.root)]
+        status, _, err = likeness(capsys, "project", *words, *where)
+        assert status == 0
+        assert ("no face that fills half of it was found" in err) == is_warned
 
 
 def test_a_changed_video_is_told(style: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from flows.operations.training_process import train_run
 from flows.options import TrainOptions
 from storage.errors import ConfigError
 from storage.runs import Run
+from storage.shards import read_index
 from storage.store import Store
 from training.checkpoint import weights_file
 from training.config import TrainConfig
@@ -205,6 +206,24 @@ def test_what_one_process_fails_with_ends_both(tmp_path: Path) -> None:
     run.stats_path.mkdir()
     assert start_two(run).wait(120) == 1
     assert "IsADirectoryError" in said(run).splitlines()[-1]
+
+
+def test_an_image_that_one_process_cannot_read_ends_both_with_a_checkpoint(tmp_path: Path) -> None:
+    """The first process writes what was trained by then, and the last words name the image and its shard."""
+    store = Store(tmp_path)
+    run = tiny_run.untrained(store, tiny_run.tiny_dataset(store, tiny_run.noise_images(13)), total_kimg=1.0)
+    shard = store.root / run.record.dataset.directory / run.record.dataset.shards[0]
+    entries = read_index(shard.with_suffix(".index.json").read_bytes()).entries
+    images = [entry for entry in entries if entry.name.endswith(".png")]
+    order = np.random.default_rng((0, 0)).permutation(13)
+    data = bytearray(shard.read_bytes())
+    data[images[order[11]].offset + 100] ^= 1  # shown in the second step of 8
+    shard.write_bytes(data)
+    assert start_two(run).wait(120) == 1
+    assert int(run.newest_checkpoint().name) == 8, said(run)
+    last = said(run).splitlines()[-1]
+    assert images[order[11]].name in last
+    assert str(shard) in last
 
 
 def test_processes_are_not_started_by_one_of_torchruns(tmp_path: Path) -> None:

@@ -356,6 +356,30 @@ def test_bf16_on_a_cpu_is_ignored_aloud(caplog: pytest.LogCaptureFixture) -> Non
     assert "precision bf16 is ignored on a cpu" in caplog.text
 
 
+@pytest.mark.parametrize("damage", ["bytes", "shard"])
+def test_an_unreadable_image_ends_the_run_with_a_checkpoint(new_run: NewRun, damage: str) -> None:
+    """What was trained is kept, the error names image and shard, and a mended run goes on as if it was never hurt."""
+    run, whole = new_run(), new_run()
+    shard = run.store.root / run.record.dataset.directory / "shards" / "00000.tar"
+    data = shard.read_bytes()
+    steps = iter(range(100))
+
+    def hurt_later() -> bool:
+        if next(steps) == 4:
+            shard.write_bytes(b"\0" * len(data)) if damage == "bytes" else shard.unlink()
+        return False
+
+    trained(whole)
+    with pytest.raises(IntegrityError, match=r"\d{4}\.png in .*00000\.tar"):
+        trained(run, hurt_later)
+    newest = read_state(run.newest_checkpoint()).num_images
+    assert 40 <= newest < 100
+    assert not list(run.folder.rglob(".*.partial"))
+    shard.write_bytes(data)
+    trained(run)
+    assert state_without_times(run) == state_without_times(whole)
+
+
 def test_a_changed_checkpoint_is_not_resumed(new_run: NewRun) -> None:
     """Going on from a checkpoint whose bytes have changed is an IntegrityError."""
     run = new_run()

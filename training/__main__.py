@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 
 from storage.errors import PipelineError
+from storage.local import FULL
+from storage.runs import DISK_FULL
 from training.engine.ranks import run_ranks
 from training.process import StopRequest, train_aloud
 
@@ -48,6 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
     except PipelineError as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"{error.filename or given.run_folder} cannot be written: {error.strerror}", file=sys.stderr)
+        return DISK_FULL
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from storage.datasets.records import VersionName
@@ -77,8 +77,8 @@ def save_checkpoint(
         shutil.rmtree(stale)
     with whole_folder(folder) as partial:
         for name, network in networks.items():
-            save_file(_network_tensors(network), partial / weights_file(name))
-        save_file(_optimizer_tensors(networks, optimizers), partial / OPTIMIZERS)
+            (partial / weights_file(name)).write_bytes(save(_network_tensors(network)))
+        (partial / OPTIMIZERS).write_bytes(save(_optimizer_tensors(networks, optimizers)))
         files = sorted(path.name for path in partial.iterdir())
         record = State.new(**state, sha256={name: file_digest(partial / name) for name in files})
         (partial / STATE).write_bytes(record.as_bytes())

@@ -4,12 +4,14 @@ Nothing here builds networks or reads files. The fields' defaults are the `smoke
 preset is laid under the fields that were given.
 """
 
+import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, field_validator, model_validator
 
 from storage.config import Config, OneOf
+from storage.errors import ConfigError
 from training.metric_names import MEASURES, MetricName, MetricNames
 
 PresetName = Literal[
@@ -87,6 +89,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+CHANGEABLE = frozenset({
+    "total_kimg", "snapshot_kimg", "tick_kimg", "keep_checkpoints", "metrics", "metrics_kimg", "metrics_images",
+    "keep_best", "max_skipped_steps", "device", "compile",
+})  # fmt: skip
+"""Fields that a run may go on with another value of: how far and where it trains, and what it writes down."""
+
+
 def _drop_preset_defaults(schema: dict[str, Any]) -> None:
     """Remove the defaults a preset governs from the JSON schema.
 
@@ -98,7 +107,10 @@ def _drop_preset_defaults(schema: dict[str, Any]) -> None:
 
 
 class TrainConfig(Config):
-    """Everything that determines a training run, apart from the dataset."""
+    """Everything that determines a training run, apart from the dataset.
+
+    `model_fields_set` has the fields that were given, not those of their preset.
+    """
 
     model_config = ConfigDict(json_schema_extra=_drop_preset_defaults)
 
@@ -141,12 +153,12 @@ class TrainConfig(Config):
     batch_size: dict[str, Positive] = Field(
         PRESETS["smoke"]["batch_size"],
         description="Images a step: {resolution: images}, each holding from its resolution up to the next; "
-        "entries given are merged over the preset's.",
+        "entries given are merged over the preset's, and a number alone holds at all resolutions.",
     )
     learning_rate: dict[str, PositiveRate] = Field(
         PRESETS["smoke"]["learning_rate"],
         description="Adam's step size: {resolution: rate}, each holding from its resolution up to the next; "
-        "entries given are merged over the preset's.",
+        "entries given are merged over the preset's, and a number alone holds at all resolutions.",
     )
     adam_beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's mean.")
     adam_beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square.")
@@ -252,16 +264,24 @@ class TrainConfig(Config):
         """Whether w and noise alone make an image: not where z enters the synthesis too, as in configs A to C."""
         return self.generator == "style" and self.synthesis_input == "const"
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _lay_over_preset(cls, data: Any) -> Any:
+    def _lay_over_preset(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Lay the given fields over the preset's."""
         if not isinstance(data, Mapping):
-            return data
+            return handler(data)
         preset = data.get("preset", "smoke")
         if not isinstance(preset, str) or preset not in PRESETS:
-            return data  # the field's own check lists the valid names
-        return _merged(PRESETS[preset], data)
+            return handler(data)  # the field's own check lists the valid names
+        config = handler(_merged(PRESETS[preset], data))
+        config.model_fields_set.intersection_update(data)
+        return config
+
+    @field_validator("batch_size", "learning_rate", mode="before")
+    @classmethod
+    def _holds_everywhere(cls, steps: Any) -> Any:
+        """A number alone holds from the lowest resolution up."""
+        return steps if isinstance(steps, Mapping) else {STEP_RESOLUTIONS[0]: steps}
 
     @field_validator("batch_size", "learning_rate")
     @classmethod
@@ -312,6 +332,26 @@ class TrainConfig(Config):
                 f"path_length_weight {self.path_length_weight:g}: the traditional generator has no w"
             )
         return self
+
+
+def changed(config: TrainConfig, asked: TrainConfig, of: str) -> TrainConfig:
+    """A run's config with the fields that were given in `asked`; ConfigError for one that it cannot go on with.
+
+    A field given as it is already changes nothing, so that a run goes on by the command that began it.
+    """
+    given = {name: getattr(asked, name) for name in asked.model_fields_set}
+    different = {name: value for name, value in given.items() if value != getattr(config, name)}
+    if fixed := sorted(different.keys() - CHANGEABLE):
+        is_at, asked_for = (_short(getattr(source, fixed[0])) for source in (config, asked))
+        raise ConfigError(
+            f"{of} was begun with {fixed[0]} {is_at} and cannot go on with {asked_for}: "
+            f"{', '.join(sorted(CHANGEABLE))} may change, and other options are left out"
+        )
+    return TrainConfig.model_validate({**config.model_dump(mode="json"), **different})
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _merged(base: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[str, Any]:

@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from storage.errors import IntegrityError, NotFoundError
 from storage.runs import Run
+from training.checkpoint import checkpoint_name
 from training.config import TrainConfig
 from training.data import RealImages, Shown
 from training.engine.ranks import Ranks
@@ -42,8 +44,9 @@ def train(
 ) -> dict[str, Any]:
     """Train `run` to its end, from its newest checkpoint if it has one, and return what result.json says.
 
-    When `should_stop` says so, a checkpoint is written after the step in hand, and the result is marked stopped.
-    Of several ranks, each calls this; the first one writes.
+    When `should_stop` says so, a checkpoint is written after the step in hand, and the result is marked stopped. An
+    image that cannot be read (IntegrityError, NotFoundError) ends training likewise, and then with its error. Of
+    several ranks, each calls this; the first one writes.
     """
     images.check(config.resolution)
     ranks.check(config)
@@ -57,27 +60,33 @@ def train(
         forget_later_stats(run.stats_path, training.num_images)
 
     reals: Iterator[Shown] | None = None
-    stopped = False
-    while training.num_images < config.total_kimg * 1000 and not stopped:
+    unreadable: IntegrityError | NotFoundError | None = None
+    stopped = has_stepped = False
+    while training.num_images < config.total_kimg * 1000:
         begun = time.perf_counter()
         before = training.num_images
         stage = stage_at(config, before)
-        if stage.resolution != training.resolution:
-            training.enter(stage.resolution)
-            reals = None
-        if reals is None:
+        if stage.resolution != training.resolution or reals is None:
             own = ranks.rows(stage.batch_size)
             reals = images.stream(before, stage.resolution, batch_size=stage.batch_size, rows=own)
+        try:
+            pixels = next_batch(reals, stage.batch_size // ranks.world, device)
+        except (IntegrityError, NotFoundError) as error:
+            unreadable = error
+        if ranks.any(unreadable is not None or (has_stepped and should_stop())):
+            stopped = True
+            break
 
-        training.step(stage, next_batch(reals, stage.batch_size // ranks.world, device))
+        if stage.resolution != training.resolution:
+            training.enter(stage.resolution)
+        training.step(stage, pixels)
+        has_stepped = True
         finished = training.num_images >= config.total_kimg * 1000
-        stopped = ranks.any(should_stop()) and not finished
         tick = finished or _crosses(before, training.num_images, config.tick_kimg)
         measured = bool(config.metrics) and (
             finished or _crosses(before, training.num_images, config.metrics_kimg)
         )
-        snapshot = finished or stopped or measured
-        snapshot = snapshot or _crosses(before, training.num_images, config.snapshot_kimg)
+        snapshot = finished or measured or _crosses(before, training.num_images, config.snapshot_kimg)
         if tick or snapshot:
             training.check_health()  # a GPU is waited for here, and so its time is in the seconds of the step
         training.seconds += time.perf_counter() - begun
@@ -90,7 +99,16 @@ def train(
             measure(run.newest_checkpoint(), training.num_images, tracker)
         if measured:
             ranks.any(False)  # others wait here, where waiting has no end, and not for a GPU
+    if stopped:
+        begun = time.perf_counter()
+        training.check_health()
+        training.seconds += time.perf_counter() - begun
+        is_kept = checkpoint_name(training.num_images) in {path.name for path in run.checkpoints()}
+        if ranks.is_first and has_stepped and not is_kept:
+            write_snapshot(run, training, tracker)
     ranks.any(False)  # until the first has written
+    if unreadable is not None:
+        raise unreadable
     return write_result(run, training, stopped)
 
 

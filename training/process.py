@@ -45,7 +45,7 @@ def train_folder(
         raise NotFoundError(f"{folder} is no training run: it has no run.json")
     should_stop = StopRequest(stop_with_parent)
     run = Run(folder.resolve())
-    config = TrainConfig.recorded(run.record.config, f"run {run.id}", exact=True)
+    config = TrainConfig.recorded(run.record.config_now, f"run {run.id}", exact=True)
     torch.set_num_threads(config.num_cpu_threads)
     keep_compiled(run)
     images = images_of(run, config, num_threads)

@@ -126,6 +126,8 @@ def _begin(run: Run, uri: str) -> MlflowTracker:
         kept = json.loads(known.read_bytes()) if known.exists() else {}
         if kept.get("tracking_uri") == uri:
             client.update_run(kept["run_id"], status="RUNNING")
+            for name, value in _changes(run).items():
+                client.set_tag(kept["run_id"], name, value)
             return MlflowTracker(client, kept["run_id"])
         mlflow_run_id = client.create_run(experiment_id, run_name=run.id).info.run_id
         _describe(client, mlflow_run_id, run)
@@ -168,7 +170,7 @@ def _describe(client: Any, mlflow_run_id: str, run: Run) -> None:
 
     config, dataset = run.record.config, run.record.dataset
     params = [Param(name, value) for name, value in flattened(config).items()]
-    facts = {"config_sha256": run.record.config_sha256, **run.record.facts.model_dump()}
+    facts = {"config_sha256": run.record.config_sha256, **run.record.facts.model_dump(), **_changes(run)}
     tags = [RunTag(name, value) for name, value in flattened(facts).items()]
     client.log_batch(mlflow_run_id, params=params, tags=tags)
     client.log_dict(mlflow_run_id, config, "config.json")
@@ -185,6 +187,15 @@ def _describe(client: Any, mlflow_run_id: str, run: Run) -> None:
         "mlflow.data.context": "training",
     }
     client.log_inputs(mlflow_run_id, [DatasetInput(version, [InputTag(k, v) for k, v in about.items()])])
+
+
+def _changes(run: Run) -> dict[str, str]:
+    """What a run went on with otherwise than it was begun, as tags: MLflow never changes a parameter."""
+    record = run.record
+    if not record.changes:
+        return {}
+    changes = [change.as_json() for change in record.changes]
+    return {"changes": json.dumps(changes), "config_sha256": record.changes[-1].config_sha256}
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from flows.cli.output import answer, print_resolved
+from flows.cli.output import answer, print_resolved, warn
 from flows.cli.parameters import FLAT, CheckpointOptions, DrawOptions, DryRun, Json, Options
 from storage.bundled.generator import BUNDLED, BUNDLED_SHA256, check_reserved
 from storage.config import Config
@@ -46,7 +46,19 @@ RunName = Annotated[
         help="A run, by its id or folder, one of its checkpoints' folders, or `bundled`, the generator in the box."
     ),
 ]
-Out = Annotated[Path, Parameter(help="The file to write.")]
+
+
+def ends_in(*suffixes: str) -> Callable[[Any, Path], None]:
+    """For an option: that the file it names ends in one of these, since that is what is written."""
+
+    def check(type_: Any, path: Path) -> None:
+        if path.suffix.lower() not in suffixes:
+            raise ValueError(f"the file is to end in {' or '.join(suffixes)}")
+
+    return check
+
+
+Out = Annotated[Path, Parameter(help="The PNG to write.", validator=ends_in(".png"))]
 
 figure = App(name="figure")
 
@@ -61,12 +73,17 @@ def generate(
     json_: Json = False,
 ) -> None:
     """Draw images of seeds with a trained generator, as one grid that knows where it came from."""
-    from training.drawing.pictures import generate_files, generate_grid
-
+    if (out.suffix.lower() == ".png") == config.separate:
+        wanted = "a folder, with --separate" if config.separate else "a .png, or with --separate a folder"
+        raise ConfigError(f"--out {out} is to be {wanted}")
     trained = _trained(run, options)
+    seeds, psis = config.seeds, config.truncation_psi
+    from training.drawing.pictures import check_tiles, generate_files, generate_grid
+
+    if not config.separate:
+        check_tiles(len(seeds) * len(psis), trained.generator.resolution, "fewer seeds, or --separate")
     if dry_run:
         return _resolved(trained, out, config, options, json_)
-    seeds, psis = config.seeds, config.truncation_psi
     with _writing(out):
         if config.separate:
             made = {"files": [str(path) for path in generate_files(trained, seeds, out, psis)]}
@@ -87,10 +104,12 @@ def truncation(
     json_: Json = False,
 ) -> None:
     """Figure 8: seeds in rows, truncations in columns, from the image itself over the mean face to its opposite."""
-    from training.drawing.figures import tiled, truncation_figure
-
     trained = _trained(run, options)
+    from training.drawing.figures import tiled, truncation_figure
+    from training.drawing.pictures import check_tiles
+
     generator = trained.style_generator("truncation")
+    check_tiles(len(config.seeds) * len(config.psis), generator.resolution, "fewer seeds or psis")
     if dry_run:
         return _resolved(trained, out, config, options, json_)
     images = truncation_figure(
@@ -118,11 +137,14 @@ def mixing(
     json_: Json = False,
 ) -> None:
     """Figure 3: each image takes some layers' styles from the source above it, all others from the one at its left."""
-    from training.drawing.figures import mixing_figure, mixing_layers, mixing_rows, tiled
-
     trained = _trained(run, options)
+    from training.drawing.figures import mixing_figure, mixing_layers, mixing_rows, tiled
+    from training.drawing.pictures import check_tiles
+
     generator = trained.style_generator("style mixing")
     layers = mixing_layers(generator, config.layers)
+    num_rows = len(layers) * len(config.rows) + 1
+    check_tiles(num_rows * (len(config.columns) + 1), generator.resolution, "fewer rows, columns or layers")
     if dry_run:
         return _resolved(trained, out, config, options, json_)
     images = mixing_figure(
@@ -160,9 +182,9 @@ def noise(
     First row: the image, a place of it under other noise, enlarged, and each pixel's standard deviation, white being
     the largest. Second row: the four cases; third: the same place of them.
     """
+    trained = _trained(run, options)
     from training.drawing.figures import NOISE_CASES, check_noise, noise_figure, tiled
 
-    trained = _trained(run, options)
     generator = trained.style_generator("the figure of noise")
     check_noise(generator)
     if dry_run:
@@ -191,19 +213,19 @@ def noise(
 def video(
     run: RunName,
     *,
-    out: Annotated[Path, Parameter(help="The MP4 to write.")],
+    out: Annotated[Path, Parameter(help="The MP4 to write.", validator=ends_in(".mp4"))],
     config: Annotated[VideoConfig, FLAT] = VideoConfig(),
     options: Options = DrawOptions(),
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Film a smooth closed walk through the styles of seeds, noise held still, as H.264."""
+    trained = _trained(run, options)
     from training.drawing.figures import fixed_noise
     from training.drawing.images import w_from_seeds
     from training.drawing.video import check_video, closed_loop, frames, write_video
 
     check_video()
-    trained = _trained(run, options)
     generator = trained.style_generator("a walk through styles")
     if dry_run:
         return _resolved(trained, out, config, options, json_)
@@ -230,7 +252,11 @@ def project(
     photo: Annotated[Path, Parameter(help="A photograph, or an aligned crop, which is square.")],
     *,
     out: Annotated[
-        Path, Parameter(help="The PNG to write, the target beside what w draws; w goes to .safetensors.")
+        Path,
+        Parameter(
+            help="The PNG to write, the target beside what w draws; w goes to .safetensors.",
+            validator=ends_in(".png"),
+        ),
     ],
     align: Annotated[
         Literal["auto", "always", "never"],
@@ -245,20 +271,20 @@ def project(
 
     Written are the target beside what w draws, and w itself as safetensors.
     """
+    trained = _trained(run, options)
     from preprocessing.portrait import portrait
     from training.drawing.projection import project as search
     from training.drawing.projection import resolve_distance, save_projection
 
-    trained = _trained(run, options)
     generator = trained.style_generator("projection")
-    if out.suffix == ".safetensors":
-        raise ConfigError(f"--out {out} is to be a PNG: w goes to a .safetensors of the same name")
     if dry_run:
         if not photo.is_file():
             raise SourceError(f"{photo} cannot be read: it is no file")
         found = config.model_copy(update={"distance": resolve_distance(config.distance)})
         return _resolved(trained, out, found, options, json_, photo=str(photo), align=align)
     pixels, facts = portrait(photo, generator.resolution, align)
+    if not facts.get("shows_face", True):
+        warn(f"{photo} is square and is projected as it is, but no face that fills half of it was found")
     with _bar("project", config.steps, "step", json_) as advance:
         result = search(generator, pixels, config, advance)
     about = {"kind": "projection", **facts, **config.model_dump(mode="json"), **result.summary()}
@@ -281,7 +307,7 @@ def project(
 def export(
     run: RunName,
     *,
-    out: Out,
+    out: Annotated[Path, Parameter(help="The file to write.")],
     config: Annotated[ExportConfig, FLAT] = ExportConfig(),
     options: Annotated[CheckpointOptions, FLAT] = CheckpointOptions(),
     dry_run: DryRun = False,
@@ -291,11 +317,13 @@ def export(
 
     An ONNX file is run, and its images compared with torch's, before it is kept.
     """
+    if out.suffix.lower() != f".{config.format}":
+        raise ConfigError(f"--out {out} is to end in .{config.format}, as its --format")
+    trained = _trained(run, DrawOptions(**options.model_dump(), device="cpu"))
     from training.drawing.export import check_onnx, export_onnx, export_safetensors
 
     if config.format == "onnx":
         check_onnx()
-    trained = _trained(run, DrawOptions(**options.model_dump(), device="cpu"))
     if dry_run:
         return _resolved(trained, out, config, options, json_)
     with _writing(out):

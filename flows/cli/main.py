@@ -25,6 +25,7 @@ from cyclopts import App, CycloptsError
 
 from flows.cli.output import warn
 from storage.errors import PipelineError
+from storage.local import FULL
 
 app = App(
     name="likeness",
@@ -90,6 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # as of `likeness trace faces | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        if debug:
+            traceback.print_exc()
+        warn(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
+        raise SystemExit(1) from None
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.cli.output import console, print_value, say, warn
+from flows.cli.output import console, print_resolved, print_value, say, warn
 from flows.cli.parameters import FLAT, DryRun, Json
 from flows.options import TrainOptions
 from storage.errors import ConfigError
-from storage.runs import find_run
 from storage.store import Store
 from training.config import TrainConfig
 
@@ -29,15 +28,22 @@ def train(
 ) -> None:
     """Train a style-based GAN on a dataset, in a process of its own."""
     from flows.cli.progress import bars
-    from flows.operations.training_process import check_training, prepare_run, train_run, training_note
+    from flows.operations.training_process import (
+        check_training,
+        prepare_run,
+        resumed_run,
+        train_run,
+        training_note,
+    )
 
+    store = Store(options.store)
     if dry_run and resume is not None:
-        record = find_run(Store(options.store), resume).record
-        return print_value(record.model_dump(include={"run_id", "dataset", "config"}), json_)
+        found, going_on = resumed_run(store, resume, dataset, config)
+        about = found.record.model_dump(include={"run_id", "dataset"})
+        return print_value({**about, "config": going_on.model_dump(mode="json")}, json_)
     if dry_run:
-        reference = check_training(Store(options.store), dataset, config, options).reference
-        resolved = {"dataset": reference, "config": config.model_dump(mode="json")}
-        return print_value({**resolved, "options": options.model_dump(mode="json")}, json_)
+        reference = check_training(store, dataset, config, options).reference
+        return print_resolved(json_, config, options, dataset=reference)
     if prepare and resume is not None:
         raise ConfigError("--prepare makes a new run, and --resume goes on with one: leave one of them out")
     run = prepare_run(dataset, config, options, resume)
@@ -46,8 +52,13 @@ def train(
     if prepare:
         say(f"run {run.id}")
         return say(f"  next: torchrun --nproc-per-node GPUS -m training {run.folder}")
+    if run.finished() is not None and not json_:
+        total_kimg = run.record.config_now["total_kimg"]
+        return say(f"run {run.id}: nothing left to do of its {total_kimg:g} kimg; --total-kimg extends it")
     with bars(console(json_)) as progress:
-        bar = progress.add_task("train", total=run.record.config["total_kimg"], unit="kimg", note="starting")
+        bar = progress.add_task(
+            "train", total=run.record.config_now["total_kimg"], unit="kimg", note="starting"
+        )
 
         def on_tick(row: dict[str, Any]) -> None:
             progress.update(bar, completed=round(row["kimg"], 2), note=training_note(row))

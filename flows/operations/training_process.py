@@ -18,11 +18,10 @@ from typing import Any
 from flows.options import TrainOptions
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, TrainingError
-from storage.runs import Run, create_run, find_run
+from storage.runs import DISK_FULL, Run, create_run, find_run
 from storage.store import Store
-from training.config import TrainConfig
+from training.config import CHANGEABLE, TrainConfig, changed
 from training.data import check_resolution
-from training.engine.ranks import check_processes
 
 POLL_S = 0.5
 STOP_S = 120.0
@@ -36,18 +35,36 @@ def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions,
     store = Store(options.store)
     if resume is None:
         opened = check_training(store, dataset, config, options)
-        return create_run(store, opened.summary(), config.model_dump(mode="json"))
-    if config != TrainConfig():
-        raise ConfigError("--resume goes on with the run's own config: leave the other training options out")
+        return create_run(store, opened.summary(), config.model_dump(mode="json"), options.processes)
+    run, going_on = resumed_run(store, resume, dataset, config)
+    given = going_on.model_dump(mode="json", include=config.model_fields_set & CHANGEABLE)
+    if run.finished() is not None and going_on.total_kimg <= run.record.config_now["total_kimg"]:
+        return run.changed(given, run.record.processes_now)
+    check_processes(going_on, options)
+    return run.changed(given, options.processes)
+
+
+def resumed_run(
+    store: Store, resume: str, dataset: str | None, config: TrainConfig
+) -> tuple[Run, TrainConfig]:
+    """The run that `resume` names and the config that it goes on with: its own, and what was given in `config`.
+
+    ConfigError where it is no run of `dataset`, if that is given, and for what it cannot go on with.
+    """
     run = find_run(store, resume)
-    trained_on = run.record.dataset
+    trained_on, who = run.record.dataset, f"run {run.id}"
     if dataset is not None and open_dataset(store, dataset).version != trained_on.version:
         raise ConfigError(
-            f"run {run.id} is of {trained_on.reference}, not of {dataset}: "
-            f"leave the dataset out to go on with it"
+            f"{who} is of {trained_on.reference}, not of {dataset}: leave the dataset out to go on with it"
         )
-    check_processes(TrainConfig.recorded(run.record.config, f"run {run.id}", exact=True), options.processes)
-    return run
+    own = TrainConfig.recorded(run.record.config_now, who, exact=True)
+    going_on = changed(own, config, who)
+    shown_kimg = int(run.checkpoints()[-1].name) / 1000 if run.checkpoints() else 0.0
+    if going_on.total_kimg != own.total_kimg and going_on.total_kimg < shown_kimg:
+        raise ConfigError(
+            f"total_kimg {going_on.total_kimg:g} is less than the {shown_kimg:g} kimg that {who} has been shown"
+        )
+    return run, going_on
 
 
 def check_training(store: Store, dataset: str | None, config: TrainConfig, options: TrainOptions) -> Dataset:
@@ -56,16 +73,28 @@ def check_training(store: Store, dataset: str | None, config: TrainConfig, optio
         raise ConfigError("a dataset is needed: likeness train NAME, or --resume RUN to go on with a run")
     opened = open_dataset(store, dataset)
     check_resolution(opened.resolution, config.resolution)
-    check_processes(config, options.processes)
+    check_processes(config, options)
     return opened
+
+
+def check_processes(config: TrainConfig, options: TrainOptions) -> None:
+    """Raise ConfigError, or DeviceError, unless so many processes can train by `config` on this machine."""
+    from training.engine import (
+        ranks,
+    )  # torch, which takes seconds to import: what is wrong by name is told before
+
+    ranks.check_processes(config, options.processes)
 
 
 def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any]:
     """Train a run to its end, from its newest checkpoint if it has one, and return what it came to.
 
-    Calls `on_tick` with each new line of statistics. TrainingError carries the process's last words. Whatever
-    ends this function ends the process too: it is told to stop, and has time to save.
+    A run with nothing left to do starts no process. Calls `on_tick` with each new line of statistics. TrainingError
+    carries the process's last words. Whatever ends this function ends the process too: it is told to stop, and has
+    time to save.
     """
+    if (finished := run.finished()) is not None:
+        return _summary(run, finished)
     with run.locked():  # asked here too, for an error of its own
         pass
     command = [sys.executable, "-m", "training", str(run.folder), "--stop-with-parent"]
@@ -85,9 +114,15 @@ def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any
                 on_tick(row)
         finally:
             stop_process(process, STOP_S)
+    if process.returncode == DISK_FULL:
+        raise TrainingError(f"training of {run.id} ended: there is no room left to write in {run.folder}")
     if process.returncode != 0:
         raise TrainingError(f"training of {run.id} failed: {_last_words(run.log_path, log_start)}")
-    result: dict[str, Any] = json.loads(run.result_path.read_bytes())
+    return _summary(run, json.loads(run.result_path.read_bytes()))
+
+
+def _summary(run: Run, result: dict[str, Any]) -> dict[str, Any]:
+    """What result.json says, for who asked for the training."""
     return {
         "run": run.id,
         "dataset": run.record.dataset.reference,

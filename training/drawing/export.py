@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
@@ -64,7 +64,7 @@ def export_safetensors(
             )
     # One entry: the library writes several in a random order, and the same generator is to be the same bytes.
     with whole_file(path) as partial:
-        save_file(tensors, partial, {GRID_TEXT: json.dumps(metadata, sort_keys=True)})
+        partial.write_bytes(save(tensors, {GRID_TEXT: json.dumps(metadata, sort_keys=True)}))
     return metadata
 
 

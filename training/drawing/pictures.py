@@ -18,12 +18,24 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from storage.errors import IntegrityError
+from storage.errors import ConfigError, IntegrityError
 from storage.lineage.origin import GRID_TEXT
 from storage.local import whole_file
 from training.data import ImageArray
 from training.drawing.images import images_from_seeds, possible_psis
 from training.drawing.trained import Trained
+
+MAX_PIXELS = 89_478_485
+"""Of a picture: programs that open larger ones take them for an attack (Pillow's own limit)."""
+
+
+def check_tiles(num: int, side_px: int, choose: str) -> None:
+    """ConfigError where so many images of one side would make too large a picture; it says what to choose."""
+    if num * side_px**2 > MAX_PIXELS:
+        raise ConfigError(
+            f"{num} images of {side_px} px are {num * side_px**2 / 1e6:.0f} million pixels in one picture, and "
+            f"{MAX_PIXELS // side_px**2} such images fit into one: choose {choose}"
+        )
 
 
 def generate_grid(

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -136,7 +136,7 @@ def save_projection(result: Projection, path: Path, metadata: Mapping[str, Any])
     text = json.dumps(dict(metadata), sort_keys=True)
     found = {"w": result.w_LD.cpu(), "distances": torch.tensor(result.distances)}
     with whole_file(tensors) as partial:
-        save_file(found, partial, {GRID_TEXT: text})
+        partial.write_bytes(save(found, {GRID_TEXT: text}))
     return tensors
 
 

@@ -55,7 +55,7 @@ def tasks_of(config: TrainConfig, num_images: int) -> list[tuple[Stage, str]]:
 @cache
 def _training(folder: Path, device: torch.device, world: int) -> Training:
     run = Run(folder)
-    config = TrainConfig.recorded(run.record.config, f"run {run.id}", exact=True)
+    config = TrainConfig.recorded(run.record.config_now, f"run {run.id}", exact=True)
     torch.set_num_threads(config.num_cpu_threads)  # as training does: the cache asks for it
     return Training.begin(config, device, Ranks(world=world))
 
@@ -71,7 +71,7 @@ def precompile(folder: Path, device: torch.device, world: int, jobs: int) -> Non
     What a phase fails with is raised.
     """
     run = Run(folder)
-    config = TrainConfig.recorded(run.record.config, f"run {run.id}", exact=True)
+    config = TrainConfig.recorded(run.record.config_now, f"run {run.id}", exact=True)
     checkpoints = run.checkpoints()
     tasks = tasks_of(config, int(checkpoints[-1].name) if checkpoints else 0)
     spawning = multiprocessing.get_context("spawn")
