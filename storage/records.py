@@ -116,7 +116,8 @@ def problem_of(error: ValidationError) -> str:
     if missing := [fields[id(problem)] for problem in problems if problem["type"] == "missing"]:
         return f"it lacks {', '.join(missing)}"
     first = problems[0]
-    return f"{fields[id(first)]}: {first['msg'].removeprefix('Value error, ')}"
+    where = f"{fields[id(first)]}: " if first["loc"] else ""
+    return where + first["msg"].removeprefix("Value error, ")
 
 
 def _inside(name: str) -> str:

@@ -32,7 +32,7 @@ from storage.datasets.lookup import find_rows
 from storage.datasets.manifest import publish, record_build
 from storage.datasets.records import BuildRecord, Latest, Manifest
 from storage.datasets.verify import verify
-from storage.digest import bytes_digest, file_digest
+from storage.digest import bytes_digest, file_digest, json_digest
 from storage.errors import ConfigError, FormatError, IntegrityError
 from storage.lineage.trace import trace
 from storage.records import StoredRecord
@@ -519,7 +519,8 @@ def test_a_run_of_another_version_is_drawn_and_not_trained(
     for path in (run.folder / "run.json", run.newest_checkpoint() / "state.json"):
         value = json.loads(path.read_bytes())
         del value["config"]["keep_best"]
-        path.write_text(json.dumps({**value, "config": {**value["config"], "mood": "fine"}}))
+        config = {**value["config"], "mood": "fine"}
+        path.write_text(json.dumps({**value, "config": config, "config_sha256": json_digest(config)}))
     generate_grid(open_trained(run.newest_checkpoint(), CPU), range(4), golden / "again.png", [0.7])
     assert caplog.text.count("ignores: mood") == 1
     with pytest.raises(ConfigError, match=f"run {run.id} has settings .* does not know: mood"):
