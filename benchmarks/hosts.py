@@ -22,23 +22,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from raw_web import PICTURE, Answer, Request, reply, serving
 
-from preprocessing.crawl.fetch import FetchConfig, Fetched
+from preprocessing.crawl.fetch import FetchConfig, Visit, Wanted
 from preprocessing.crawl.hosts import Memory
-from preprocessing.crawl.queues import Outcome, arriving
+from preprocessing.crawl.queues import arriving
 from preprocessing.crawl.urls import web_address
 
 LARGE_HOSTS = [f"127.0.6.{number}" for number in range(1, 21)]
 
 
-def crawled(urls: list[str], **config: Any) -> Iterator[Outcome]:
-    """The outcomes of one crawl; bodies are deleted."""
+def crawled(urls: list[str], **config: Any) -> Iterator[Visit]:
+    """The visits of one crawl; bodies are deleted."""
     settings = FetchConfig(user_agent="benchmark/1", allow_networks=("127.0.0.0/8",), **config)
     with tempfile.TemporaryDirectory() as folder:
-        for batch in arriving(map(web_address, urls), settings, Memory(), Path(folder)):
-            for address, answer in batch:
-                if isinstance(answer, Fetched):
-                    answer.body.path.unlink()
-                yield address, answer
+        wanted = (Wanted(web_address(url)) for url in urls)
+        for batch in arriving(wanted, settings, Memory(), Path(folder)):
+            for visit in batch:
+                if visit.body:
+                    visit.body.path.unlink()
+                yield visit
 
 
 def site(data: bytes | None) -> Answer:
@@ -63,7 +64,7 @@ def print_silent(num_silent: int) -> None:
         start = time.monotonic()
         outcomes = list(crawled([*bad, *good], timeout_s=6, retries=2))
         whole_s = time.monotonic() - start
-    had = sum(isinstance(answer, Fetched) for _, answer in outcomes)
+    had = sum(visit.body is not None for visit in outcomes)
     print(
         f"{num_silent} silent hosts: last good address after {asked[-1] - start:.1f} s, all after {whole_s:.1f} s"
     )
@@ -93,7 +94,7 @@ def print_memory() -> None:
     port = here.recv()
     urls = [f"http://{host}:{port}/{number}.jpg" for host in LARGE_HOSTS for number in range(2)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    had = sum(isinstance(answer, Fetched) for _, answer in crawled(urls, timeout_s=300))
+    had = sum(visit.body is not None for visit in crawled(urls, timeout_s=300))
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     here.send(None)
     server.join()

@@ -9,9 +9,10 @@ So the command line and Prefect share every line but the wrapper. Not here: the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -31,6 +32,7 @@ from flows.stages.work import Context, Report
 from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
 from preprocessing.curation.choose import columns_to_judge
+from preprocessing.reject import CRAWL
 from preprocessing.sources import open_source
 from preprocessing.sources.folder import FolderSource
 from storage.datasets.dataset import Dataset
@@ -113,10 +115,19 @@ def check_build(config: BuildConfig, store: Store) -> None:
         )
 
 
+def check_reasons(retry: Sequence[str]) -> None:
+    """Raise ConfigError for what is no reason of a crawl."""
+    reasons = sorted(reason.value for reason in CRAWL)
+    if unknown := sorted(set(retry) - set(reasons)):
+        raise ConfigError(f"retry {unknown[0]!r} is none of {', '.join(reasons)}")
+
+
 def build(config: BuildConfig, options: BuildOptions, run: Run) -> Built:
     """Build a dataset version from a source; the same photographs and config give the same version."""
     check_build(config, Store(options.store))
-    return build_from(crawl, config, options, run)
+    check_reasons(options.retry)
+    asked = partial(crawl, retry=options.retry, num_workers=options.crawl_workers)
+    return build_from(asked, config, options, run)
 
 
 def build_from(

@@ -1,10 +1,11 @@
 """Where work runs, and where it is kept: options that never enter a version, nor change a byte of it."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from storage.config import Config
+from storage.config import Config, comma_separated
 
 
 class StoreOptions(Config):
@@ -30,7 +31,15 @@ class BuildOptions(RunOptions):
         None, description="Address of a running Dask scheduler; unset starts local worker processes."
     )
     chunk_size: int = Field(64, ge=1, le=10_000, description="Photographs in one unit of work and of retry.")
-    refetch: bool = Field(False, description="Fetch again the URLs that an earlier build has fetched.")
+    refetch: bool = Field(
+        False, description="Ask again for all URLs, of those that were fetched only for what has changed."
+    )
+    retry: Annotated[tuple[str, ...], BeforeValidator(comma_separated)] = Field(
+        (), description="Ask again for URLs that were refused for these reasons, such as http_status."
+    )
+    crawl_workers: int = Field(
+        1, ge=1, le=16, description="Processes that fetch, each from hosts that no other asks."
+    )
 
 
 class TrainOptions(RunOptions):

@@ -25,8 +25,8 @@ import yaml
 
 from flows.build import build, run_with
 from flows.options import BuildOptions
-from flows.stages.crawl import CRAWL_SCHEMA
 from preprocessing.config import BuildConfig
+from preprocessing.crawl.ledger import LEDGER_SCHEMA
 from storage.datasets.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +76,7 @@ def table_columns() -> str:
         re.sub(r"[0-9a-f]{16,}", "*", str(path.relative_to(root))): pq.read_schema(path)
         for path in root.rglob("*.parquet")
     }
-    tables["chunks/crawl/*/*.parquet"] = CRAWL_SCHEMA  # of what is fetched
+    tables["ledger/segments/*/*.parquet"] = LEDGER_SCHEMA  # of what is fetched
     return lines(f"{table} {column}" for table in sorted(tables) for column in columns(tables[table]))
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from raw_web import PICTURE, reply, serving
 
 from flows.build import build, run_with
 from flows.options import BuildOptions
 from flows.stages.align import Aligned, align, align_chunk
-from flows.stages.crawl import INCOMING, Crawled, crawl, fetched_rows
+from flows.stages.crawl import Crawled, crawl
 from flows.stages.curate import curate
 from flows.stages.publish import publish
 from flows.stages.shard import ShardJob, pack_shard, shard
@@ -22,14 +20,13 @@ from flows.stages.work import Context, Inline, Progress, chunked, spread
 from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
 from preprocessing.curation.choose import columns_to_judge
-from preprocessing.sources import WebSource, open_source
 from storage.code import code_digest
 from storage.datasets.dataset import Dataset
 from storage.datasets.verify import verify
 from storage.errors import ConfigError
 from storage.gathered import Gathered
 from storage.store import Store
-from storage.tables import fitted, get_table
+from storage.tables import fitted
 
 CONFIG = BuildConfig.model_validate(
     {
@@ -125,26 +122,3 @@ def test_chunks_hold_everything_once_in_order() -> None:
     spread_out = spread(elements, context(Store("unused"), chunk_size=64))
     assert [e for chunk in spread_out for e in chunk] == elements
     assert max(map(len, spread_out)) == 25
-
-
-def test_what_was_fetched_is_in_a_table_before_others_arrive(tmp_path: Path) -> None:
-    """Outcomes are in the store and in a table while other hosts are silent, and a build that was killed has them."""
-    with serving(lambda request: None if "silent" in request.target else reply(PICTURE)) as web:
-        listed = tmp_path / "urls.txt"
-        listed.write_text(f"{web.url('/silent')}\n{web.url('/a.jpg')}\n")
-        fetch = {"user_agent": "test/1", "allow_networks": ["127.0.0.0/8"], "timeout_s": 60}
-        config = BuildConfig.model_validate({"source": f"urls:{listed}", "fetch": fetch})
-        source = open_source(config.source, config.fetch)
-        assert isinstance(source, WebSource)
-        store = Store(tmp_path / "store")
-        rows = fetched_rows(source.items(), source, store, "chunks/crawl/x")
-        [row] = next(rows)
-        [kept] = [
-            row for key in store.keys("chunks/crawl/x") for row in get_table(store, key, ["ref", "signals"])
-        ]
-        rows.close()
-    assert row == kept
-    assert row["ref"] == web.url("/a.jpg")
-    assert store.original(row["sha256"]) == PICTURE
-    assert "robots.txt" in json.loads(row["signals"])["looked_at"]
-    assert list(store.path(INCOMING).iterdir()) == []

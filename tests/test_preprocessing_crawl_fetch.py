@@ -23,7 +23,7 @@ from raw_web import PICTURE, Answer, Request, Web, reply, serving
 
 from preprocessing.crawl import fetch as fetch_module
 from preprocessing.crawl import robots as robots_module
-from preprocessing.crawl.fetch import FetchConfig, Fetched
+from preprocessing.crawl.fetch import FetchConfig, Wanted
 from preprocessing.crawl.hosts import Memory
 from preprocessing.crawl.queues import arriving
 from preprocessing.crawl.readers import read_headers
@@ -65,13 +65,14 @@ def crawl(tmp_path: Path) -> Crawl:
         settings = FetchConfig(**QUICK | config)
         listed = {web_address(url): url for url in urls}
         found: dict[str, bytes | Rejected] = {}
-        for batch in arriving(listed, settings, memory or Memory(), tmp_path):
-            for address, answer in batch:
-                if isinstance(answer, Fetched):
-                    found[listed[address]] = answer.body.path.read_bytes()
-                    answer.body.path.unlink()
+        for batch in arriving(map(Wanted, listed), settings, memory or Memory(), tmp_path):
+            for visit in batch:
+                if visit.body:
+                    found[listed[visit.address]] = visit.body.path.read_bytes()
+                    visit.body.path.unlink()
                 else:
-                    found[listed[address]] = answer
+                    assert visit.rejected is not None
+                    found[listed[visit.address]] = visit.rejected
         assert list(tmp_path.iterdir()) == []  # nothing of what was refused
         return found
 
@@ -311,14 +312,14 @@ def test_large_bodies_do_not_stay_in_memory(crawl: Crawl, tmp_path: Path) -> Non
     hosts = [f"127.0.2.{number}" for number in range(1, 11)]
     with serving(steady(data), *hosts) as web:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        urls = [web_address(web.url(f"/{n}", host)) for host in hosts for n in range(2)]
+        urls = [Wanted(web_address(web.url(f"/{n}", host))) for host in hosts for n in range(2)]
         num_bytes = 0
         for batch in arriving(urls, FetchConfig(**QUICK | {"timeout_s": 120}), Memory(), tmp_path):
-            for _, answer in batch:
-                assert isinstance(answer, Fetched), answer
-                assert answer.body.sha256 == sha256
-                num_bytes += answer.body.num_bytes
-                answer.body.path.unlink()
+            for visit in batch:
+                assert visit.body, visit.rejected
+                assert visit.body.sha256 == sha256
+                num_bytes += visit.body.num_bytes
+                visit.body.path.unlink()
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert num_bytes == 20 * 19 * 2**20
     assert grown < 4 * 19, f"{grown:.0f} MiB"
@@ -478,7 +479,7 @@ def test_an_error_of_ours_costs_one_address(crawl: Crawl, monkeypatch: pytest.Mo
 def test_a_disk_that_takes_nothing_ends_the_crawl(tmp_path: Path) -> None:
     """What this machine cannot do is one error that names the folder, and no photograph's rejection."""
     with serving(steady(reply(PICTURE))) as web:
-        addresses = [web_address(web.url("/a")), web_address(web.url("/b"))]
+        addresses = [Wanted(web_address(web.url("/a"))), Wanted(web_address(web.url("/b")))]
         outcomes = arriving(addresses, FetchConfig(**QUICK), Memory(), tmp_path / "gone")
         with pytest.raises(PipelineError, match="gone cannot be written to"):
             list(outcomes)
@@ -496,11 +497,11 @@ def test_a_public_host_must_know_who_asks(tmp_path: Path) -> None:
 def test_outcomes_come_while_others_are_awaited(tmp_path: Path) -> None:
     """What has arrived is handed on within a second, and closing the iterator ends the requests."""
     with serving(site(lambda request: None if "silent" in request.target else reply(PICTURE))) as web:
-        urls = [web_address(web.url("/silent")), web_address(web.url("/a"))]
+        urls = [Wanted(web_address(web.url("/silent"))), Wanted(web_address(web.url("/a")))]
         start = time.monotonic()
         batches = arriving(urls, FetchConfig(**QUICK | {"timeout_s": 60}), Memory(), tmp_path)
-        [(address, _)] = next(batches)
-        assert address.target == "/a"
+        [visit] = next(batches)
+        assert visit.address.target == "/a"
         batches.close()
         assert time.monotonic() - start < 30, "closing waited for the silent address"
 

@@ -1,21 +1,16 @@
 """The stage `crawl`: every photograph of a source, read or fetched into the store under its sha256.
 
-Local photographs are read and hashed anew by every build. Fetched ones are kept, and asked for again only where the
-last attempt failed for a passing reason, or on `refetch`. URLs are fetched by the build's own process, since the
-limits that a host is given hold within one; their outcomes are written down every second. Not here: how a source reads
-(`preprocessing.sources`).
+Local photographs are read and hashed anew by every build. Of those on the web the ledger knows which were fetched, and
+which addresses to ask (`preprocessing.crawl`). One process asks, since the limits that a host is given hold within one,
+or several, each the hosts of other partitions. Not here: how a source reads (`preprocessing.sources`).
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,43 +21,18 @@ from flows.stages.listing import listing
 from flows.stages.work import Context, Progress, Report, reasons, spread
 from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
+from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.crawl.items import (
+    OUTCOME_SCHEMA,
+    Asking,
+    Count,
+    addressed_items,
+    fetch_items,
+)
 from preprocessing.records import Item, Rejection
-from preprocessing.reject import TRANSIENT, Reason
 from preprocessing.sources import Source, WebSource, open_source
-from storage.digest import json_digest
-from storage.store import Store, original_key
-from storage.tables import (
-    BATCH_ROWS,
-    Row,
-    arrow,
-    counted,
-    fitted,
-    get_columns,
-    numbers,
-    put_table,
-    rows_holding,
-)
-
-CRAWL_VERSION = 1
-"""Raised only when fetched bytes must not be reused: hosts are not asked again for a change of our code."""
-
-INCOMING = "incoming"
-"""Where bodies are written as they arrive, on the store's own disk: what a kill leaves there is of no use."""
-
-CRAWL_SCHEMA = pa.schema(
-    [
-        pa.field("ref", pa.string()),
-        pa.field("sha256", pa.string()),
-        pa.field("num_bytes", pa.int64()),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        pa.field("fetched_at", pa.string()),
-        pa.field("signals", pa.string()),
-    ]
-)
-"""`signals` is JSON: what was looked at, and what was said about the photograph's use, with its place and words."""
-KNOWN_SCHEMA = pa.schema([field for field in CRAWL_SCHEMA if field.name != "signals"])
-"""What a build needs of an outcome."""
+from storage.store import Store
+from storage.tables import Row, arrow, counted, fitted, rows_holding
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,39 +53,47 @@ class Crawled:
         return {"photos": self.photos.num_rows, "reused": self.reused, **reasons(self.rejections)}
 
 
-def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
-    """Read or fetch every photograph of the source; SourceError as of `listing`."""
+def crawl(
+    context: Context,
+    report: Report,
+    config: BuildConfig,
+    retry: Collection[str] = (),
+    num_workers: int = 1,
+) -> Crawled:
+    """Read or fetch every photograph of the source; SourceError as of `listing`.
+
+    Addresses that were refused for a reason of `retry` are asked again. `num_workers` processes ask, each the hosts of
+    other partitions.
+    """
     source = open_source(config.source, config.fetch)
     listed, not_asked_for = listing(source, config)
     refs = listed["ref"]
     wanted = listed.filter(pc.invert(pc.is_in(refs, value_set=not_asked_for["ref"])))
-    prefix = f"chunks/crawl/{json_digest([CRAWL_VERSION, source.description()])}"
-    known = pa.Table.from_batches([], KNOWN_SCHEMA)
-    if isinstance(source, WebSource) and not context.refetch:
-        known = _known_outcomes(context.store, prefix, wanted)
-    reused = known.num_rows
-    todo = wanted.filter(pc.invert(pc.is_in(wanted["ref"], value_set=known["ref"])))
     items = listed.select(ITEM_SCHEMA.names)
-    outcomes = [_outcomes_of(not_asked_for), known]
+    del listed
+    outcomes = [_outcomes_of(not_asked_for)]
     counts: Counter[str] = Counter()
 
-    def count(outcome: pa.Table) -> None:
-        counts.update(counted(pc.fill_null(outcome["reason"], "photos")))
+    def count(found: Counter[str]) -> None:
+        counts.update(found)
         report(Progress("crawl", counts.total(), len(refs), "photos", counts))
 
-    for outcome in outcomes:
-        count(outcome)
-    results: Iterator[list[Row]]
+    count(_counted(outcomes[0]))
+    reused = 0
+    described = source.description()
     if isinstance(source, WebSource):
-        results = fetched_rows(_items(todo), source, context.store, prefix)
+        described |= {"licenses": config.licenses.description()}
+        asking = Asking(frozenset(retry), context.refetch)
+        fetched, reused = _fetched(wanted, source, context, asking, num_workers, count)
+        outcomes += fetched
     else:
         work = partial(read_rows, source=source, store=context.store)
-        chunks = spread(range(todo.num_rows), context)
-        results = context.workers.map(work, (_items(todo.slice(rows[0], len(rows))) for rows in chunks))
-    for rows in results:
-        outcomes.append(pa.Table.from_pylist(rows, KNOWN_SCHEMA))
-        count(outcomes[-1])
-    del listed, wanted, todo
+        chunks = spread(range(wanted.num_rows), context)
+        jobs = (_items(wanted.slice(rows[0], len(rows))) for rows in chunks)
+        for rows in context.workers.map(work, jobs):
+            outcomes.append(pa.Table.from_pylist(rows, OUTCOME_SCHEMA))
+            count(_counted(outcomes[-1]))
+    del wanted
     crawled = pa.concat_tables(outcomes)
     crawled = crawled.take(arrow(rows_holding(crawled["ref"], refs)))
     there = crawled["reason"].is_null()
@@ -124,103 +102,84 @@ def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
     nothing = pa.nulls(refused.num_rows)
     rejections = refused.select(["ref", "reason", "detail"]).append_column("photo_sha256", refused["sha256"])
     rejections = rejections.append_column("duplicate_of", nothing).append_column("face_index", nothing)
-    described = source.description()
-    if isinstance(source, WebSource):
-        described |= {"licenses": config.licenses.description()}
     return Crawled(described, items, photos, fitted(rejections, REJECTED_SCHEMA), reused)
 
 
 def read_rows(items: Sequence[Item], source: Source, store: Store) -> list[Row]:
-    """Read these items into the store; a row of CRAWL_SCHEMA for each."""
+    """Read these items into the store; a row of OUTCOME_SCHEMA for each."""
     rows: list[Row] = []
     for outcome in source.read(items):
         if isinstance(outcome, Rejection):
-            rows.append(_rejection_row(outcome))
+            rows.append(
+                {
+                    "ref": outcome.ref,
+                    "sha256": outcome.photo_sha256,
+                    "num_bytes": None,
+                    "reason": outcome.reason.value,
+                    "detail": outcome.detail,
+                }
+            )
         else:
             item, data = outcome
-            rows.append(_row(ref=item.ref, sha256=store.put_original(data), num_bytes=len(data)))
+            sha256 = store.put_original(data)
+            rows.append(
+                {"ref": item.ref, "sha256": sha256, "num_bytes": len(data), "reason": None, "detail": None}
+            )
     return rows
 
 
-def fetched_rows(
-    items: Sequence[Item], source: WebSource, store: Store, prefix: str
-) -> Generator[list[Row], None, None]:
-    """Fetch these items into the store; rows of CRAWL_SCHEMA as they arrive, in a table before they are given."""
-    store.path(INCOMING).mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=store.path(INCOMING)) as folder,
-        closing(source.arriving(items, Path(folder))) as batches,
-    ):
-        for batch in batches:
-            rows: list[Row] = []
-            kept: set[Path] = set()  # other spellings of one address share a file
-            for outcome in batch:
-                if isinstance(outcome, Rejection):
-                    rows.append(_rejection_row(outcome))
-                    continue
-                item, fetched = outcome
-                body = fetched.body
-                if body.path not in kept:
-                    store.adopt_original(body.path, body.sha256)
-                    kept.add(body.path)
-                signals = fetched.signals.model_dump_json(exclude_defaults=True)
-                rows.append(_row(ref=item.ref, sha256=body.sha256, num_bytes=body.num_bytes, signals=signals))
-            now = datetime.now(UTC).isoformat()
-            for row in rows:
-                row["fetched_at"] = now
-            key = f"{prefix}/{json_digest([row['ref'] for row in rows])}.parquet"
-            put_table(store, key, rows, CRAWL_SCHEMA)
-            yield rows
+def _fetched(
+    listed: pa.Table, source: WebSource, context: Context, asking: Asking, num_workers: int, count: Count
+) -> tuple[list[pa.Table], int]:
+    """The outcomes of items, and how many were known before anybody was asked."""
+    items, bad = addressed_items(listed, source.address)
+    count(_counted(bad))
+    partition = items["partition"].to_numpy()
+    used = np.unique(partition).tolist()
+    num_workers = max(1, min(num_workers, len(used)))
+    share = -(-source.fetch.max_concurrency // num_workers)
+    config = source.fetch.model_copy(update={"max_concurrency": share})
+    work = partial(fetch_group, source=source, config=config, store=context.store, asking=asking)
+    if num_workers == 1:
+        results = iter([work(items, count=count)])
+    else:
+        groups = (
+            np.flatnonzero(np.isin(partition, used[start::num_workers])) for start in range(num_workers)
+        )
+        results = context.workers.map(work, (items.take(arrow(rows)) for rows in groups))
+    outcomes, num_known = [bad], 0
+    for of_group, known in results:
+        outcomes.append(of_group)
+        num_known += known
+        if num_workers > 1:
+            count(_counted(of_group))
+    return outcomes, num_known
 
 
-def _row(**values: Any) -> Row:
-    return dict.fromkeys(CRAWL_SCHEMA.names) | values
+def fetch_group(
+    items: pa.Table,
+    source: WebSource,
+    config: FetchConfig,
+    store: Store,
+    asking: Asking,
+    count: Count = lambda _: None,
+) -> tuple[pa.Table, int]:
+    """What one process does: `fetch_items` of the hosts of some partitions."""
+    return fetch_items(items, source.address, config, store, asking, count)
 
 
-def _rejection_row(rejection: Rejection) -> Row:
-    return _row(
-        ref=rejection.ref,
-        reason=rejection.reason.value,
-        detail=rejection.detail,
-        sha256=rejection.photo_sha256,
-    )
+def _counted(outcomes: pa.Table) -> Counter[str]:
+    return Counter(counted(pc.fill_null(outcomes["reason"], "photos")))
 
 
 def _outcomes_of(rejections: pa.Table) -> pa.Table:
     """Rejections of what was not asked for, as outcomes."""
     found = rejections.select(["ref", "reason", "detail"])
-    for field in KNOWN_SCHEMA:
+    for field in OUTCOME_SCHEMA:
         if field.name not in found.column_names:
             found = found.append_column(field.name, pa.nulls(found.num_rows, field.type))
-    return fitted(found, KNOWN_SCHEMA)
+    return fitted(found, OUTCOME_SCHEMA)
 
 
 def _items(listed: pa.Table) -> list[Item]:
     return [Item(**row) for row in listed.to_pylist()]
-
-
-def _known_outcomes(store: Store, prefix: str, listed: pa.Table) -> pa.Table:
-    """The newest outcome of each item that has one which still holds."""
-    tables = [get_columns(store, key, KNOWN_SCHEMA.names) for key in store.keys(prefix)]
-    found = pa.concat_tables([pa.Table.from_batches([], KNOWN_SCHEMA), *tables])
-    item = rows_holding(listed["ref"], found["ref"])
-    order = numbers(pc.sort_indices(found["fetched_at"])).astype(np.int64)
-    order = order[item[order] >= 0]
-    newest = np.full(listed.num_rows, -1)
-    newest[item[order]] = order  # of equally new ones the last
-    items = np.flatnonzero(newest >= 0)
-    newest = newest[items]
-    holds = []
-    for start in range(0, len(newest), BATCH_ROWS):
-        part = slice(start, start + BATCH_ROWS)
-        outcomes = found.take(arrow(newest[part])).to_pylist()
-        promised = listed["expected_sha256"].take(arrow(items[part])).to_pylist()
-        holds += [_still_holds(store, *pair) for pair in zip(outcomes, promised, strict=True)]
-    return found.take(arrow(newest[np.array(holds, bool)]))
-
-
-def _still_holds(store: Store, row: Row, promised_sha256: str | None) -> bool:
-    if row["reason"] is not None:
-        return Reason(row["reason"]) not in TRANSIENT | {Reason.CHECKSUM_MISMATCH}
-    # a list may since claim another hash, and a photograph may have been removed from the store
-    return promised_sha256 in (None, row["sha256"]) and store.exists(original_key(row["sha256"]))

@@ -12,15 +12,18 @@ import asyncio
 import itertools
 import logging
 import random
+import re
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
 import aiohttp
+from aiohttp.connector import Connection
 from pydantic import Field
 
 from preprocessing.crawl.connect import Resolver
@@ -30,9 +33,9 @@ from preprocessing.crawl.retry import may_pass, retry_after_s
 from preprocessing.crawl.robots import Robots
 from preprocessing.crawl.robots_txt import MAX_BYTES as MAX_ROBOTS_BYTES
 from preprocessing.crawl.safety import Network, networks
-from preprocessing.crawl.signals import Signal, Signals, SignalsConfig, policy
+from preprocessing.crawl.signals import Place, Signal, Signals, SignalsConfig, policy
 from preprocessing.crawl.spool import Spooled, spooled
-from preprocessing.crawl.urls import WebAddress, web_address
+from preprocessing.crawl.urls import WebAddress, host_of, web_address
 from preprocessing.reject import Reason, Rejected
 from storage.config import Config
 from storage.errors import PipelineError
@@ -44,6 +47,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OF_HOST = frozenset({429, 503})
 """Statuses that a server says of itself rather than of one address."""
 _BLOCK_BYTES = 64 * 1024
+_CARRIED = re.compile(r"[ -~]+")
+"""What a header of a request may hold."""
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_HEADERS = 1024
 
@@ -77,6 +82,13 @@ class FetchConfig(Config):
         le=86400,
         description="Longest Retry-After that is waited for; a host that asks for more is put off until then.",
     )
+    doubtful_days: float = Field(
+        default=7.0,
+        ge=0,
+        le=3650,
+        description="Days after which refusals are asked again that may be of one day: 403, robots.txt, opt-outs, a "
+        "page or part of a picture with status 200.",
+    )
     max_concurrency: int = Field(
         default=256, ge=1, le=1024, description="Requests at once, all hosts together."
     )
@@ -109,21 +121,65 @@ class FetchConfig(Config):
         return SignalsConfig(honoured=tuple(signal for signal in Signal if signal in honoured))
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A photograph on disk, and what was said about it."""
+Headers = tuple[tuple[str, str], ...]
 
-    body: Spooled
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The answer that an earlier visit got: a server that has no other need not send its photograph again."""
+
+    place: str
+    """The address that gave it, redirects followed: what it said of its version holds there alone."""
+    headers: Headers
     signals: Signals
 
 
 @dataclass(frozen=True, slots=True)
+class Wanted:
+    """An address to be asked, and what is known of it."""
+
+    address: WebAddress
+    known: Known | None = None
+    promised: frozenset[str] | None = None
+    """sha256 of the photographs that are wanted from it, None where any is."""
+    number: int = 0
+    """What whoever wants it knows it by."""
+
+
+@dataclass(slots=True)
+class Visit:
+    """One address, asked once: what was answered and said, and the photograph on disk, or why it cannot be had.
+
+    It fills while it is under way. `status`, `headers`, `place` and `ip` are of the last answer; without one they are
+    None or empty. Where nothing changed since an earlier visit, `is_unchanged`, there is no body.
+    """
+
+    wanted: Wanted
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    attempts: int = 0
+    """Requests made for it, without those for its host's rules."""
+    status: int | None = None
+    headers: Headers = ()
+    place: str | None = None
+    ip: str | None = None
+    signals: Signals = field(default_factory=Signals)
+    body: Spooled | None = None
+    is_unchanged: bool = False
+    rejected: Rejected | None = None
+    seconds: float = 0.0
+
+    @property
+    def address(self) -> WebAddress:
+        """What was asked for."""
+        return self.wanted.address
+
+
+@dataclass(frozen=True, slots=True)
 class _Answer:
-    """A response that was read: to a redirect, a text or a photograph."""
+    """A response that was read; to a photograph neither a redirect nor a text."""
 
     location: str | None = None
     text: bytes | None = None
-    photograph: Fetched | None = None
 
 
 class Fetcher:
@@ -152,6 +208,7 @@ class Fetcher:
             # Image bytes gain nothing from compression, and identity keeps the bound on their size exact.
             headers={"User-Agent": self._config.user_agent, "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
+            response_class=_Response,
             max_line_size=_MAX_HEADER_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
             max_headers=_MAX_HEADERS,
@@ -167,42 +224,45 @@ class Fetcher:
         await self._session.close()
         await self._resolver.close()
 
-    async def fetch(self, address: WebAddress) -> Fetched | Rejected:
-        """The photograph at an address, redirects followed, or why it cannot be had; PipelineError is the disk's."""
+    async def fetch(self, wanted: Wanted) -> Visit:
+        """What came of asking an address, redirects followed; PipelineError is the disk's."""
+        visit = Visit(wanted)
+        start_s = time.perf_counter()
         try:
-            return await self._fetched(address)
+            await self._visit(visit)
         except Rejected as rejected:
-            return rejected
+            visit.rejected = rejected
         except PipelineError:  # the disk's
             raise
         except Exception as error:  # of one address, which must not end the crawl of all others
-            logger.warning("an unexpected error at %s", address.origin, exc_info=error)
-            return Rejected(Reason.UNEXPECTED_ERROR, type(error).__name__)
+            logger.warning("an unexpected error at %s", wanted.address.origin, exc_info=error)
+            visit.rejected = Rejected(Reason.UNEXPECTED_ERROR, type(error).__name__)
+        visit.seconds = time.perf_counter() - start_s
+        return visit
 
-    async def _fetched(self, address: WebAddress) -> Fetched:
+    async def _visit(self, visit: Visit) -> None:
+        address = visit.address
         for _ in range(self._config.max_redirects + 1):
             # Before robots.txt is asked, which is on the same host.
             await self._resolver.addresses(address.host)
-            said = await self._said_of(address)
-            answer = await self._get(address, said)
-            if answer.photograph:
-                return answer.photograph
-            assert answer.location is not None
+            await self._ask_host(address, visit)
+            answer = await self._get(address, visit)
+            if answer.location is None:
+                return
             address = _redirected(address, answer.location)
         raise Rejected(Reason.HTTP_STATUS, f"more than {self._config.max_redirects} redirects")
 
-    async def _said_of(self, address: WebAddress) -> Signals:
-        """What the origin says of an address; `Rejected` where that refuses it."""
+    async def _ask_host(self, address: WebAddress, visit: Visit) -> None:
+        """Note what the origin says of an address; `Rejected` where that refuses it."""
         self._host(address).check()
-        said = Signals()
+        visit.signals = Signals()
         if self._config.respect_robots:
-            said, delay_s = await self._robots.robots(address)
+            visit.signals, delay_s = await self._robots.robots(address)
             pace = self._host(address).pace
             pace.delay_s = max(pace.delay_s, delay_s)
-            self._judge(said)
+            self._judge(visit.signals)
         if self._config.respect_opt_out:
-            said += await self._robots.tdmrep(address)
-        return said
+            visit.signals += await self._robots.tdmrep(address)
 
     def _judge(self, signals: Signals) -> None:
         if rejected := refused(signals, self._policy):
@@ -226,14 +286,14 @@ class Fetcher:
                 return None
         return None
 
-    async def _get(self, address: WebAddress, said: Signals | None, retries: int | None = None) -> _Answer:
-        """One address, tried again where that may help; a photograph where `said` is given, a text otherwise."""
+    async def _get(self, address: WebAddress, visit: Visit | None, retries: int | None = None) -> _Answer:
+        """One address, tried again where that may help; a photograph where it is for a `visit`, a text otherwise."""
         retries = self._config.retries if retries is None else retries
         host = self._host(address)
         for attempt in itertools.count():
             await self._resolver.addresses(address.host)
             try:
-                answer = await self._attempt(host, address, said)
+                answer = await self._attempt(host, address, visit)
             except Passing as failure:
                 host.failed(failure)
                 if failure.wait_s > self._config.max_wait_s:
@@ -253,18 +313,24 @@ class Fetcher:
         doubled = min(self._config.backoff_s * 2.0**attempt, self._config.max_backoff_s)
         return doubled * random.uniform(0.5, 1.0)  # or all that failed at once would come back at once
 
-    async def _attempt(self, host: Host, address: WebAddress, said: Signals | None) -> _Answer:
+    async def _attempt(self, host: Host, address: WebAddress, visit: Visit | None) -> _Answer:
         assert self._session is not None
         headers = {}
         if address.credentials:
             pair = ":".join(address.credentials).encode("utf-8", "surrogateescape")
             headers["Authorization"] = f"Basic {b64encode(pair).decode()}"
+        if visit:
+            headers |= _conditions(visit.wanted.known, address)
         async with host.turn(self._slots):
+            if visit:
+                visit.attempts += 1
             try:
                 async with self._session.get(
                     address.wire, headers=headers, allow_redirects=False
                 ) as response:
-                    return await self._answer(response, said)
+                    if visit:
+                        _note(response, address, visit)
+                    return await self._answer(response, visit)
             except TimeoutError:
                 raise Passing(Reason.TIMED_OUT, f"after {self._config.timeout_s:g} s") from None
             except (aiohttp.InvalidURL, UnicodeError):  # the latter from a host name that DNS cannot hold
@@ -280,7 +346,7 @@ class Fetcher:
                     host.answered()
                 raise
 
-    async def _answer(self, response: aiohttp.ClientResponse, said: Signals | None) -> _Answer:
+    async def _answer(self, response: aiohttp.ClientResponse, visit: Visit | None) -> _Answer:
         status, headers = response.status, response.headers
         if status in _REDIRECTS and (location := headers.get("Location")):
             return _Answer(location=location)
@@ -290,23 +356,32 @@ class Fetcher:
             ]
             is_of_host = status in _OF_HOST
             raise Passing(Reason.SERVER_ERROR, str(status), max(asked, default=0.0), is_of_host)
+        if visit and status == 304 and visit.wanted.known and visit.wanted.known.place == visit.place:
+            self._keep(visit, visit.wanted.known)
+            return _Answer()
         if status != 200:
             raise Rejected(Reason.HTTP_STATUS, str(status))
-        if said is None:
+        if visit is None:
             return _Answer(text=await _text_of(response))
-        said += read_headers(headers.items(), self._agents)
-        self._judge(said)
+        visit.signals += read_headers(visit.headers, self._agents)
+        self._judge(visit.signals)
         if (response.content_length or 0) > self._config.max_bytes:
             raise Rejected(Reason.TOO_MANY_BYTES, f"more than {self._config.max_bytes}")
-        all_said = said
 
         def look(data: bytes) -> None:
-            nonlocal all_said
-            all_said += read_photograph(data)
-            self._judge(all_said)
+            visit.signals += read_photograph(data)
+            self._judge(visit.signals)
 
-        body = await spooled(_blocks(response), self._config.max_bytes, self._folder, look)
-        return _Answer(photograph=Fetched(body, all_said))
+        visit.body = await spooled(_blocks(response), self._config.max_bytes, self._folder, look)
+        return _Answer()
+
+    def _keep(self, visit: Visit, known: Known) -> None:
+        """Note that a photograph is the one that is known, of which this answer says what is new (RFC 9111, 4.3.4)."""
+        new = {name.lower() for name, _ in visit.headers}
+        visit.headers = (*(pair for pair in known.headers if pair[0].lower() not in new), *visit.headers)
+        visit.signals += read_headers(visit.headers, self._agents) + known.signals.of(Place.FILE)
+        visit.is_unchanged = True
+        self._judge(visit.signals)
 
     def _host(self, address: WebAddress) -> Host:
         name = host_of(address)
@@ -315,13 +390,8 @@ class Fetcher:
             slots = asyncio.Semaphore(config.per_host_concurrency)
             pace = self._memory.paces.setdefault(name, HostPace(config.per_host_delay_s))
             max_failures = min(config.per_host_concurrency * (config.retries + 1), FAILURES)
-            self._hosts[name] = Host(slots, pace, max_failures)
+            self._hosts[name] = Host(name, slots, pace, max_failures)
         return self._hosts[name]
-
-
-def host_of(address: WebAddress) -> str:
-    """The server that an address is on, whose limits hold for it: http and https together, other ports apart."""
-    return f"{address.host}:{address.port}" if address.port not in (80, 443) else address.host
 
 
 def refused(signals: Signals, config: SignalsConfig) -> Rejected | None:
@@ -343,6 +413,33 @@ def _redirected(address: WebAddress, location: str) -> WebAddress:
     if target.origin == address.origin:
         return target if target.credentials else replace(target, credentials=address.credentials)
     return replace(target, credentials=None)
+
+
+def _conditions(known: Known | None, address: WebAddress) -> dict[str, str]:
+    """Headers by which a server need not send what is known; only to the address that gave it (RFC 9110, 13.1)."""
+    if known is None or known.place != address.recorded:
+        return {}
+    said = {name.lower(): value for name, value in known.headers}
+    pairs = (("If-None-Match", said.get("etag")), ("If-Modified-Since", said.get("last-modified")))
+    return {name: value for name, value in pairs if value and _CARRIED.fullmatch(value)}
+
+
+def _note(response: aiohttp.ClientResponse, address: WebAddress, visit: Visit) -> None:
+    visit.status, visit.place = response.status, address.recorded
+    visit.headers = tuple((str(name), value) for name, value in response.headers.items())
+    visit.ip = response.ip if isinstance(response, _Response) else None
+
+
+class _Response(aiohttp.ClientResponse):
+    """A response that remembers the address that gave it, which the connection forgets when it has been read."""
+
+    ip: str | None = None
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """As aiohttp calls it."""
+        if connection.transport is not None and (peer := connection.transport.get_extra_info("peername")):
+            self.ip = str(peer[0])
+        return await super().start(connection)
 
 
 async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

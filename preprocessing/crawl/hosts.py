@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,15 @@ class Passing(Rejected):
         self.is_of_host = is_of_host
 
 
+class PutOff(Rejected):
+    """Why the URLs of a host are rejected that asked to be left alone `until` a time."""
+
+    def __init__(self, reason: Reason, detail: str | None, host: str, until: datetime) -> None:
+        super().__init__(reason, detail)
+        self.host = host
+        self.until = until
+
+
 @dataclass
 class HostPace:
     """When a host may be asked next, on the monotonic clock, and how often it failed in a row.
@@ -51,7 +61,7 @@ class HostPace:
     num_failures: int = 0
     last_failure: Rejected | None = None
     paused_until_s: float = 0.0
-    put_off: Rejected | None = None
+    put_off: PutOff | None = None
 
 
 @dataclass
@@ -59,6 +69,8 @@ class Origin:
     """What an origin says for all of its addresses: robots.txt, and tdmrep.json where it was asked for."""
 
     robots: RobotsTxt
+    body: bytes
+    """The file that `robots` was read from."""
     read_s: float
     tdmrep: bytes | None = None
     is_tdmrep_read: bool = True
@@ -71,12 +83,15 @@ class Memory:
     origins: dict[str, Origin] = field(default_factory=dict)
     robots_failures: dict[str, tuple[float, Rejected]] = field(default_factory=dict)
     paces: dict[str, HostPace] = field(default_factory=dict)
+    news: deque[str] = field(default_factory=deque)
+    """Origins that said something since somebody took their names from here."""
 
 
 @dataclass
 class Host:
     """The turns of one host."""
 
+    name: str
     slots: asyncio.Semaphore
     pace: HostPace
     max_failures: int
@@ -107,7 +122,7 @@ class Host:
         """Raise `Rejected` where the host is not to be asked now."""
         pace = self.pace
         if pace.put_off and pace.paused_until_s > time.monotonic():
-            raise Rejected(pace.put_off.reason, pace.put_off.detail)
+            raise PutOff(pace.put_off.reason, pace.put_off.detail, self.name, pace.put_off.until)
         if pace.last_failure and pace.num_failures >= self.max_failures + SINGLE_ATTEMPTS:
             why = f"{pace.last_failure.detail}, as {pace.num_failures} requests in a row"
             raise Rejected(pace.last_failure.reason, why)
@@ -130,9 +145,10 @@ class Host:
         """Keep every request to the host back: one that was told to wait speaks for all."""
         self.pace.paused_until_s = max(self.pace.paused_until_s, time.monotonic() + wait_s)
 
-    def put_off(self, failure: Passing) -> Rejected:
+    def put_off(self, failure: Passing) -> PutOff:
         """Have all of its URLs rejected until the time it asked for, and say until when."""
-        until = resumes_at(datetime.now(UTC), failure.wait_s).strftime("%Y-%m-%dT%H:%M:%SZ")
+        until = resumes_at(datetime.now(UTC), failure.wait_s)
+        detail = f"{failure.detail}, asks to be left alone until {until.strftime('%Y-%m-%dT%H:%M:%SZ')}"
         self.pause(failure.wait_s)
-        self.pace.put_off = Rejected(failure.reason, f"{failure.detail}, asks to be left alone until {until}")
+        self.pace.put_off = PutOff(failure.reason, detail, self.name, until)
         return self.pace.put_off

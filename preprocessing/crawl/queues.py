@@ -13,34 +13,32 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
-from preprocessing.crawl.fetch import FetchConfig, Fetched, Fetcher, host_of
+from preprocessing.crawl.fetch import FetchConfig, Fetcher, Visit, Wanted
 from preprocessing.crawl.hosts import Memory
-from preprocessing.crawl.urls import WebAddress
-from preprocessing.reject import Rejected
+from preprocessing.crawl.urls import host_of
 
-BATCH_S = 1.0
+BATCH_S = 0.5
 """How long what has finished may wait for company."""
 _WAITING_LANES = 4
 """Lanes that may be under way for each request that may: most of them wait for their host."""
 
-Outcome = tuple[WebAddress, Fetched | Rejected]
-Queue = deque[WebAddress]
+Queue = deque[Wanted]
 
 
 def arriving(
-    addresses: Iterable[WebAddress], config: FetchConfig, memory: Memory, folder: Path
-) -> Generator[list[Outcome], None, None]:
-    """The outcomes of all addresses in batches, in the order in which they finish, none held for more than a second.
+    wanted: Iterable[Wanted], config: FetchConfig, memory: Memory, folder: Path
+) -> Generator[list[Visit], None, None]:
+    """What came of all addresses in batches, in the order in which they finish, none held for more than half a second.
 
     Bodies are files of `folder`. The requests run in a thread of their own, since the caller's may be running an event
     loop already, and end with the iterator.
     """
-    lanes = _lanes(addresses, config.per_host_concurrency)
+    lanes = _lanes(wanted, config.per_host_concurrency)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="fetch")
     thread.start()
     try:
-        finished: asyncio.Queue[Outcome | None] = asyncio.Queue()
+        finished: asyncio.Queue[Visit | None] = asyncio.Queue()
         ended = asyncio.Event()
         crawl = asyncio.run_coroutine_threadsafe(_crawl(lanes, config, memory, folder, finished, ended), loop)
         try:
@@ -56,11 +54,11 @@ def arriving(
         loop.close()
 
 
-def _lanes(addresses: Iterable[WebAddress], per_host: int) -> deque[Queue]:
+def _lanes(wanted: Iterable[Wanted], per_host: int) -> deque[Queue]:
     """The queues of the hosts, in the order in which hosts are listed; each as often as its host has lanes."""
     queues: dict[str, Queue] = {}
-    for address in addresses:
-        queues.setdefault(host_of(address), deque()).append(address)
+    for one in wanted:
+        queues.setdefault(host_of(one.address), deque()).append(one)
     return deque(queue for lane in range(per_host) for queue in queues.values() if len(queue) > lane)
 
 
@@ -69,7 +67,7 @@ async def _crawl(
     config: FetchConfig,
     memory: Memory,
     folder: Path,
-    finished: asyncio.Queue[Outcome | None],
+    finished: asyncio.Queue[Visit | None],
     ended: asyncio.Event,
 ) -> None:
     async def work(fetcher: Fetcher) -> None:
@@ -77,8 +75,7 @@ async def _crawl(
             queue = lanes.popleft()
             if not queue:
                 continue
-            address = queue.popleft()
-            finished.put_nowait((address, await fetcher.fetch(address)))
+            finished.put_nowait(await fetcher.fetch(queue.popleft()))
             if queue:
                 lanes.append(queue)
 
@@ -93,8 +90,8 @@ async def _crawl(
         ended.set()
 
 
-async def _batch(finished: asyncio.Queue[Outcome | None], ended: asyncio.Event) -> list[Outcome]:
-    """What has finished within a second of the first; empty at the end."""
+async def _batch(finished: asyncio.Queue[Visit | None], ended: asyncio.Event) -> list[Visit]:
+    """What has finished within half a second of the first; empty at the end."""
     first = await finished.get()
     if first is None:
         return []
@@ -105,9 +102,9 @@ async def _batch(finished: asyncio.Queue[Outcome | None], ended: asyncio.Event) 
     except TimeoutError:
         pass
     while not finished.empty():
-        outcome = finished.get_nowait()
-        if outcome is None:
+        visit = finished.get_nowait()
+        if visit is None:
             finished.put_nowait(None)  # for the next call
             break
-        batch.append(outcome)
+        batch.append(visit)
     return batch

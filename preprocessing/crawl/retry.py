@@ -1,4 +1,4 @@
-"""Which answers may be others later, and when a host may be asked again: `Retry-After` (RFC 9110, section 10.2.3).
+"""Which answers and refusals may be others later, and when to ask again: `Retry-After` (RFC 9110, section 10.2.3).
 
 Not here: our own back-off, which holds where the header is absent or nonsense.
 """
@@ -8,8 +8,20 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+from preprocessing.reject import TRANSIENT, Reason, Rejected
+
 NEVER = datetime.max.replace(tzinfo=UTC)
 """The time that stands for all later ones."""
+
+FINAL, DOUBTFUL, PASSING = "final", "doubtful", "passing"
+"""The classes of refusals.
+
+final       404, 410, 451: never asked again; 410 makes the address a tombstone, which no option wakes
+doubtful    what a server may say to one crawler on one day: 403, robots.txt, opt-outs, a page in a picture's place
+passing     the server or the network failed, or a password was missing
+"""
+_FINAL_STATUSES = frozenset({"404", "410", "451"})
+_CERTIFICATE = "CertificateError"
 
 _SECONDS = re.compile(r"[0-9]+(?:[ \t]*,[ \t]*[0-9]+)*")
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -25,6 +37,18 @@ _ASCTIME = re.compile(
 )
 _LONGEST_DATE = 64
 _FURTHEST_ZONE = timedelta(hours=14)
+
+
+def outcome_of(rejected: Rejected) -> str:
+    """The class of a refusal."""
+    detail = rejected.detail or ""
+    if rejected.reason is Reason.HTTP_STATUS and detail in _FINAL_STATUSES:
+        return FINAL
+    if rejected.reason is Reason.HTTP_STATUS and detail == "401":  # a list may have a password since
+        return PASSING
+    if rejected.reason in TRANSIENT and _CERTIFICATE not in detail:
+        return PASSING
+    return DOUBTFUL
 
 
 def may_pass(status: int) -> bool:

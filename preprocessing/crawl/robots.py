@@ -53,13 +53,14 @@ class Robots:
         """
         at = replace(address, target=TDMREP_PATH, credentials=None)
         async with self._lock(address):
-            known = self._memory.origins.get(address.origin) or Origin(RobotsTxt(()), time.monotonic())
+            known = self._memory.origins.get(address.origin) or Origin(RobotsTxt(()), b"", time.monotonic())
             self._memory.origins[address.origin] = known
             if known.tdmrep is None:
                 try:
                     known.tdmrep = b"" if self._is_closed(known, at) else await self._read(at) or b""
                 except Rejected:
                     known.tdmrep, known.is_tdmrep_read = b"", False
+                self._memory.news.append(address.origin)
         return read_tdmrep(known.tdmrep, address.target) if known.is_tdmrep_read else Signals()
 
     async def _known(self, address: WebAddress) -> Origin:
@@ -77,7 +78,9 @@ class Robots:
             failure = Rejected(rejected.reason, f"robots.txt: {rejected.detail}")
             self._memory.robots_failures[origin] = (time.monotonic(), failure)
             raise failure from None
-        known = self._memory.origins[origin] = Origin(parse_robots(body or b""), time.monotonic())
+        body = body or b""
+        known = self._memory.origins[origin] = Origin(parse_robots(body), body, time.monotonic())
+        self._memory.news.append(origin)
         return known
 
     def _is_closed(self, known: Origin, at: WebAddress) -> bool:

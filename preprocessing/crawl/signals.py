@@ -79,6 +79,28 @@ class Signals(BaseModel):
             evidence=self.evidence + other.evidence,
         )
 
+    def of(self, *places: Place) -> Signals:
+        """What stands in some places, and was looked at there."""
+        evidence = tuple(one for one in self.evidence if one.place in places)
+        looked_at = (
+            signal for signal in self.looked_at if any(place in places for place in PLACES_OF[signal])
+        )
+        return Signals(looked_at=tuple(looked_at), evidence=evidence)
+
+
+PLACES_OF = {
+    Signal.ROBOTS: (Place.ROBOTS_TXT,),
+    Signal.CONTENT_USAGE: (Place.ROBOTS_TXT, Place.HEADER),
+    Signal.CONTENT_SIGNAL: (Place.ROBOTS_TXT, Place.HEADER),
+    Signal.X_ROBOTS_TAG: (Place.HEADER,),
+    Signal.TDM_RESERVATION: (Place.TDMREP, Place.HEADER),
+    Signal.C2PA_TRAINING: (Place.FILE,),
+    Signal.PLUS_DATA_MINING: (Place.FILE,),
+    Signal.NO_CV: (Place.SOURCE,),
+    Signal.SYNTHETIC: (Place.FILE,),
+}
+"""Where each signal may stand."""
+
 
 class SignalsConfig(Config):
     """Which signals refuse a photograph; all of them do by default."""

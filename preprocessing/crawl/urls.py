@@ -91,6 +91,11 @@ def web_address(text: str, base: WebAddress | None = None) -> WebAddress:
         raise Rejected(Reason.BAD_URL, where + str(error)) from None
 
 
+def host_of(address: WebAddress) -> str:
+    """The server that an address is on, whose limits hold for it: http and https together, other ports apart."""
+    return f"{address.host}:{address.port}" if address.port not in (80, 443) else address.host
+
+
 class _Unfit(Exception):
     """What is wrong with an address, without any of its text: that may hold a password."""
 

@@ -63,6 +63,18 @@ def is_picture(head: bytes) -> bool:
     return False
 
 
+def is_whole(data: bytes) -> bool:
+    """Whether a picture reaches its end, as far as its container says: a JPEG, a PNG, a WebP; others always do."""
+    if data.startswith(b"\xff\xd8"):
+        # A marker cannot stand in what a scan holds, so the end of a preview, which comes before it, is told apart.
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+    if data.startswith(b"\x89PNG"):
+        return data.rfind(b"IEND") > 0
+    if data.startswith(b"RIFF"):
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return len(data) > 0
+
+
 def named(head: bytes) -> str:
     """What a file that is no picture seems to be, in a word or two."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()

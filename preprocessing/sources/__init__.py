@@ -6,11 +6,11 @@ faces, and any store of what was read.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from preprocessing.crawl.fetch import FetchConfig, Fetched
+from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.crawl.urls import WebAddress
 from preprocessing.records import Item, Rejection
 from preprocessing.sources.folder import FolderSource
 from preprocessing.sources.sample import SampleSource
@@ -43,19 +43,15 @@ class Source(Protocol):
 
 @runtime_checkable
 class WebSource(Source, Protocol):
-    """A source whose photographs come over a network.
+    """A source whose photographs come over a network, from addresses that the ledger knows them by.
 
-    One process asks for all of them in one call, since a server's limits hold within one, and they arrive in any order.
     Bytes once fetched are kept, and not asked for again.
     """
 
-    def arriving(
-        self, items: Sequence[Item], folder: Path
-    ) -> Generator[list[tuple[Item, Fetched] | Rejection], None, None]:
-        """What became of the items, in batches of a second at most, the bodies as files of `folder`.
+    fetch: FetchConfig
 
-        Closed, it asks for nothing more, and writes nothing.
-        """
+    def address(self, item: Item) -> WebAddress:
+        """Where the photograph of an item is to be had; raises `Rejected` where that is no address."""
         ...
 
 

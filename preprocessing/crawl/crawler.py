@@ -1,0 +1,205 @@
+"""A crawl: addresses asked, their photographs put into the store, and what came of each written into the ledger.
+
+A photograph's bytes are on the disk before its row is, and a row is there within about a second of its last byte. So a
+crawl that is killed asks again for what was under way, and for that second, and for nothing else.
+Not here: which addresses to ask (`preprocessing.crawl.standing`), and one address (`preprocessing.crawl.fetch`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Known, Visit, Wanted
+from preprocessing.crawl.hosts import PutOff
+from preprocessing.crawl.ledger import GONE, KEPT, REFUSED, Entry, Held, timestamp
+from preprocessing.crawl.queues import arriving
+from preprocessing.crawl.retry import DOUBTFUL, PASSING, outcome_of
+from preprocessing.crawl.safety import host_refusal
+from preprocessing.crawl.signals import Place, Signal, Signals
+from preprocessing.crawl.standing import Rule
+from preprocessing.crawl.urls import WebAddress, host_of
+from preprocessing.reject import Reason, Rejected
+from storage.errors import ConfigError
+from storage.local import make_folder, sync_all
+from storage.store import Store
+
+INCOMING = "incoming"
+"""Where bodies are written as they arrive, on the store's own disk."""
+
+
+def crawl(
+    wanted: Iterable[Wanted], config: FetchConfig, held: Held, *, is_fresh: bool = False
+) -> Generator[list[tuple[Wanted, Entry]], None, None]:
+    """Ask for addresses, and give the new row of each, in batches, when it is on the disk.
+
+    Closed, it asks for nothing more. With `is_fresh` hosts are asked for their rules again, whatever they said within
+    the last day. ConfigError where a host is public, and the user agent does not say who asks.
+    """
+    wanted = list(wanted)
+    if not wanted:
+        return
+    check_contact(config, (one.address for one in wanted))
+    store = held.store
+    memory = held.memory()
+    if is_fresh:
+        memory.origins.clear()
+    with (
+        _folder(store) as folder,
+        closing(arriving(wanted, config, memory, folder)) as batches,
+    ):
+        for visits in batches:
+            before = held.get([visit.address.key for visit in visits], whole=True)
+            entries: dict[str, Entry] = {}
+            for visit in visits:
+                key = visit.address.key
+                _settle(visit, store)
+                entries[key] = entry_of(visit, entries.get(key) or before.get(key), config)
+            sync_all(store.root)
+            held.put(entries.values())
+            held.remember(memory, [v.rejected for v in visits if isinstance(v.rejected, PutOff)])
+            yield [(visit.wanted, entries[visit.address.key]) for visit in visits]
+
+
+def known_of(address: WebAddress, entry: Entry) -> Known | None:
+    """What a row, whole, says of an address whose photograph is in the store, so that only another one is sent."""
+    if entry.status not in (200, 304) or entry.headers is None:
+        return None
+    headers = tuple((str(name), str(value)) for name, value in json.loads(entry.headers))
+    return Known(entry.place or address.recorded, headers, _signals(entry.signals))
+
+
+def entry_of(visit: Visit, before: Entry | None, config: FetchConfig) -> Entry:
+    """The row that a visit makes of the one before it."""
+    address, rejected = visit.address, visit.rejected
+    at = timestamp(visit.started_at)
+    entry = before or Entry(address.key, host_of(address), REFUSED, first_asked_at=at)
+    attempts, seconds = entry.attempts + visit.attempts, round(entry.seconds + visit.seconds, 6)
+    entry = entry._replace(attempts=attempts, seconds=seconds)
+    if rejected and entry.state == KEPT and outcome_of(rejected) == PASSING:
+        return entry  # that a server fails today takes nothing from what it gave
+    signals = _said(visit, before)
+    entry = entry._replace(
+        asked_at=at, rule=_rule_text(config), signals=_signals_text(signals), robots=_robots_line(signals)
+    )
+    if visit.status is not None:
+        headers = {name.lower(): value for name, value in reversed(visit.headers)}
+        entry = entry._replace(
+            status=visit.status,
+            etag=headers.get("etag"),
+            last_modified=headers.get("last-modified"),
+            place=visit.place if visit.place != address.recorded else None,
+            address=visit.ip,
+            headers=json.dumps(visit.headers, ensure_ascii=True, separators=(",", ":")),
+        )
+    if visit.body:
+        entry = entry._replace(sha256=visit.body.sha256, num_bytes=visit.body.num_bytes)
+    if rejected is None:
+        outcome = entry.outcome if entry.state == KEPT else None
+        if visit.body:
+            outcome = None if visit.body.is_whole else DOUBTFUL
+        return entry._replace(state=KEPT, outcome=outcome, reason=None, detail=None)
+    is_gone = rejected.reason is Reason.HTTP_STATUS and rejected.detail == "410"
+    return entry._replace(
+        state=GONE if is_gone else REFUSED,
+        outcome=outcome_of(rejected),
+        reason=rejected.reason.value,
+        detail=rejected.detail,
+    )
+
+
+def check_contact(config: FetchConfig, addresses: Iterable[WebAddress]) -> None:
+    """Raise ConfigError where a host is public, and the user agent does not say who asks."""
+    if config.user_agent != DEFAULT_USER_AGENT:
+        return
+    public = next((address.host for address in addresses if host_refusal(address.host) is None), None)
+    if public is not None:
+        raise ConfigError(
+            f"fetch.user_agent names nobody, and {public} is a public host, whose operator must be able to reach "
+            f"you: --fetch.user-agent 'NAME/VERSION (+https://YOUR-PAGE; YOU@YOUR-DOMAIN)'"
+        )
+
+
+def _settle(visit: Visit, store: Store) -> None:
+    """Put the photograph of a visit into the store, or reject it where every item wants another one."""
+    body, promised = visit.body, visit.wanted.promised
+    if body is None:
+        return
+    if promised is not None and body.sha256 not in promised:
+        body.path.unlink()
+        visit.rejected = Rejected(Reason.CHECKSUM_MISMATCH, f"expected {', '.join(sorted(promised))}")
+        return
+    store.adopt_original(body.path, body.sha256)
+
+
+def _said(visit: Visit, before: Entry | None) -> Signals:
+    """What is known to have been said: by this visit, and where it did not get as far, by those before."""
+    if visit.body or visit.is_unchanged or before is None or before.sha256 is None or before.signals is None:
+        return visit.signals
+    looked = {Place.ROBOTS_TXT} if Signal.ROBOTS in visit.signals.looked_at else set()
+    if Signal.TDM_RESERVATION in visit.signals.looked_at:
+        looked.add(Place.TDMREP)
+    return visit.signals + _signals(before.signals).of(*(set(Place) - looked))
+
+
+def _signals(text: str | None) -> Signals:
+    return Signals.model_validate_json(text) if text else Signals()
+
+
+def _signals_text(signals: Signals) -> str:
+    return signals.model_dump_json(exclude_defaults=True)
+
+
+def _robots_line(signals: Signals) -> str | None:
+    """The line of robots.txt that decided, as `line 3: Disallow: /x`."""
+    lines = [one for one in signals.evidence if one.signal is Signal.ROBOTS]
+    if not lines:
+        return None
+    refusing = next((one for one in lines if one.says != ("allow",)), lines[0])
+    return f"line {refusing.line}: {refusing.text}" if refusing.line else refusing.text
+
+
+@lru_cache(maxsize=16)
+def _rule_text(config: FetchConfig) -> str:
+    return Rule.of(config).model_dump_json(exclude_defaults=True)
+
+
+@contextmanager
+def _folder(store: Store) -> Iterator[Path]:
+    """A new folder for bodies; those that killed crawls have left are removed."""
+    incoming = store.path(INCOMING)
+    make_folder(incoming)
+    with _locked(incoming):
+        for left in incoming.iterdir():
+            with _locked(left, wait=False) as is_left:
+                if is_left:
+                    shutil.rmtree(left, ignore_errors=True)
+        folder = incoming / secrets.token_hex(8)
+        folder.mkdir()
+        mine = os.open(folder, os.O_RDONLY)
+        fcntl.flock(mine, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(mine)
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Be the only one that holds a folder; False where another does, and this does not wait."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,209 @@
+"""The items of a source on the web, and what the ledger says of each; what it does not know is asked for.
+
+    addressed = addressed_items(listed, source.address)
+    outcomes = fetch_items(addressed.items, source.address, config, store, Asking())
+
+Items go as tables, since there may be millions: a record is made of a row where one is needed.
+Not here: which rows are asked again (`preprocessing.crawl.standing`), and requests (`preprocessing.crawl.crawler`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from preprocessing.crawl.crawler import crawl, known_of
+from preprocessing.crawl.fetch import FetchConfig, Wanted
+from preprocessing.crawl.ledger import Entry, Ledger, Partition, partition_of
+from preprocessing.crawl.standing import Standing
+from preprocessing.crawl.urls import WebAddress, host_of
+from preprocessing.records import Item
+from preprocessing.reject import Reason, Rejected
+from storage.store import Store
+from storage.tables import BATCH_ROWS, arrow, leaders
+
+ITEM_COLUMNS = tuple(field.name for field in fields(Item))
+OUTCOME_SCHEMA = pa.schema(
+    [
+        pa.field("ref", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("num_bytes", pa.int64()),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+"""What became of items: without a reason, the bytes are in the store."""
+
+AddressOf = Callable[[Item], WebAddress]
+Count = Callable[[Counter[str]], None]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Which addresses are asked although the ledger knows them: those refused for a reason of `retry`, or all."""
+
+    retry: frozenset[str] = frozenset()
+    refetch: bool = False
+
+
+def addressed_items(listed: pa.Table, address_of: AddressOf) -> tuple[pa.Table, pa.Table]:
+    """Items with their addresses, and the outcomes of those that have none.
+
+    The new column `url` is the one text of all spellings of an address, by which the ledger knows it, and `partition`
+    is where that has its row.
+    """
+    parts, bad = [], []
+    for start in range(0, listed.num_rows, BATCH_ROWS):
+        part = listed.slice(start, BATCH_ROWS)
+        urls: list[str | None] = []
+        partitions: list[int | None] = []
+        for row in part.to_pylist():
+            try:
+                address = address_of(Item(**row))
+            except Rejected as rejected:
+                bad.append((row["ref"], None, None, rejected.reason.value, rejected.detail))
+                urls.append(None)
+                partitions.append(None)
+            else:
+                urls.append(address.key)
+                partitions.append(partition_of(host_of(address)))
+        part = part.append_column("url", pa.array(urls, pa.string()))
+        part = part.append_column("partition", pa.array(partitions, pa.int8()))
+        parts.append(part.filter(part["url"].is_valid()) if None in urls else part)
+    columns = zip(*bad, strict=True) if bad else [[] for _ in OUTCOME_SCHEMA]
+    outcomes = [pa.array(column, of.type) for column, of in zip(columns, OUTCOME_SCHEMA, strict=True)]
+    added = [pa.field("url", pa.string()), pa.field("partition", pa.int8())]
+    empty = pa.Table.from_batches([], pa.schema([*listed.schema, *added]))
+    return pa.concat_tables([empty, *parts]), pa.table(outcomes, schema=OUTCOME_SCHEMA)
+
+
+def fetch_items(
+    items: pa.Table,
+    address_of: AddressOf,
+    config: FetchConfig,
+    store: Store,
+    asking: Asking,
+    count: Count = lambda _: None,
+) -> tuple[pa.Table, int]:
+    """The outcomes of items that have an address, and how many of them were known; what is not known is asked for.
+
+    `count` is told what became of items, as they come to an end.
+    """
+    partition_of_items = items["partition"].to_numpy()
+    standing = Standing(config, datetime.now(UTC), asking.retry, asking.refetch)
+    outcomes = _Outcomes(items, standing, count)
+    with Ledger(store).held(np.unique(partition_of_items).tolist()) as held:
+        wanted: list[Wanted] = []
+        for partition in np.unique(partition_of_items).tolist():
+            mine = np.flatnonzero((partition_of_items == partition) & outcomes.is_first)
+            for start in range(0, len(mine), BATCH_ROWS):
+                numbers = mine[start : start + BATCH_ROWS]
+                wanted += _wanted(numbers, items, address_of, held[partition], standing, outcomes)
+        wanted.sort(key=lambda one: one.number)  # as they are listed
+        num_known = outcomes.num
+        is_fresh = asking.refetch or bool(asking.retry)
+        with closing(crawl(wanted, config, held, is_fresh=is_fresh)) as batches:
+            del wanted
+            for batch in batches:
+                for one, entry in batch:
+                    outcomes.add(one.number, entry)
+                outcomes.tell()
+    return outcomes.table(), num_known
+
+
+def _wanted(
+    numbers: NDArray[np.int64],
+    items: pa.Table,
+    address_of: AddressOf,
+    partition: Partition,
+    standing: Standing,
+    outcomes: _Outcomes,
+) -> Iterator[Wanted]:
+    """Of some items those whose addresses are to be asked; the outcomes of the others are added."""
+    rows = dict(zip(numbers.tolist(), items.take(arrow(numbers)).to_pylist(), strict=True))
+    entries = partition.get([row["url"] for row in rows.values()])
+    due = []
+    for number, row in rows.items():
+        entry = entries.get(row["url"])
+        if entry and not standing.is_due(
+            entry, outcomes.promised(number), is_stored=partition.has_photo(entry)
+        ):
+            outcomes.add(number, entry)
+        else:
+            due.append(number)
+    outcomes.tell()
+    again = [rows[number]["url"] for number in due if rows[number]["url"] in entries]
+    entries = partition.get(again, whole=True)
+    for number in due:
+        row = rows[number]
+        address = address_of(Item(**{name: row[name] for name in ITEM_COLUMNS}))
+        entry, promised = entries.get(row["url"]), outcomes.promised(number)
+        known = known_of(address, entry) if entry and partition.has_photo(entry) else None
+        accepted = None if None in promised else frozenset(filter(None, promised))
+        yield Wanted(address, known, accepted, number)
+
+
+class _Outcomes:
+    """The outcome of each item, filled by address: items of one address go by the number of the first of them."""
+
+    def __init__(self, items: pa.Table, standing: Standing, count: Count) -> None:
+        self._items = items
+        self._standing = standing
+        self._count = count
+        self._counts: Counter[str] = Counter()
+        self._found: list[tuple[str | None, int | None, str | None, str | None]] = [_NOTHING] * items.num_rows
+        first = leaders(items["url"])
+        self.is_first = first == np.arange(len(first))
+        self._others: dict[int, list[int]] = {}
+        for number in np.flatnonzero(~self.is_first).tolist():
+            self._others.setdefault(int(first[number]), []).append(number)
+        self._promised = items["expected_sha256"]
+        self._promises_nothing = self._promised.null_count == len(self._promised)
+        self.num = 0
+
+    def promised(self, number: int) -> set[str | None]:
+        """The sha256 of the photographs that the items of an address take, None among them where one takes any."""
+        if self._promises_nothing:
+            return _ANY
+        return {self._promised[one].as_py() for one in self._with(number)}
+
+    def add(self, number: int, entry: Entry) -> None:
+        """What the row of an address means for its items."""
+        for one in self._with(number):
+            promised = None if self._promises_nothing else self._promised[one].as_py()
+            refused = self._standing.refusal(entry, promised)
+            if refused is None:
+                self._found[one] = (entry.sha256, entry.num_bytes, None, None)
+            else:
+                has_other = refused.reason is Reason.CHECKSUM_MISMATCH
+                sha256 = entry.sha256 if has_other else None
+                self._found[one] = (sha256, None, refused.reason.value, refused.detail)
+            self._counts[refused.reason.value if refused else "photos"] += 1
+            self.num += 1
+
+    def tell(self) -> None:
+        """Say what was added since the last time."""
+        self._count(self._counts)
+        self._counts = Counter()
+
+    def table(self) -> pa.Table:
+        """Of OUTCOME_SCHEMA, in the order of the items."""
+        columns = [
+            pa.array(column, of.type)
+            for column, of in zip(zip(*self._found, strict=True), list(OUTCOME_SCHEMA)[1:], strict=True)
+        ]
+        return pa.table([self._items["ref"], *columns], schema=OUTCOME_SCHEMA)
+
+    def _with(self, number: int) -> list[int]:
+        return [number, *self._others.get(number, ())]
+
+
+_NOTHING = (None, None, None, None)
+_ANY: set[str | None] = {None}
