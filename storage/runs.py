@@ -28,7 +28,7 @@ from storage.digest import json_digest
 from storage.environment import Facts, run_facts
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.local import write_whole
-from storage.records import Part, StoredRecord, json_object
+from storage.records import Inside, Part, StoredRecord, json_object
 from storage.store import Store
 
 DISK_FULL = os.EX_IOERR
@@ -96,6 +96,23 @@ class CheckpointState(StoredRecord):
     """Of each file beside it, by name."""
 
 
+class RunResult(StoredRecord):
+    """How far a run came, and what it left."""
+
+    run_id: str | None = None
+    stopped: bool = False
+    """Whether it was asked to end before its time."""
+    num_images: int
+    kimg: float
+    checkpoint: str
+    """The newest one's name."""
+    grid: Inside | None = None
+    seconds: float | None = None
+    seconds_per_kimg: float
+    device: str | None = None
+    num_processes: int = 1
+
+
 class MetricRecord(StoredRecord):
     """What was measured of a checkpoint under one name: a value, and what it depends on."""
 
@@ -159,6 +176,11 @@ class Run:
         return self.folder / "result.json"
 
     @property
+    def result(self) -> RunResult:
+        """How the run ended; NotFoundError while it has not."""
+        return RunResult.read(self.result_path)
+
+    @property
     def log_path(self) -> Path:
         """What the training process printed."""
         return self.folder / "log.txt"
@@ -174,12 +196,12 @@ class Run:
                 raise ConfigError(message) from None
             yield
 
-    def finished(self) -> dict[str, Any] | None:
-        """What result.json says of a run that has shown all its images; None where some are left to show."""
+    def finished(self) -> RunResult | None:
+        """How a run ended that has shown all its images; None where some are left to show."""
         if not self.result_path.is_file():
             return None
-        result = json_object(self.result_path.read_bytes(), self.result_path)
-        is_left = result.get("stopped", False) or result["kimg"] < self.record.config_now["total_kimg"]
+        result = self.result
+        is_left = result.stopped or result.kimg < self.record.config_now["total_kimg"]
         return None if is_left else result
 
     def changed(self, config: Mapping[str, Any], processes: int) -> Run:

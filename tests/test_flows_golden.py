@@ -36,7 +36,16 @@ from storage.digest import bytes_digest, file_digest, json_digest
 from storage.errors import ConfigError, FormatError, IntegrityError
 from storage.lineage.trace import trace
 from storage.records import StoredRecord
-from storage.runs import MetricRecord, Run, RunRecord, create_run, list_runs, record_metrics, recorded_metrics
+from storage.runs import (
+    MetricRecord,
+    Run,
+    RunRecord,
+    RunResult,
+    create_run,
+    list_runs,
+    record_metrics,
+    recorded_metrics,
+)
 from storage.store import Store, original_key
 from storage.tables import FORMAT_KEY, get_table, put_table, table_of
 from training.checkpoint import State
@@ -351,6 +360,7 @@ RECORDS: dict[str, type[StoredRecord]] = {
     "datasets/golden/latest.json": Latest,
     "runs/*/run.json": RunRecord,
     "runs/*/checkpoints/*/state.json": State,
+    "runs/*/result.json": RunResult,
     "runs/*/audit/*.json": AuditRecord,
 }
 
@@ -578,7 +588,7 @@ def all_is_accepted(store: Store) -> None:
         for grid in run.grids_dir.glob("*.png"):
             trace(store, str(grid))
         if run.result_path.exists():
-            json.loads(run.result_path.read_bytes())
+            assert run.result.num_images
         if run.checkpoints():
             config = TrainConfig.model_validate(run.record.config)
             Training.begin(config, CPU).load(run.newest_checkpoint())

@@ -208,7 +208,7 @@ def test_counts_are_those_of_the_build(results: Results) -> None:
     pages = written(results)
     text = " ".join(Page(pages["index.html"]).text.split())
     assert f"{NUM_PHOTOS - MIN_QUAD_PX} images kept" in text
-    assert f"{MIN_QUAD_PX} px or more passes: {MIN_QUAD_PX} of {NUM_PHOTOS} faces do not" in text
+    assert f"{MIN_QUAD_PX} px or more passes. Outside: {MIN_QUAD_PX} of {NUM_PHOTOS} faces" in text
     assert "align 10.00 250 photographs 25.0 7" in text
     assert f"{KEPT_SHOWN} of {NUM_PHOTOS - MIN_QUAD_PX} images" in text
     small = " ".join(Page(pages["quad_too_small.html"]).text.split())

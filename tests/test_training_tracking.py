@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 
 from storage.datasets.records import VersionSummary
-from storage.errors import ServiceError
-from storage.runs import Run, create_run
+from storage.errors import FormatError, IntegrityError, ServiceError
+from storage.runs import Run, RunResult, create_run
 from storage.store import Store
 from training.config import TrainConfig
 from training.tracking import EXPERIMENT, Tracker, default_uri, flattened, open_tracker
@@ -47,7 +47,10 @@ def run(tmp_path: Path) -> Run:
 
 def write_result(run: Run, stopped: bool) -> None:
     """The file by which training says how it ended."""
-    run.result_path.write_text(json.dumps({"stopped": stopped}))
+    result = RunResult.new(
+        stopped=stopped, num_images=100, kimg=0.1, checkpoint="000000100", seconds_per_kimg=1
+    )
+    run.result_path.write_bytes(result.as_bytes())
 
 
 def artifacts(client: MlflowClient, run_id: str, folder: str | None = None) -> list[str]:
@@ -60,11 +63,14 @@ def artifacts(client: MlflowClient, run_id: str, folder: str | None = None) -> l
 
 def test_a_run_in_mlflow(run: Run) -> None:
     """MLflow holds the config, metrics by image, grids, checkpoint files, and the dataset version as input;
-    a resumed run goes on in the same MLflow run."""
+    a resumed run goes on in the same MLflow run, though a version that knew no formats began it."""
     checkpoint, grid = run.checkpoints()[0], run.grids_dir / "000000100.png"
     with open_tracker(run, None) as tracker:
         tracker.log_tick({"num_images": 60, "loss_g": 0.5})
         write_result(run, stopped=True)
+    record = json.loads((run.folder / "mlflow.json").read_bytes())
+    assert record.pop("format") == 1
+    (run.folder / "mlflow.json").write_text(json.dumps(record))
     with open_tracker(run, None) as tracker:
         tracker.log_tick({"num_images": 100, "loss_g": 0.25})
         tracker.log_snapshot(checkpoint, grid, 100)
@@ -115,6 +121,24 @@ def test_unreachable_server_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) 
         pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be used"),
         open_tracker(run, "http://127.0.0.1:9"),
     ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("", IntegrityError, "is damaged: it cannot be read as JSON"),
+        ('{"run_id": "a"}', IntegrityError, "is damaged: it lacks tracking_uri"),
+        ('{"format": 2}', FormatError, "has format 2"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_named(
+    run: Run, text: str, error: type[Exception], message: str
+) -> None:
+    """What says which MLflow run to go on with is named where it is damaged or newer, before MLflow is asked."""
+    path = run.folder / "mlflow.json"
+    path.write_text(text)
+    with pytest.raises(error, match=f"{path} {message}"), open_tracker(run, None):
         pass
 
 

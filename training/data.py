@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.shards import Entry, index_name, read_entry, read_index
+from storage.wording import numbered
 
 ImageArray = NDArray[np.uint8]
 
@@ -116,7 +117,8 @@ class RealImages:
             places += [(path, entry) for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
         if len(places) != self.num_images:
             raise IntegrityError(
-                f"shards beside {self.shard_paths[0]} hold {len(places)} images, the manifest says {self.num_images}"
+                f"shards beside {self.shard_paths[0]} hold {numbered(len(places), 'image')}, "
+                f"the manifest says {self.num_images}"
             )
         return places
 

@@ -16,7 +16,7 @@ import torch
 
 from storage.datasets.records import VersionName
 from storage.local import write_whole
-from storage.runs import Run
+from storage.runs import Run, RunResult
 from training.checkpoint import checkpoint_name, prune_checkpoints, save_checkpoint
 from training.drawing.images import images_from_seeds
 from training.drawing.pictures import write_grid
@@ -109,18 +109,18 @@ def write_result(run: Run, training: Training, stopped: bool) -> dict[str, Any]:
     kimg = training.num_images / 1000
     newest = run.newest_checkpoint().name
     gpu = torch.cuda.get_device_name(training.device) if training.device.type == "cuda" else None
-    result = {
-        "run_id": run.id,
-        "stopped": stopped,
-        "num_images": training.num_images,
-        "kimg": kimg,
-        "checkpoint": newest,
-        "grid": f"{run.grids_dir.name}/{newest}.png",
-        "seconds": training.seconds,
-        "seconds_per_kimg": training.seconds / kimg,
-        "device": gpu or training.device.type,
-        "num_processes": training.ranks.world,
-    }
+    result = RunResult.new(
+        run_id=run.id,
+        stopped=stopped,
+        num_images=training.num_images,
+        kimg=kimg,
+        checkpoint=newest,
+        grid=f"{run.grids_dir.name}/{newest}.png",
+        seconds=training.seconds,
+        seconds_per_kimg=training.seconds / kimg,
+        device=gpu or training.device.type,
+        num_processes=training.ranks.world,
+    )
     if training.ranks.is_first:
-        write_whole(run.result_path, (json.dumps(result, indent=2) + "\n").encode())
-    return result
+        write_whole(run.result_path, result.as_bytes())
+    return result.as_json()

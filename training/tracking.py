@@ -17,6 +17,7 @@ from typing import Any
 
 from storage.errors import ServiceError
 from storage.local import write_whole
+from storage.records import StoredRecord
 from storage.runs import Run
 from training.checkpoint import STATE
 
@@ -35,6 +36,14 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
+
+
+class TrackedRun(StoredRecord):
+    """Which run of a tracker mirrors a run, for whoever goes on with it: mlflow.json says."""
+
+    tracking_uri: str
+    experiment_id: str | None = None
+    run_id: str
 
 
 class Tracker:
@@ -105,8 +114,7 @@ def open_tracker(run: Run, uri: str | None) -> Iterator[Tracker]:
     status = "FAILED"
     try:
         yield tracker
-        stopped = json.loads(run.result_path.read_bytes())["stopped"]
-        status = "KILLED" if stopped else "FINISHED"
+        status = "KILLED" if run.result.stopped else "FINISHED"
     finally:
         tracker.close(status)
 
@@ -119,22 +127,22 @@ def default_uri(run: Run) -> str:
 def _begin(run: Run, uri: str) -> MlflowTracker:
     """Open the run's MLflow run, or go on with it."""
     _make_quiet()
+    path = run.folder / "mlflow.json"
+    known = TrackedRun.read(path) if path.exists() else None
     try:
         client = _client(uri)
         experiment_id = _experiment_id(client, run, uri)
-        known = run.folder / "mlflow.json"
-        kept = json.loads(known.read_bytes()) if known.exists() else {}
-        if kept.get("tracking_uri") == uri:
-            client.update_run(kept["run_id"], status="RUNNING")
+        if known is not None and known.tracking_uri == uri:
+            client.update_run(known.run_id, status="RUNNING")
             for name, value in _changes(run).items():
-                client.set_tag(kept["run_id"], name, value)
-            return MlflowTracker(client, kept["run_id"])
+                client.set_tag(known.run_id, name, value)
+            return MlflowTracker(client, known.run_id)
         mlflow_run_id = client.create_run(experiment_id, run_name=run.id).info.run_id
         _describe(client, mlflow_run_id, run)
     except Exception as error:
         raise ServiceError(f"MLflow at {uri} cannot be used: {_first_line(error)}") from error
-    entry = {"tracking_uri": uri, "experiment_id": experiment_id, "run_id": mlflow_run_id}
-    write_whole(known, (json.dumps(entry, indent=2) + "\n").encode())
+    tracked = TrackedRun.new(tracking_uri=uri, experiment_id=experiment_id, run_id=mlflow_run_id)
+    write_whole(path, tracked.as_bytes())
     return MlflowTracker(client, mlflow_run_id)
 
 

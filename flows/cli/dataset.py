@@ -17,6 +17,7 @@ from preprocessing.config import BuildConfig
 from preprocessing.faces import FacesConfig
 from storage.errors import ConfigError, EmptyDatasetError
 from storage.store import Store
+from storage.wording import numbered
 
 if TYPE_CHECKING:  # what starts Dask is imported where it is needed
     from flows.build import Built
@@ -125,7 +126,7 @@ def curate(
         return print_value({**built.summary(), "of": version.reference, "decoded": decoded}, json_)
     say_built(built)
     say(
-        f"  {decoded} photographs decoded again, since code, libraries or models have changed"
+        f"  {numbered(decoded, 'photograph')} decoded again, since code, libraries or models have changed"
         if decoded
         else "  no photograph was decoded"
     )
@@ -136,7 +137,8 @@ def say_built(built: Built) -> None:
     summary = built.summary()
     state = "unchanged, as the build before it" if summary["unchanged"] else "new"
     say(f"dataset {built.dataset.reference} ({state})")
-    say(f"  {summary['images']} images of {summary['photos']} photographs in {summary['shards']} shards")
+    images, photos = numbered(summary["images"], "image"), numbered(summary["photos"], "photograph")
+    say(f"  {images} of {photos} in {numbered(summary['shards'], 'shard')}")
     for reason, count in summary["rejected"].items():
         say(f"  {count} rejected: {reason}")
     say(f"  contact sheet {built.contact_sheet}")

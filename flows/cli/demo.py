@@ -17,6 +17,7 @@ from flows.options import BuildAndTrainOptions, RunOptions, StoreOptions
 from preprocessing.config import BuildConfig
 from preprocessing.curation.settings import CurateConfig
 from storage.store import Store
+from storage.wording import numbered
 from training.config import TrainConfig
 from training.drawing.settings import GenerateConfig
 
@@ -56,7 +57,8 @@ def run_demo(options: RunOptions) -> Iterator[str]:
     grids = sorted((run_folder / "grids").glob("*.png"))
     yield ""
     yield f"dataset        {reference}{' (unchanged)' if dataset['unchanged'] else ''}"
-    yield f"               {dataset['images']} images of {dataset['photos']} photographs"
+    images, photos = numbered(dataset["images"], "image"), numbered(dataset["photos"], "photograph")
+    yield f"               {images} of {photos}"
     yield f"               rejected: {_counts(dataset['rejected'])}"
     yield f"shards         {dataset['directory']}/shards"
     yield f"contact sheet  {dataset['directory']}/contact-sheet.jpg"

@@ -25,6 +25,7 @@ from storage.config import Config
 from storage.errors import ConfigError, SourceError
 from storage.runs import find_checkpoint
 from storage.store import Store
+from storage.wording import numbered
 from training.drawing.settings import (
     ExportConfig,
     GenerateConfig,
@@ -89,7 +90,7 @@ def generate(
             made = {"files": [str(path) for path in generate_files(trained, seeds, out, psis)]}
         else:
             made = generate_grid(trained, seeds, out, psis)
-    line = f"{len(seeds) * len(psis)} images in {out}, from {_source(trained)}"
+    line = f"{numbered(len(seeds) * len(psis), 'image')} in {out}, from {_source(trained)}"
     answer(json_, {"out": str(out), **made}, line)
 
 
@@ -243,7 +244,8 @@ def video(
     pictures = frames(generator, w_FLD, fixed_noise(generator, config.noise_seed))
     with _writing(out), _bar("video", len(w_FLD), "frame", json_) as advance:
         write_video(_counted(pictures, advance), out, config.fps, metadata)
-    line = f"{len(w_FLD)} frames in {out}, through {len(config.seeds)} seeds of {_run_name(trained)}"
+    num_frames, seeds = numbered(len(w_FLD), "frame"), numbered(len(config.seeds), "seed")
+    line = f"{num_frames} in {out}, through {seeds} of {_run_name(trained)}"
     answer(json_, {"out": str(out), **metadata}, line)
 
 
@@ -293,7 +295,7 @@ def project(
         tensors = save_projection(result, out, metadata)
     curve = " ".join(f"{value:.4g}" for value in result.curve(6))
     lines = [
-        f"{out}: PSNR {result.psnr_db:.1f} dB after {config.steps} steps in {config.space.upper()}",
+        f"{out}: PSNR {result.psnr_db:.1f} dB after {numbered(config.steps, 'step')} in {config.space.upper()}",
         f"  distance ({result.distance}) {curve}",
         f"  w in {tensors}",
     ]

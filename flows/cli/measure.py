@@ -19,6 +19,7 @@ from storage.datasets.dataset import open_dataset
 from storage.errors import ConfigError, PipelineError
 from storage.runs import Run, find_checkpoint, find_run
 from storage.store import Store
+from storage.wording import numbered
 from training.metric_names import MEASURES
 from training.metrics.settings import AuditConfig, EvaluateConfig
 
@@ -103,11 +104,14 @@ def audit(
         f"(held-out {facts['held_out_near_copies']:.2%})"
         for space, facts in result["spaces"].items()
     ]
-    num_pictures, num_crops = result["num_images"], result["num_training_crops"]
+    pictures, crops = (
+        numbered(result["num_images"], "picture"),
+        numbered(result["num_training_crops"], "crop"),
+    )
     answer(
         json_,
         result,
-        f"checkpoint {folder.name} of {found.id}: {num_pictures} pictures, {num_crops} crops",
+        f"checkpoint {folder.name} of {found.id}: {pictures}, {crops}",
         f"  calibrated by {result['held_out']['method']} ({result['held_out']['num_images']})",
         *spaces,
         f"  {result['near_copies_in_both']:.2%} by both; closest pairs {result['sheet']}",

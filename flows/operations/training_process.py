@@ -18,7 +18,7 @@ from typing import Any
 from flows.options import TrainOptions
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, TrainingError
-from storage.runs import DISK_FULL, Run, create_run, find_run
+from storage.runs import DISK_FULL, Run, RunResult, create_run, find_run
 from storage.store import Store
 from training.config import CHANGEABLE, TrainConfig, changed
 from training.data import check_resolution
@@ -118,18 +118,18 @@ def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any
         raise TrainingError(f"training of {run.id} ended: there is no room left to write in {run.folder}")
     if process.returncode != 0:
         raise TrainingError(f"training of {run.id} failed: {_last_words(run.log_path, log_start)}")
-    return _summary(run, json.loads(run.result_path.read_bytes()))
+    return _summary(run, run.result)
 
 
-def _summary(run: Run, result: dict[str, Any]) -> dict[str, Any]:
-    """What result.json says, for who asked for the training."""
+def _summary(run: Run, result: RunResult) -> dict[str, Any]:
+    """What a run came to, for who asked for the training."""
     return {
         "run": run.id,
         "dataset": run.record.dataset.reference,
-        "kimg": result["kimg"],
-        "checkpoint": str(run.checkpoints_dir / result["checkpoint"]),
-        "seconds_per_kimg": result["seconds_per_kimg"],
-        "stopped": result.get("stopped", False),
+        "kimg": result.kimg,
+        "checkpoint": str(run.checkpoints_dir / result.checkpoint),
+        "seconds_per_kimg": result.seconds_per_kimg,
+        "stopped": result.stopped,
     }
 
 

@@ -41,6 +41,7 @@ from preprocessing.scores.catalogue import NUMBERS, Score
 from storage.datasets.dataset import Dataset
 from storage.shards import KEY_DIGITS
 from storage.tables import Row, arrow, leaders, numbers, rows_by_value, rows_holding
+from storage.wording import plural
 
 KEPT_SHOWN, REJECTED_SHOWN = 96, 200
 PHOTOS_SHOWN = 40
@@ -71,6 +72,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["plural"] = plural
     pages = _Pages(dataset, record, crawled, aligned, curated, rejections)
     common = {"reference": dataset.reference, "record": record, "reasons": pages.reasons()}
 
@@ -213,11 +215,11 @@ class _Pages:
             "built_at": datetime.fromisoformat(self.record["finished_at"]).strftime("%Y-%m-%d %H:%M UTC"),
             "resolution": self.dataset.resolution,
             "totals": [
-                ("photographs listed", self.crawled.items.num_rows),
-                ("read", self.crawled.photos.num_rows),
-                ("different, with a face", pc.count_distinct(faces["photo"]).as_py()),
-                ("faces", faces.num_rows),
-                ("images kept", len(kept)),
+                ("photograph", "listed", self.crawled.items.num_rows),
+                ("", "read", self.crawled.photos.num_rows),
+                ("", "different, with a face", pc.count_distinct(faces["photo"]).as_py()),
+                ("face", "", faces.num_rows),
+                ("image", "kept", len(kept)),
             ],
             "other_seconds": self.record["seconds"]
             - sum(t["seconds"] for t in self.record["timings"].values()),

@@ -39,6 +39,7 @@ from preprocessing.crawl.urls import WebAddress, host_of, web_address
 from preprocessing.reject import Reason, Rejected
 from storage.config import Config
 from storage.errors import PipelineError
+from storage.wording import numbered
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ class Fetcher:
             if answer.location is None:
                 return
             address = _redirected(address, answer.location)
-        raise Rejected(Reason.HTTP_STATUS, f"more than {self._config.max_redirects} redirects")
+        raise Rejected(Reason.HTTP_STATUS, f"more than {numbered(self._config.max_redirects, 'redirect')}")
 
     async def _ask_host(self, address: WebAddress, visit: Visit) -> None:
         """Note what the origin says of an address; `Rejected` where that refuses it."""

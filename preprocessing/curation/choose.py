@@ -31,6 +31,7 @@ from preprocessing.curation.settings import CurateConfig, not_measured
 from preprocessing.reject import Reason
 from storage.errors import EmptyDatasetError
 from storage.tables import arrow, counted, fitted, leaders, numbers, where
+from storage.wording import numbered
 
 Rows = NDArray[np.int64]
 """Numbers of faces, ascending, as `_Faces` has them."""
@@ -319,14 +320,15 @@ def _nothing_kept(faces: pa.Table, rejections: pa.Table, config: CurateConfig) -
         return EmptyDatasetError(
             f"no face was found at all (detect.min_quad_px is at most {config.min_quad_px}, the smallest crop side)"
         )
+    found = numbered(faces.num_rows, "face")
     reasons = counted(rejections["reason"])
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     number, rule, values = max(_failing(faces, config), key=lambda failing: failing[0])
     if not number:
-        return EmptyDatasetError(f"none of {faces.num_rows} faces found is kept; rejected: {counts}")
+        return EmptyDatasetError(f"none of {found} found is kept; rejected: {counts}")
     bound = getattr(config, rule.setting.removeprefix("curate."))
     return EmptyDatasetError(
-        f"none of {faces.num_rows} faces found is kept, most often ({number}) for {rule.setting}={bound:g}: "
+        f"none of {found} found is kept, most often ({number}) for {rule.setting}={bound:g}: "
         f"{rule.score.name} runs from {values.min():.4g} over {np.median(values):.4g} (median) to "
         f"{values.max():.4g}; rejected: {counts}"
     )

@@ -19,6 +19,7 @@ from storage.datasets.records import ShardFacts
 from storage.errors import IntegrityError, NotFoundError
 from storage.shards import check_shard
 from storage.tables import Row, arrow, rows_by_value
+from storage.wording import numbered
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Checked:
 
     def summary(self) -> str:
         """For people."""
-        return f"manifest, tables, {self.shards} shards, {self.images} images, {self.originals} originals"
+        counts = {"shard": self.shards, "image": self.images, "original": self.originals}
+        return ", ".join(["manifest", "tables", *(numbered(num, noun) for noun, num in counts.items())])
 
 
 def verify(dataset: Dataset) -> Checked:

@@ -36,6 +36,7 @@ from storage.lineage.origin import read_provenance
 from storage.runs import CheckpointState, Run, find_run, list_runs
 from storage.store import Store, original_key
 from storage.tables import BATCH_ROWS, Row, arrow
+from storage.wording import numbered
 
 MIN_DIGITS = 8
 DRAWS = "generator_ema.safetensors"
@@ -105,7 +106,7 @@ class Chain:
             for name, value in brief.items():
                 yield f"  {name}: {value}"
         if len(self.images) > limit:
-            yield f"and {len(self.images) - limit} images more (--limit, or --json for all)"
+            yield f"and {numbered(len(self.images) - limit, 'image')} more (--limit, or --json for all)"
         for row in self.rejections:
             yield f"rejected: {row['reason']}"
             for name, value in row.items():

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from storage.errors import ConfigError, TrainingError
+from storage.wording import numbered
 from training.config import TrainConfig
 from training.device import resolve_device
 
@@ -136,7 +137,9 @@ def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
         _see_first(local_rank, num_here)
     device = resolve_device(device_name)
     if device.type == "cuda" and (num_gpus := torch.cuda.device_count()) < num_here:
-        raise ConfigError(f"{num_here} processes were started here, and there are {num_gpus} GPUs")
+        raise ConfigError(
+            f"{num_here} processes were started here, and this machine has {numbered(num_gpus, 'GPU')}"
+        )
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     flags = dist.new_group(backend="gloo", timeout=PATIENCE)
     yield Ranks(dist.get_rank(), world, flags, local_rank=local_rank), device

@@ -25,6 +25,7 @@ from storage.local import write_whole
 from storage.records import Inside, StoredRecord
 from storage.runs import Run
 from storage.tables import Row
+from storage.wording import numbered
 from training.checkpoint import read_state
 from training.config import TrainConfig
 from training.data import ImageArray
@@ -256,8 +257,8 @@ def _held_out(
     kept = [i for i, key in enumerate(vectors.keys) if key not in overlapping][: config.num_held_out]
     if len(kept) < 2:
         raise ConfigError(
-            f"--held-out {dataset.reference} has {len(kept)} photographs that run {run.id} was not trained on: "
-            f"name another dataset, or leave it out"
+            f"--held-out {dataset.reference} has {numbered(len(kept), 'photograph')} that run {run.id} was not "
+            f"trained on: name another dataset, or leave it out"
         )
     about = {
         "method": f"dataset {dataset.reference}",
