@@ -56,7 +56,7 @@ def kind(function: GradientFunction, inputs: Sequence[Tensor]) -> tuple[Any, ...
 
 @pytest.mark.parametrize("given", [
     {}, {"augment": "ada", "r1_interval": 2}, {"loss": "wgan_gp", "path_length_weight": 2.0, "path_length_interval": 2},
-    {"start_resolution": 16}, {"fade_kimg": 0.0},
+    {"loss": "r3", "r1_interval": 2}, {"start_resolution": 16}, {"fade_kimg": 0.0},
 ])  # fmt: skip
 def test_what_training_asks_for_is_compiled_before(
     given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -101,7 +101,9 @@ def noted_kind(found: list[Any], function: GradientFunction, inputs: Sequence[Te
     found.append(kind(function, inputs))
 
 
-@pytest.mark.parametrize("given", [{"augment": "ada"}, {"loss": "wgan_gp"}, {"path_length_weight": 2.0}])
+@pytest.mark.parametrize(
+    "given", [{"augment": "ada"}, {"loss": "wgan_gp"}, {"loss": "r3"}, {"path_length_weight": 2.0}]
+)
 def test_of_two_ranks_each_takes_half_a_batch(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled for two ranks is for half of a batch, and the same for both, in whatever phase."""
     config = TrainConfig.model_validate({**TINY, **given})
@@ -112,7 +114,7 @@ def test_of_two_ranks_each_takes_half_a_batch(given: dict[str, Any], monkeypatch
             monkeypatch.setattr(function, "compile", partial(noted_kind, found, function))
             training.compile(stage_at(config, 0), phase)
     assert asked[0] == asked[1]
-    assert asked[0][0][-1][2][0][1] == 4
+    assert next(shape for shape, *_ in asked[0][0][-1] if len(shape) == 3)[1] == 4  # the latents
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ from training.loss import (
     CriticPhase,
     DiscriminatorPhase,
     GeneratorPhase,
+    PairingDiscriminatorPhase,
+    PairingGeneratorPhase,
     PathLengthPhase,
     Phase,
     draw_shares,
@@ -253,6 +255,44 @@ def test_wgan_gp_equals_the_reference(row: str) -> None:
     assert_same_gradients(phase, 0, inputs, gradients_of(-logits(nearest(fakes)).mean(), generator))
 
 
+@pytest.mark.parametrize("row", "bcf")
+@pytest.mark.parametrize("interval", [1, 4])
+def test_the_pairing_loss_equals_the_reference(row: str, interval: int) -> None:
+    """R3GAN's losses, R1, R2 and gradients in both networks, plain and recorded, are those of the plain networks."""
+    lod = 1.4
+    generator, discriminator, filtered = row_of_table_1(row, lod)
+    pixels, inputs = phase_inputs(generator, 0.9 if row == "f" else 0.0)
+    fakes = reference_fakes(row, generator, inputs)
+
+    def logits(full_images: Tensor) -> Tensor:
+        return reference_discriminator(discriminator, full_images, lod, filtered)
+
+    def penalty(images: Tensor) -> Tensor:
+        (slope,) = torch.autograd.grad(logits(images).sum(), images, create_graph=True)
+        return GAMMA / 2 * slope.pow(2).sum((1, 2, 3)).mean()
+
+    reals = pixels.double() / 127.5 - 1
+    fade = float(inputs[0])
+    reals = nearest(reals * (1 - fade) + nearest(F.avg_pool2d(reals, 2)) * fade).requires_grad_()
+    fixed = nearest(fakes.detach()).requires_grad_()
+    real, fake = logits(reals), logits(fixed)
+    loss = -torch.log(torch.sigmoid(real - fake)).mean()
+    r1, r2 = penalty(reals), penalty(fixed)
+
+    phase = PairingDiscriminatorPhase(generator, discriminator, GAMMA, interval)
+    given = (pixels, torch.empty(8, 0), *inputs)
+    whole, terms = phase(*given)
+    assert phase.terms == ("loss_d", "r1", "r2", "real_logit", "fake_logit", "real_sign")
+    sign = (real > fake).double().mean() * 2 - 1
+    torch.testing.assert_close(terms, torch.stack([loss, r1, r2, real.mean(), fake.mean(), sign]))
+    torch.testing.assert_close(whole, loss + interval * (r1 + r2))
+    assert_same_gradients(phase, 2, given, gradients_of(loss + interval * (r1 + r2), discriminator))
+    loss_g = -torch.log(torch.sigmoid(logits(nearest(fakes)) - real.detach())).mean()
+    assert_same_gradients(
+        PairingGeneratorPhase(generator, discriminator), 0, given, gradients_of(loss_g, generator)
+    )
+
+
 @pytest.mark.parametrize("row", "cf")
 def test_path_lengths_equal_the_reference(row: str) -> None:
     """The penalty, the mean's move and the gradients, plain and recorded, are those of the plain generator."""
@@ -281,10 +321,10 @@ def test_path_lengths_equal_the_reference(row: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 @pytest.mark.parametrize("dtype", BOUNDS)
-def test_compiled_wgan_gp_and_path_lengths_on_a_gpu(
+def test_compiled_wgan_gp_pairing_and_path_lengths_on_a_gpu(
     dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compiled and replayed as a CUDA graph, WGAN-GP's and the path lengths' gradients stay near float64's."""
+    """Compiled and replayed as a CUDA graph, the other losses' and path lengths' gradients stay near float64's."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for row in "af":
         pair = row_of_table_1(row, 0.4)[:2]
@@ -294,7 +334,9 @@ def test_compiled_wgan_gp_and_path_lengths_on_a_gpu(
         share = torch.rand(8, dtype=torch.double)
         mean = torch.tensor(0.3, dtype=torch.double)
         phases: list[tuple[Phase, tuple[Tensor, ...]]] = [
-            (CriticPhase(*pair), (pixels, torch.empty(8, 0), *inputs, share))
+            (CriticPhase(*pair), (pixels, torch.empty(8, 0), *inputs, share)),
+            (PairingDiscriminatorPhase(*pair, GAMMA), (pixels, torch.empty(8, 0), *inputs)),
+            (PairingGeneratorPhase(*pair), (pixels, torch.empty(8, 0), *inputs)),
         ]
         if isinstance(generator, Generator):
             phases.append((PathLengthPhase(generator, 2.0), (mean, y, inputs[0], *inputs[2:4], *inputs[5:])))
@@ -306,7 +348,7 @@ def test_compiled_wgan_gp_and_path_lengths_on_a_gpu(
             fast.generator.dtype = dtype
             if isinstance(fast.generator, Generator):
                 fast.generator.synthesis.dtype = dtype
-            if isinstance(fast, CriticPhase):
+            if isinstance(fast, DiscriminatorPhase | PairingGeneratorPhase):
                 fast.discriminator.dtype = dtype
             given = tuple((x.float() if x.is_floating_point() else x).cuda() for x in given)
             gradients, _ = GradientFunction(fast, fast.network, compiled=True)(*given)

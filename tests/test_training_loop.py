@@ -114,9 +114,10 @@ PATHS = {"path_length_weight": 2, "path_length_interval": 2}
         {"generator": "traditional"},
         {"augment": "ada", "ada_kimg": 0.1},
         {"loss": "wgan_gp", "r1_gamma": 0},
+        {"loss": "r3", "augment": "ada", "ada_kimg": 0.1, "r1_interval": 2},
         PATHS,
     ],
-    ids=["style", "traditional", "augmented", "wgan_gp", "path_lengths"],
+    ids=["style", "traditional", "augmented", "wgan_gp", "r3", "path_lengths"],
 )
 def test_resumed_run_equals_the_uninterrupted_one(new_run: NewRun, settings: dict[str, Any]) -> None:
     """A run stopped again and again, before and after it grows, ends in the same bytes as one never stopped."""
@@ -304,6 +305,19 @@ def test_lazy_r1_comes_every_so_many_steps() -> None:
         training.step(stage, pixels)
         with_r1.append(training.tally.sums[TERMS.index("r1")].item() > before)
     assert with_r1 == [True, False, False, False, True, False, False, False, True]
+
+
+def test_lazy_penalties_of_the_pairing_loss() -> None:
+    """R1 and R2 come together, every third step, and are counted at those alone."""
+    config = TrainConfig.model_validate({**TINY, "loss": "r3", "r1_interval": 3})
+    training = Training.begin(config, torch.device("cpu"))
+    stage = stage_at(config, 0)
+    pixels = torch.randint(256, (stage.batch_size, 3, 8, 8), dtype=torch.uint8)
+    for _ in range(7):
+        training.step(stage, pixels)
+    counts = dict(zip(terms_of(config), training.tally.counts.tolist(), strict=True))
+    assert (counts["r1"], counts["r2"], counts["loss_d"], counts["loss_g"]) == (3, 3, 7, 7)
+    assert min(training.tally.means()[name] for name in ("r1", "r2")) > 0
 
 
 def test_lazy_path_lengths() -> None:

@@ -22,6 +22,7 @@ from training.loss import (
     faded_reals,
     generator_loss,
     gradient_penalty,
+    pairing_loss,
     r1_penalty,
     wasserstein_generator_loss,
 )
@@ -54,6 +55,15 @@ def test_wasserstein_losses() -> None:
     real, fake = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
     assert wasserstein_generator_loss(fake).item() == -1.75
     assert critic_loss(real, fake).item() == pytest.approx(1.75 + 0.5 + 0.001 * 2.5)
+
+
+def test_the_pairing_loss_compares_pairs() -> None:
+    """It is -log sigmoid of the differences in a pair, log 2 at indifference, and blind to what both logits share."""
+    real, fake = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 3.0])
+    expected = -torch.log(torch.sigmoid(real - fake)).mean()
+    torch.testing.assert_close(pairing_loss(real, fake), expected)
+    torch.testing.assert_close(pairing_loss(real + 7, fake + 7), expected)
+    assert pairing_loss(real, real).item() == pytest.approx(math.log(2))
 
 
 def test_penalties_are_of_the_gradient_by_finite_differences() -> None:

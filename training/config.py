@@ -162,12 +162,15 @@ class TrainConfig(Config):
     )
     adam_beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's mean.")
     adam_beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square.")
-    loss: Literal["logistic", "wgan_gp"] = Field(
+    loss: Literal["logistic", "wgan_gp", "r3"] = Field(
         "logistic",
-        description="The non-saturating logistic loss with R1, or WGAN-GP with Progressive GAN's weights.",
+        description="The non-saturating logistic loss with R1, WGAN-GP with Progressive GAN's weights, or R3GAN's "
+        "relativistic pairing loss with R1 and R2.",
     )
     r1_gamma: float = Field(
-        10.0, ge=0, description="Weight of the R1 gradient penalty, which belongs to the logistic loss."
+        10.0,
+        ge=0,
+        description="Weight of the R1 gradient penalty of the logistic loss, or of both R1 and R2 with loss r3.",
     )
     r1_interval: int = Field(
         1,

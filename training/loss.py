@@ -1,10 +1,10 @@
 """The losses, one module a phase: discriminator (with its gradient penalty), generator, and path lengths.
 
-The non-saturating logistic loss of Goodfellow et al. (2014) with R1 regularization (Mescheder et al. 2018), as
-the paper trains FFHQ (section 2 and Appendix C), or WGAN-GP (Gulrajani et al. 2017) as Progressive GAN has it, for
-config A of table 1 and CelebA-HQ. Path length regularization is StyleGAN2's. A phase is a pure function of tensors,
-so that it can be run as it stands or compiled: what is random about it is drawn before, by `draw_latents` and its
-like. It steps no optimizer and reads no file.
+The non-saturating logistic loss of Goodfellow et al. (2014) with R1 regularization (Mescheder et al. 2018), as the
+paper trains FFHQ (section 2 and Appendix C); WGAN-GP (Gulrajani et al. 2017) as Progressive GAN has it, for config A
+of table 1 and CelebA-HQ; or the relativistic pairing loss with R1 and R2 (Huang et al. 2024). Path length
+regularization is StyleGAN2's. A phase is a pure function of tensors, so that it can be run as it stands or compiled:
+what is random about it is drawn before, by `draw_latents` and its like. It steps no optimizer and reads no file.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """-log D(x) - log(1 - D(G(z))), averaged over the images."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def pairing_loss(logits: Tensor, opposite_logits: Tensor) -> Tensor:
+    """-log sigmoid(D(x) - D(G(z))), averaged over pairs: a network's own logits against those they should exceed.
+
+    The relativistic pairing loss (Jolicoeur-Martineau 2019; Huang et al. 2024, eq. 2). For the discriminator the real
+    images' logits come first, for the generator the fakes'.
+    """
+    return F.softplus(opposite_logits - logits).mean()
 
 
 def r1_penalty(real_logits: Tensor, reals: Tensor, gamma: float, lod: float = 0.0) -> Tensor:
@@ -228,7 +237,7 @@ class DiscriminatorPhase(Phase):
     `r1_gamma` 0 leaves R1 out.
     """
 
-    terms = ("loss_d", "r1", "real_logit", "fake_logit", "real_sign")
+    terms: ClassVar[tuple[str, ...]] = ("loss_d", "r1", "real_logit", "fake_logit", "real_sign")
 
     def __init__(
         self,
@@ -282,6 +291,76 @@ class DiscriminatorPhase(Phase):
         fakes = augmented(fakes, p, latents.augmentation_NR)
         reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
         return augmented(reals, p, drawn_reals_NR), fakes
+
+
+class PairingGeneratorPhase(Phase):
+    """The generator's relativistic pairing loss: each fresh fake against a real image of the batch."""
+
+    terms = GeneratorPhase.terms
+
+    def __init__(self, generator: Generator | TraditionalGenerator, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.generator, self.discriminator = generator, discriminator
+
+    @property
+    def network(self) -> nn.Module:
+        """The network it trains."""
+        return self.generator
+
+    def forward(
+        self,
+        pixels_N3RR: Tensor,
+        drawn_reals_NR: Tensor,
+        fade: Tensor,
+        p: Tensor,
+        z_KNZ: Tensor,
+        crossover_N: Tensor,
+        drawn_NR: Tensor,
+        *noise: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, its `terms` and the batch's mean w, as of `GeneratorPhase`; inputs as of `DiscriminatorPhase`."""
+        latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
+        fakes, w_ND = draw_fakes(self.generator, latents, fade)
+        with torch.no_grad():
+            reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
+            real_logits = self.discriminator(augmented(reals, p, drawn_reals_NR), fade)
+        loss = pairing_loss(self.discriminator(augmented(fakes, p, drawn_NR), fade), real_logits)
+        return loss, loss[None], fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
+
+
+class PairingDiscriminatorPhase(DiscriminatorPhase):
+    """The discriminator's relativistic pairing loss, R1 on the real images and R2, which is R1 on the fakes.
+
+    Logits mean nothing by themselves here: `real_sign` is the mean sign of a real image's against its fake's.
+    """
+
+    terms = ("loss_d", "r1", "r2", "real_logit", "fake_logit", "real_sign")
+
+    def forward(
+        self,
+        pixels_N3RR: Tensor,
+        drawn_reals_NR: Tensor,
+        fade: Tensor,
+        p: Tensor,
+        z_KNZ: Tensor,
+        crossover_N: Tensor,
+        drawn_NR: Tensor,
+        *noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and its `terms`; inputs are those of `DiscriminatorPhase`."""
+        latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
+        reals, fakes = self._shown(pixels_N3RR, drawn_reals_NR, fade, p, latents)
+        reals.requires_grad_(self.r1_gamma > 0)
+        fakes.requires_grad_(self.r1_gamma > 0)
+        real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
+        loss = pairing_loss(real_logits, fake_logits)
+        r1 = r2 = torch.zeros_like(loss)
+        if self.r1_gamma > 0:
+            r1 = r1_penalty(real_logits, reals, self.r1_gamma, self.discriminator.lod)
+            r2 = r1_penalty(fake_logits, fakes, self.r1_gamma, self.discriminator.lod)
+        sign = (real_logits - fake_logits).sign().mean()
+        terms = torch.stack([loss, r1, r2, real_logits.mean(), fake_logits.mean(), sign])
+        return loss + self.r1_interval * (r1 + r2), terms
 
 
 class CriticPhase(DiscriminatorPhase):

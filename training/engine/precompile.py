@@ -45,7 +45,7 @@ JOB_BYTES = 3 * 2**29
 def tasks_of(config: TrainConfig, num_images: int) -> list[tuple[Stage, str]]:
     """Each stage to come with each of its phases; the discriminator's last, as training begins with that itself."""
     phases = ["generator", "discriminator"]
-    if config.loss == "logistic" and config.r1_interval > 1:
+    if config.loss != "wgan_gp" and config.r1_interval > 1:
         phases.insert(1, "discriminator_alone")
     if config.path_length_weight > 0:
         phases.insert(1, "path_length")

@@ -27,6 +27,8 @@ from training.loss import (
     CriticPhase,
     DiscriminatorPhase,
     GeneratorPhase,
+    PairingDiscriminatorPhase,
+    PairingGeneratorPhase,
     PathLengthPhase,
     Phase,
     draw_directions,
@@ -48,6 +50,8 @@ log = logging.getLogger(__name__)
 ALONE = Ranks()
 TERMS = GeneratorPhase.terms + DiscriminatorPhase.terms
 """Of a run without what is off by default."""
+PENALTIES = {"r1", "r2"}
+"""The terms that lazy regularization leaves out of most steps."""
 
 
 class Tally:
@@ -184,7 +188,9 @@ class Training:
         self.ranks.mean_([*gradients.values(), terms_d])
         skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
-        gradients, (terms_g, w_D) = self.gradients["generator"](*self._generator_inputs(stage, num, rng))
+        gradients, (terms_g, w_D) = self.gradients["generator"](
+            *self._generator_inputs(stage, pixels_N3RR, rng)
+        )
         self.ranks.mean_([*gradients.values(), terms_g, w_D])
         if "path_length" in self.gradients:
             terms_g = torch.cat([terms_g, self._regularize_paths(gradients, stage, num, rng)])
@@ -195,26 +201,26 @@ class Training:
             self.generator.update_w_avg(w_D, config.w_avg_beta)
         average_into(self.generator_ema, self.generator, ema_beta(num, config.ema_half_life_kimg))
         if config.augment == "ada":
-            self.augmentation.update(terms_d[DiscriminatorPhase.terms.index("real_sign")], num)
+            self.augmentation.update(terms_d[-1], num)  # real_sign
 
         self.num_images += num
         terms = torch.cat([terms_g, terms_d])
-        if not has_penalty:
-            terms[terms_of(config).index("r1")] = torch.nan
+        for name in () if has_penalty else PENALTIES & set(terms_of(config)):
+            terms[terms_of(config).index(name)] = torch.nan
         self.tally.add(num, terms, skipped_d | skipped_g)
 
     def compile(self, stage: Stage, phase: str) -> None:
         """Have the cache hold a phase as the steps of such a stage need it; nothing is trained."""
         num, rng = stage.batch_size, step_rng(self.config.seed, 0, self.device)
         self._set_lod(recorded_lod(self.config, stage.lod))
+        shape = (num // self.ranks.world, stage.resolution, stage.resolution, 3)
+        pixels = colours_first(torch.zeros(shape, dtype=torch.uint8, device=self.device))
         inputs: tuple[Tensor, ...]
         if phase == "generator":
-            inputs = self._generator_inputs(stage, num, rng)
+            inputs = self._generator_inputs(stage, pixels, rng)
         elif phase == "path_length":
             inputs = self._path_inputs(stage, num, rng)
         else:
-            shape = (num // self.ranks.world, stage.resolution, stage.resolution, 3)
-            pixels = colours_first(torch.zeros(shape, dtype=torch.uint8, device=self.device))
             inputs = self._discriminator_inputs(stage, pixels, rng)
         self.gradients[phase].compile(inputs)
 
@@ -231,8 +237,13 @@ class Training:
         latents, fade, p = latents.of(own), self._fade(stage), self.augmentation.p
         return pixels_N3RR, own(drawn_reals), fade, p, *latents[:3], *latents.noise, *shares
 
-    def _generator_inputs(self, stage: Stage, num: int, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """What the generator's phase takes."""
+    def _generator_inputs(
+        self, stage: Stage, pixels_N3RR: Tensor, rng: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """What the generator's phase takes: real images too, where each fake is paired with one."""
+        if self.config.loss == "r3":
+            return self._discriminator_inputs(stage, pixels_N3RR, rng)
+        num = len(pixels_N3RR) * self.ranks.world
         augments = self.config.augment != "none"
         latents = draw_latents(self.generator, num, self.config.mixing_probability, rng, augments=augments)
         latents = latents.of(self.ranks.own)
@@ -331,8 +342,12 @@ class Training:
 def terms_of(config: TrainConfig) -> tuple[str, ...]:
     """The names of a run's terms, in the order they are summed in."""
     of_paths = PathLengthPhase.terms if config.path_length_weight > 0 else ()
-    of_critic = CriticPhase.terms if config.loss == "wgan_gp" else DiscriminatorPhase.terms
-    return GeneratorPhase.terms + of_paths + of_critic
+    of_discriminator = {
+        "logistic": DiscriminatorPhase.terms,
+        "wgan_gp": CriticPhase.terms,
+        "r3": PairingDiscriminatorPhase.terms,
+    }
+    return GeneratorPhase.terms + of_paths + of_discriminator[config.loss]
 
 
 def phases_of(
@@ -340,7 +355,7 @@ def phases_of(
 ) -> dict[str, Phase]:
     """What a step differentiates: `generator`, and `discriminator` with its penalty.
 
-    `discriminator_alone` is without R1, for the steps that lazy regularization leaves out; WGAN-GP has none.
+    `discriminator_alone` is without R1 and R2, for the steps that lazy regularization leaves out; WGAN-GP has none.
     `path_length` only where it has a weight.
     """
     phases: dict[str, Phase]
@@ -352,12 +367,12 @@ def phases_of(
             "discriminator": CriticPhase(generator, discriminator),
         }
     else:
+        is_paired = config.loss == "r3"
+        of_discriminator = PairingDiscriminatorPhase if is_paired else DiscriminatorPhase
         phases = {
-            "generator": GeneratorPhase(generator, discriminator),
-            "discriminator": DiscriminatorPhase(
-                generator, discriminator, config.r1_gamma, config.r1_interval
-            ),
-            "discriminator_alone": DiscriminatorPhase(generator, discriminator, r1_gamma=0.0),
+            "generator": (PairingGeneratorPhase if is_paired else GeneratorPhase)(generator, discriminator),
+            "discriminator": of_discriminator(generator, discriminator, config.r1_gamma, config.r1_interval),
+            "discriminator_alone": of_discriminator(generator, discriminator, r1_gamma=0.0),
         }
     if config.path_length_weight > 0 and isinstance(generator, Generator):
         phases["path_length"] = PathLengthPhase(
