@@ -129,6 +129,7 @@ class MetricRecord(StoredRecord):
     resolution: int | None = None
     lod: float | None = None
     truncation_psi: float | None = None
+    mirrors_reals: bool | None = None
     seed: int | None = None
     device: str | None = None
     torch: str | None = None

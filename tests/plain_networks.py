@@ -27,6 +27,8 @@ from training.networks import (
 
 SIDE = 32
 TOP = level_of(SIDE)
+INPUT_GAIN = math.sqrt(2) / 4
+"""Of the dense input layer of configs A to C, as the official code has it."""
 
 Filter = Callable[[Tensor], Tensor]
 Opened = Any
@@ -108,7 +110,8 @@ def reference_synthesis(
 ) -> Tensor:
     """The image at the resolution of `lod`, fading between it and the one below by its fraction.
 
-    It begins with a dense layer on the normalised `z` where that is given (config C); `noise` may be empty.
+    It begins with a dense layer where there is no constant, on the first layer's w (config C), or on the normalised `z`
+    if that is given; `noise` may be empty.
     """
     added: Sequence[Tensor | None] = noise or [None] * w.shape[1]
     network = generator.synthesis
@@ -120,10 +123,11 @@ def reference_synthesis(
     def to_rgb(x: Tensor, level: int) -> Tensor:
         return F.conv2d(x, scaled(network.to_rgb[level].weight, 1.0), network.to_rgb[level].bias)
 
-    if z is None:
+    if network.const is not None:
         x = network.const.expand(len(w), -1, -1, -1)
     else:
-        x = (unit(z) @ scaled(network.input.weight).T).reshape(len(z), -1, 4, 4)
+        code = w[:, 0] if z is None else unit(z)
+        x = (code @ scaled(network.input.weight, INPUT_GAIN).T).reshape(len(w), -1, 4, 4)
     x = reference_layer(layers[0], x, w[:, 0], added[0])
     x = reference_layer(layers[1], convolved(x, 1), w[:, 1], added[1])
     image = to_rgb(x, 0)
@@ -148,7 +152,7 @@ def reference_traditional(network: Opened, z: Tensor, lod: float, filtered: Filt
     def to_rgb(x: Tensor, level: int) -> Tensor:
         return F.conv2d(x, scaled(network.to_rgb[level].weight, 1.0), network.to_rgb[level].bias)
 
-    x = (unit(z) @ scaled(network.input.weight).T).reshape(len(z), -1, 4, 4)
+    x = (unit(z) @ scaled(network.input.weight, INPUT_GAIN).T).reshape(len(z), -1, 4, 4)
     x = activated(convolved(activated(x, network.input_bias), 0), network.layers[0].bias)
     image = to_rgb(x, 0)
     for level in range(1, TOP - math.floor(lod) + 1):
@@ -220,7 +224,7 @@ def reference_fakes(
     assert isinstance(generator, Generator)
     assert bool(noise) == (row in "ef")
     w = reference_styles(generator, inputs) if w is None else w
-    return reference_synthesis(generator, w, noise, lod, z[0] if row == "c" else None)
+    return reference_synthesis(generator, w, noise, lod)
 
 
 def reference_styles(generator: Generator, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -23,7 +23,7 @@ from plain_networks import (
     row_of_table_1,
     small_networks,
 )
-from training.augment import NUM_NORMAL, NUM_UNIFORM
+from training.augment import NUM_NORMAL, NUM_UNIFORM, augmented
 from training.engine.gradients import GradientFunction
 from training.loss import (
     CriticPhase,
@@ -244,7 +244,7 @@ def test_wgan_gp_equals_the_reference(row: str) -> None:
 
     critic = CriticPhase(generator, discriminator)
     given = (pixels, torch.empty(8, 0), *inputs, share)
-    whole, terms = critic(*given)
+    whole, terms, _ = critic(*given)
     assert critic.terms == ("loss_d", "gradient_penalty", "real_logit", "fake_logit", "real_sign")
     torch.testing.assert_close(
         terms, torch.stack([loss, penalty, real.mean(), fake.mean(), real.sign().mean()])
@@ -253,6 +253,51 @@ def test_wgan_gp_equals_the_reference(row: str) -> None:
     assert_same_gradients(critic, 2, given, gradients_of(loss + penalty, discriminator))
     phase = GeneratorPhase(generator, discriminator, wasserstein_generator_loss)
     assert_same_gradients(phase, 0, inputs, gradients_of(-logits(nearest(fakes)).mean(), generator))
+
+
+@pytest.mark.parametrize("is_through", [False, True])
+@pytest.mark.parametrize("loss", ["logistic", "r3"])
+def test_r1_by_the_image_before_its_augmentation(loss: str, is_through: bool) -> None:
+    """R1, and R2, are of the gradient of D(augment(x)) by x or by augment(x); both by finite differences of logits, and
+    the gradients in the discriminator by finite differences of the loss (float64).
+    """
+    torch.manual_seed(0)
+    generator, discriminator = row_of_table_1("f", 2.0)[:2]
+    pixels, inputs = phase_inputs(generator)
+    pixels, inputs = pixels[:4], tuple(x[:, :4] if x.dim() == 3 else x[:4] if x.dim() else x for x in inputs)
+    p = torch.tensor(0.7, dtype=torch.double)
+    drawn = [
+        torch.cat([torch.rand(4, NUM_UNIFORM), torch.randn(4, NUM_NORMAL)], 1).double() for _ in range(2)
+    ]
+    inputs = (inputs[0], p, *inputs[2:4], drawn[1], *inputs[5:])
+    kind = DiscriminatorPhase if loss == "logistic" else PairingDiscriminatorPhase
+    phase = kind(generator, discriminator, GAMMA, through_augmentation=is_through)
+    given = (pixels, drawn[0], *inputs)
+    terms = dict(zip(phase.terms, phase(*given)[1].tolist(), strict=True))
+    with torch.no_grad():
+        images = {"r1": (pixels.double() / 127.5 - 1, drawn[0])}
+        if loss == "r3":
+            images["r2"] = (reference_fakes("f", generator, inputs), drawn[1])
+        for name, (x, random) in images.items():
+            base, square = x if is_through else augmented(x, p, random), 0.0
+            for index in range(x.numel()):
+                ends = []
+                for sign in (1, -1):
+                    moved = base.clone()
+                    moved.view(-1)[index] += sign * 1e-5
+                    ends.append(discriminator(augmented(moved, p, random) if is_through else moved).sum())
+                square += (float(ends[0] - ends[1]) / 2e-5) ** 2
+            assert terms[name] == pytest.approx(GAMMA / 2 * square / 4 / 16, rel=1e-4), name
+    gradients, _ = GradientFunction(phase, discriminator, compiled=False)(*given)
+    for parameter, gradient in list(gradients.items())[::3]:
+        direction, values = torch.randn_like(parameter), []
+        for sign in (1, -1):
+            parameter.data += sign * 1e-6 * direction
+            values.append(phase(*given)[0].item())
+            parameter.data -= sign * 1e-6 * direction
+        slope = float((gradient * direction).sum())
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=2e-3, abs=1e-5)
+    assert_same_gradients(phase, 2, given, gradients_of(phase(*given)[0], discriminator))
 
 
 @pytest.mark.parametrize("row", "bcf")
@@ -281,7 +326,7 @@ def test_the_pairing_loss_equals_the_reference(row: str, interval: int) -> None:
 
     phase = PairingDiscriminatorPhase(generator, discriminator, GAMMA, interval)
     given = (pixels, torch.empty(8, 0), *inputs)
-    whole, terms = phase(*given)
+    whole, terms, _ = phase(*given)
     assert phase.terms == ("loss_d", "r1", "r2", "real_logit", "fake_logit", "real_sign")
     sign = (real > fake).double().mean() * 2 - 1
     torch.testing.assert_close(terms, torch.stack([loss, r1, r2, real.mean(), fake.mean(), sign]))

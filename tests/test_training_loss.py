@@ -157,7 +157,7 @@ def test_phases_are_functions_of_their_latents() -> None:
 def test_discriminator_phase_leaves_the_generator_alone() -> None:
     """The discriminator's loss has no path to the generator's parameters."""
     generator, discriminator = pair()
-    loss, _ = DiscriminatorPhase(generator, discriminator, 10.0)(*reals(), *latents(generator))
+    loss, *_ = DiscriminatorPhase(generator, discriminator, 10.0)(*reals(), *latents(generator))
     loss.backward()
     assert all(parameter.grad is None for parameter in generator.parameters())
     assert discriminator.out.weight.grad is not None
@@ -166,7 +166,7 @@ def test_discriminator_phase_leaves_the_generator_alone() -> None:
 def test_critic_phase_leaves_the_generator_alone() -> None:
     """The critic's loss has no path to the generator's parameters."""
     generator, discriminator = pair()
-    loss, _ = CriticPhase(generator, discriminator)(*reals(), *latents(generator), torch.rand(4))
+    loss, *_ = CriticPhase(generator, discriminator)(*reals(), *latents(generator), torch.rand(4))
     loss.backward()
     assert all(parameter.grad is None for parameter in generator.parameters())
     assert discriminator.out.weight.grad is not None
@@ -234,7 +234,7 @@ def test_mixing_probability_is_a_share_of_images() -> None:
 def test_no_r1_at_gamma_zero() -> None:
     """At gamma 0 the penalty is zero and the loss is the logistic one alone."""
     generator, discriminator = pair()
-    loss, terms = DiscriminatorPhase(generator, discriminator, 0.0)(*reals(), *latents(generator))
+    loss, terms, _ = DiscriminatorPhase(generator, discriminator, 0.0)(*reals(), *latents(generator))
     assert terms[1] == 0
     assert loss == terms[0]
 
@@ -244,7 +244,7 @@ def test_lazy_r1_weighs_as_many_times_as_much() -> None:
     generator, discriminator = pair()
     for interval in (1, 16):
         phase = DiscriminatorPhase(generator, discriminator, 10.0, interval)
-        loss, terms = phase(*reals(), *latents(generator))
+        loss, terms, _ = phase(*reals(), *latents(generator))
         torch.testing.assert_close(loss, terms[0] + interval * terms[1])
 
 

@@ -126,6 +126,38 @@ def test_records_say_what_numbers_depend_on(run: Run, records: Records) -> None:
     assert recorded_metrics(run, run.newest_checkpoint()).items() >= records.items()
 
 
+def test_real_crops_are_mirrored_where_the_run_mirrors(run: Run, tmp_path: Path) -> None:
+    """Mirrored, each crop is itself or its mirror image, always the same one; a run without flips mirrors none."""
+    plain, one, same = (
+        np.concatenate([images for _, images in crops.batches(5)])
+        for crops in (
+            RealCrops.of(run.store, run.record.dataset, 16, is_mirrored=is_mirrored)
+            for is_mirrored in (False, True, True)
+        )
+    )
+    assert np.array_equal(one, same)
+    flipped = [np.array_equal(image, real[..., ::-1]) for image, real in zip(one, plain, strict=True)]
+    kept = [np.array_equal(image, real) for image, real in zip(one, plain, strict=True)]
+    assert 0 < sum(flipped) < len(flipped)
+    assert [not flip for flip in flipped] == kept
+    store = Store(tmp_path)
+    images = tiny_run.noise_images(12)
+    found = []
+    for flips in (True, False):
+        of_run = tiny_run.trained(
+            store,
+            tiny_run.tiny_dataset(store, images),
+            total_kimg=0.016,
+            x_flips=flips,
+            metrics_mirror_reals=True,
+        )
+        for mirror in (None, False):
+            config = EvaluateConfig(metrics=("fd_efficientnet_lite0",), num_images=4, mirror_reals=mirror)
+            record = evaluate(of_run, of_run.newest_checkpoint(), config, torch.device("cpu"))
+            found.append(record["fd_efficientnet_lite0"].mirrors_reals)
+    assert found == [True, False, False, False]
+
+
 def test_metrics_are_deterministic_and_batches_do_not_matter(run: Run, records: Records) -> None:
     """Evaluated again, in other batches and with the reals from the cache, the numbers are the same."""
     asked = ("fd_efficientnet_lite0", "ppl_efficientnet_lite0_z_full", "recall_efficientnet_lite0")

@@ -98,8 +98,7 @@ def test_steps_take_the_schedule_s_rate_and_resolutions_begin_with_fresh_moments
     counts, rates = [], []
     for _ in range(8):
         stage = stage_at(config, training.num_images)
-        if stage.resolution != training.resolution:
-            training.enter(stage.resolution)
+        training.enter(stage)
         training.step(stage, torch.zeros(8, 3, stage.resolution, stage.resolution, dtype=torch.uint8))
         optimizer = training.optimizers["generator"]
         state = optimizer.state[training.generator.synthesis.const]
@@ -107,6 +106,56 @@ def test_steps_take_the_schedule_s_rate_and_resolutions_begin_with_fresh_moments
         rates.append(optimizer.param_groups[0]["lr"])
     assert counts == [(8, 1), (8, 2), (8, 3), (16, 1), (16, 2), (16, 3), (16, 4), (16, 5)]
     assert rates == [0.001] * 3 + [0.003] * 5
+
+
+def steps_of_adam(config: TrainConfig, num: int) -> list[tuple[int, float, int]]:
+    """Resolution, level of detail and Adam's step count after each of some steps."""
+    training = Training.begin(config, torch.device("cpu"))
+    counts = []
+    for _ in range(num):
+        stage = stage_at(config, training.num_images)
+        training.enter(stage)
+        training.step(stage, torch.zeros(8, 3, stage.resolution, stage.resolution, dtype=torch.uint8))
+        state = training.optimizers["discriminator"].state[training.discriminator.out.weight]
+        counts.append((stage.resolution, stage.lod, int(state["step"])))
+    return counts
+
+
+def test_moments_begin_afresh_where_a_fade_ends_if_asked() -> None:
+    """As in the official code Adam starts anew where a fade begins and where it ends, and nowhere else."""
+    given = {"preset": "smoke", "resolution": 16, "stable_kimg": 0.016, "fade_kimg": 0.016, "total_kimg": 1,
+             "batch_size": {"4": 8}, "max_channels": 8}  # fmt: skip
+    counts = steps_of_adam(TrainConfig.model_validate({**given, "adam_restarts_after_fade": True}), 7)
+    assert counts == [(8, 1, 1), (8, 1, 2), (8, 1, 3), (16, 0.5, 1), (16, 0, 1), (16, 0, 2), (16, 0, 3)]
+    assert [count for *_, count in steps_of_adam(TrainConfig.model_validate(given), 7)] == [
+        1,
+        2,
+        3,
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_the_mean_w_moves_in_both_phases_if_asked() -> None:
+    """It moves towards the mean w of the discriminator's fakes and then towards that of the generator's."""
+    config = TrainConfig.model_validate(
+        {"preset": "smoke", "batch_size": {"4": 8}, "w_avg_updates": "both", "w_avg_beta": 0.9}
+    )
+    training = Training.begin(config, torch.device("cpu"))
+    generator = training.generator
+    assert isinstance(generator, Generator)
+    rng = step_rng(config.seed, 0, torch.device("cpu"))
+    stage = stage_at(config, 0)
+    training._set_lod(stage.lod)
+    expected = torch.zeros_like(generator.w_avg)
+    for _ in range(2):
+        z_NZ = draw_latents(generator, 8, config.mixing_probability, rng).z_KNZ[0]
+        expected = expected + 0.1 * (generator.mapping(z_NZ).detach().mean(0) - expected)
+    training.enter(stage)
+    training.step(stage, torch.zeros(8, 3, stage.resolution, stage.resolution, dtype=torch.uint8))
+    torch.testing.assert_close(generator.w_avg, expected)
 
 
 def test_a_step_is_the_reference_s() -> None:
@@ -130,7 +179,7 @@ def test_a_step_is_the_reference_s() -> None:
         for network in (training.generator, training.generator_ema, training.discriminator)
     )
     assert isinstance(generator, Generator)
-    training.enter(SIDE)
+    training.enter(stage)
     p = torch.tensor(0.5).double()
 
     def drawn_fakes(rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

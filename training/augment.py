@@ -11,6 +11,7 @@ Suffixes: N images, C channels, H height, W width, and matrices in homogeneous c
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ BEFORE, AFTER = 5, 5
 OFF_CENTRE = BEFORE + 0.5 - sum(k * tap for k, tap in enumerate(SYM6)) / sum(SYM6)
 """How far to the right of its index a fine sample lies, in fine pixels: the filter is not quite symmetric."""
 
+_BILINEAR_MIRRORED = 0, 2
+"""PyTorch's numbers of how `_Sampled` interpolates and of what is outside."""
+
 
 def draw_augmentation(num: int, rng: torch.Generator) -> Tensor:
     """The random numbers (num, 27) behind the transforms of `num` images; as many whatever their strength."""
@@ -39,7 +43,7 @@ def draw_augmentation(num: int, rng: torch.Generator) -> Tensor:
 
 
 def augmented(images_N3HW: Tensor, p: Tensor, drawn_NR: Tensor) -> Tensor:
-    """Images with each transform taken with probability `p`; differentiable once in the images.
+    """Images with each transform taken with probability `p`; linear in the images but for a shift of their values.
 
     Values are in about [-1, 1] and are not clamped. An image no geometric transform was drawn for passes that part
     unfiltered. Random numbers without columns stand for no augmentation at all.
@@ -178,9 +182,44 @@ def warped(images_N3HW: Tensor, geometry_N33: Tensor) -> Tensor:
         dim=2,
     )
     grid = torch.einsum("hwj,nij->nhwi", points_HW3, geometry_N33[:, :2].to(fine.dtype)) - OFF_CENTRE / side
-    moved = F.grid_sample(fine, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    moved: Tensor = _Sampled.apply(fine, grid)
     down_ij = _coarsening(side, images_N3HW)
     return down_ij @ (moved @ down_ij.T)
+
+
+class _Sampled(torch.autograd.Function):
+    """Bilinear samples of images at the points of a grid, mirrored outside; differentiable any number of times in the
+    images, as R1 before the augmentation needs, which PyTorch's own is not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, grid: Tensor) -> Tensor:
+        ctx.save_for_backward(grid)
+        ctx.side = images.shape[-1]
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (grid,) = ctx.saved_tensors
+        return _Spread.apply(gradient, grid, ctx.side), None
+
+
+class _Spread(torch.autograd.Function):
+    """The adjoint of `_Sampled`: each sample spread over the pixels that it was taken of."""
+
+    @staticmethod
+    def forward(ctx: Any, samples: Tensor, grid: Tensor, side: int) -> Tensor:
+        ctx.save_for_backward(grid)
+        like = samples.new_empty(*samples.shape[:2], side, side)
+        spread: Tensor = torch.ops.aten.grid_sampler_2d_backward(
+            samples.contiguous(), like, grid, *_BILINEAR_MIRRORED, False, [True, False]
+        )[0]
+        return spread
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (grid,) = ctx.saved_tensors
+        return _Sampled.apply(gradient, grid), None, None
 
 
 def _refining(side: int, like: Tensor) -> Tensor:

@@ -38,6 +38,8 @@ class State(CheckpointState):
     dataset: VersionName
     resolution: int
     """That of the stage in which it stood, px."""
+    lod: float | None = None
+    """The level of detail of the last step."""
     seconds: float
     """Trained so far."""
     augmentation: dict[str, Any]

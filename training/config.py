@@ -5,6 +5,7 @@ preset is laid under the fields that were given.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -45,12 +46,19 @@ _PAPER: dict[str, Any] = {
     "precision": "bf16",
 }
 
-# Table 1, each row as what it lacks of the next one. A to C's details are from memory of the paper: of Appendix C, A's
-# 12 million images and losses, and of section 2, that C's input layer is fed with z. The rates are those for FFHQ.
-_TABLE1_F: dict[str, Any] = {**_PAPER, "resolution": 1024}
+# What the official code does beside, or otherwise than, the paper says: `docs/faithful.md` has each piece.
+_OFFICIAL: dict[str, Any] = {
+    **_PAPER,
+    "adam_restarts_after_fade": True,
+    "w_avg_updates": "both",
+    "metrics_mirror_reals": True,
+}
+
+# Table 1, each row as what it lacks of the next one. The rates are those for FFHQ.
+_TABLE1_F: dict[str, Any] = {**_OFFICIAL, "resolution": 1024}
 _TABLE1_E: dict[str, Any] = {**_TABLE1_F, "mixing_probability": 0.0}
 _TABLE1_D: dict[str, Any] = {**_TABLE1_E, "noise": False}
-_TABLE1_C: dict[str, Any] = {**_TABLE1_D, "synthesis_input": "latent"}
+_TABLE1_C: dict[str, Any] = {**_TABLE1_D, "synthesis_input": "w", "input_gain": math.sqrt(2) / 4}
 _TABLE1_B: dict[str, Any] = {**_TABLE1_C, "generator": "traditional", "truncation_psi": 1.0}
 _TABLE1_A: dict[str, Any] = {
     **_TABLE1_B,
@@ -78,8 +86,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "snapshot_kimg": 50.0,
         "tick_kimg": 2.0,
     },
-    "paper256": {**_PAPER, "resolution": 256},
-    "paper1024": {**_PAPER, "resolution": 1024},
+    "paper256": {**_OFFICIAL, "resolution": 256},
+    "paper1024": {**_OFFICIAL, "resolution": 1024},
     "table1_a": _TABLE1_A,
     "table1_b": _TABLE1_B,
     "table1_c": _TABLE1_C,
@@ -91,7 +99,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 CHANGEABLE = frozenset({
     "total_kimg", "snapshot_kimg", "tick_kimg", "keep_checkpoints", "metrics", "metrics_kimg", "metrics_images",
-    "keep_best", "max_skipped_steps", "device", "compile",
+    "keep_best", "metrics_mirror_reals", "max_skipped_steps", "device", "compile",
 })  # fmt: skip
 """Fields that a run may go on with another value of: how far and where it trains, and what it writes down."""
 
@@ -122,9 +130,15 @@ class TrainConfig(Config):
         "bilinear",
         description="How both networks scale features by 2: with a binomial filter, or as Progressive GAN without.",
     )
-    synthesis_input: Literal["const", "latent"] = Field(
+    synthesis_input: Literal["const", "w", "latent"] = Field(
         "const",
-        description="What the style-based generator draws on: a learned constant, or z through an input layer.",
+        description="What the style-based generator draws on: a learned constant, or w or z through a layer.",
+    )
+    input_gain: float = Field(
+        math.sqrt(2),
+        gt=0,
+        le=10,
+        description="Gain of the input layer of the traditional generator, or of one without a constant.",
     )
     noise: bool = Field(True, description="Add noise in every layer of the style-based generator.")
     resolution: Annotated[int, OneOf(8, 16, 32, 64, 128, 256, 512, 1024)] = Field(
@@ -162,6 +176,10 @@ class TrainConfig(Config):
     )
     adam_beta1: float = Field(0.0, ge=0, lt=1, description="Adam's decay of the gradient's mean.")
     adam_beta2: float = Field(0.99, ge=0, lt=1, description="Adam's decay of the gradient's square.")
+    adam_restarts_after_fade: bool = Field(
+        False,
+        description="Begin Adam's moments afresh where a fade ends too, and not only where a resolution begins.",
+    )
     loss: Literal["logistic", "wgan_gp", "r3"] = Field(
         "logistic",
         description="The non-saturating logistic loss with R1, WGAN-GP with Progressive GAN's weights, or R3GAN's "
@@ -178,6 +196,10 @@ class TrainConfig(Config):
         le=1000,
         description="Steps from one R1 penalty to the next, which weighs as many times as much: 1 as the paper's, "
         "more is StyleGAN2's lazy regularization.",
+    )
+    r1_through_augmentation: bool = Field(
+        False,
+        description="Take R1 by the image before its augmentation, and not by the one that the discriminator sees.",
     )
     path_length_weight: float = Field(
         0.0,
@@ -206,7 +228,10 @@ class TrainConfig(Config):
     ema_half_life_kimg: float = Field(
         0.5, ge=0, description="Half-life of the averaged generator, in thousands of images; 0 averages none."
     )
-    w_avg_beta: float = Field(0.98, ge=0, lt=1, description="Decay a step of the running mean of w.")
+    w_avg_beta: float = Field(0.98, ge=0, lt=1, description="Decay of the running mean of w at each move.")
+    w_avg_updates: Literal["generator", "both"] = Field(
+        "generator", description="In which phases of a step the running mean of w moves."
+    )
     augment: Literal["none", "fixed", "ada"] = Field(
         "none",
         description="Augmentation of what the discriminator sees, for small datasets: none, of fixed strength, or "
@@ -247,6 +272,9 @@ class TrainConfig(Config):
     metrics_images: int = Field(
         5_000, ge=2, description="Generated samples a measurement; published figures are of 50,000."
     )
+    metrics_mirror_reals: bool = Field(
+        False, description="Mirror real images at random for metrics too, where x_flips does for training."
+    )
     keep_best: MetricName | None = Field(
         None, description="One of `metrics`: the checkpoint best by it is kept beside the newest."
     )
@@ -264,8 +292,8 @@ class TrainConfig(Config):
 
     @property
     def draws_from_w(self) -> bool:
-        """Whether w and noise alone make an image: not where z enters the synthesis too, as in configs A to C."""
-        return self.generator == "style" and self.synthesis_input == "const"
+        """Whether w and noise alone make an image: not where z enters the synthesis too."""
+        return self.generator == "style" and self.synthesis_input != "latent"
 
     @model_validator(mode="wrap")
     @classmethod
@@ -328,6 +356,8 @@ class TrainConfig(Config):
                 "augment ada follows the sign of logits, and a critic's (loss wgan_gp) has no meaning: "
                 "choose augment none or fixed"
             )
+        if self.r1_through_augmentation and self.augment == "none":
+            raise ValueError("r1_through_augmentation is of an augmentation: choose augment fixed or ada")
         if self.start_resolution < self.resolution and self.stable_kimg + self.fade_kimg == 0:
             raise ValueError("stable_kimg and fade_kimg are both 0: the network would never grow")
         if self.path_length_weight > 0 and self.generator == "traditional":

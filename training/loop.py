@@ -77,8 +77,7 @@ def train(
             stopped = True
             break
 
-        if stage.resolution != training.resolution:
-            training.enter(stage.resolution)
+        training.enter(stage)
         training.step(stage, pixels)
         has_stepped = True
         finished = training.num_images >= config.total_kimg * 1000

@@ -162,6 +162,11 @@ def draw_fakes(
     return generator.synthesis(w_NLD, latents.noise, generator.lod, fade, latents.z_KNZ[0]), w_ND
 
 
+def mean_w(fakes: Tensor, w_ND: Tensor | None) -> Tensor:
+    """A batch's mean w (D,), empty from a generator without a mapping network."""
+    return fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
+
+
 def styles(generator: Generator, z_KNZ: Tensor, crossover_N: Tensor) -> tuple[Tensor, Tensor]:
     """Each layer's w (N, L, D), mixed, and the first w (N, D)."""
     w_KND = generator.mapping(z_KNZ.flatten(0, 1)).unflatten(0, z_KNZ.shape[:2])
@@ -228,13 +233,14 @@ class GeneratorPhase(Phase):
         latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
         fakes, w_ND = draw_fakes(self.generator, latents, fade)
         loss = self.loss_of(self.discriminator(augmented(fakes, p, drawn_NR), fade))
-        return loss, loss[None], fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
+        return loss, loss[None], mean_w(fakes, w_ND)
 
 
 class DiscriminatorPhase(Phase):
     """The discriminator's loss on real images and as many fresh fakes, and R1 on the real ones.
 
-    `r1_gamma` 0 leaves R1 out.
+    `r1_gamma` 0 leaves R1 out. R1 is taken by the images that the discriminator sees, or `through_augmentation` by
+    what they were augmented from.
     """
 
     terms: ClassVar[tuple[str, ...]] = ("loss_d", "r1", "real_logit", "fake_logit", "real_sign")
@@ -245,10 +251,13 @@ class DiscriminatorPhase(Phase):
         discriminator: Discriminator,
         r1_gamma: float,
         r1_interval: int = 1,
+        *,
+        through_augmentation: bool = False,
     ) -> None:
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
         self.r1_gamma, self.r1_interval = r1_gamma, r1_interval
+        self.through_augmentation = through_augmentation
 
     @property
     def network(self) -> nn.Module:
@@ -265,32 +274,37 @@ class DiscriminatorPhase(Phase):
         crossover_N: Tensor,
         drawn_NR: Tensor,
         *noise: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss and its `terms`; pixels are uint8, `p` is the strength of augmentation.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, its `terms` and the batch's mean w; pixels are uint8, `p` is the strength of augmentation.
 
-        R1 is taken at the images the discriminator sees, augmented ones where there is augmentation. Where R1 comes
-        every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
+        Where R1 comes every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
         """
         latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
-        reals, fakes = self._shown(pixels_N3RR, drawn_reals_NR, fade, p, latents)
-        reals.requires_grad_(self.r1_gamma > 0)
-        real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
+        reals, fakes, w_D = self._drawn(pixels_N3RR, fade, latents)
+        reals, shown = self._watched(reals, p, drawn_reals_NR)
+        real_logits = self.discriminator(shown, fade)
+        fake_logits = self.discriminator(augmented(fakes, p, drawn_NR), fade)
         loss = discriminator_loss(real_logits, fake_logits)
         r1 = torch.zeros_like(loss)
         if self.r1_gamma > 0:
             r1 = r1_penalty(real_logits, reals, self.r1_gamma, self.discriminator.lod)
         terms = torch.stack([loss, r1, real_logits.mean(), fake_logits.mean(), real_logits.sign().mean()])
-        return loss + self.r1_interval * r1, terms
+        return loss + self.r1_interval * r1, terms, w_D
 
     @torch.no_grad()
-    def _shown(
-        self, pixels_N3RR: Tensor, drawn_reals_NR: Tensor, fade: Tensor, p: Tensor, latents: Latents
-    ) -> tuple[Tensor, Tensor]:
-        """The images that the discriminator sees, augmented where there is augmentation: real ones, and fakes."""
-        fakes, _ = draw_fakes(self.generator, latents, fade)
-        fakes = augmented(fakes, p, latents.augmentation_NR)
+    def _drawn(self, pixels_N3RR: Tensor, fade: Tensor, latents: Latents) -> tuple[Tensor, Tensor, Tensor]:
+        """Real images and fakes, not augmented yet, and the batch's mean w."""
+        fakes, w_ND = draw_fakes(self.generator, latents, fade)
         reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
-        return augmented(reals, p, drawn_reals_NR), fakes
+        return reals, fakes, mean_w(fakes, w_ND)
+
+    def _watched(self, images_N3RR: Tensor, p: Tensor, drawn_NR: Tensor) -> tuple[Tensor, Tensor]:
+        """What a penalty is taken by, and what the discriminator sees of it."""
+        if self.through_augmentation:
+            images = images_N3RR.requires_grad_(self.r1_gamma > 0)
+            return images, augmented(images, p, drawn_NR)
+        shown = augmented(images_N3RR, p, drawn_NR).requires_grad_(self.r1_gamma > 0)
+        return shown, shown
 
 
 class PairingGeneratorPhase(Phase):
@@ -325,7 +339,7 @@ class PairingGeneratorPhase(Phase):
             reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
             real_logits = self.discriminator(augmented(reals, p, drawn_reals_NR), fade)
         loss = pairing_loss(self.discriminator(augmented(fakes, p, drawn_NR), fade), real_logits)
-        return loss, loss[None], fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
+        return loss, loss[None], mean_w(fakes, w_ND)
 
 
 class PairingDiscriminatorPhase(DiscriminatorPhase):
@@ -346,13 +360,16 @@ class PairingDiscriminatorPhase(DiscriminatorPhase):
         crossover_N: Tensor,
         drawn_NR: Tensor,
         *noise: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss and its `terms`; inputs are those of `DiscriminatorPhase`."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, its `terms` and the batch's mean w; inputs are those of `DiscriminatorPhase`."""
         latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
-        reals, fakes = self._shown(pixels_N3RR, drawn_reals_NR, fade, p, latents)
-        reals.requires_grad_(self.r1_gamma > 0)
-        fakes.requires_grad_(self.r1_gamma > 0)
-        real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
+        reals, fakes, w_D = self._drawn(pixels_N3RR, fade, latents)
+        reals, shown_reals = self._watched(reals, p, drawn_reals_NR)
+        fakes, shown_fakes = self._watched(fakes, p, drawn_NR)
+        real_logits, fake_logits = (
+            self.discriminator(shown_reals, fade),
+            self.discriminator(shown_fakes, fade),
+        )
         loss = pairing_loss(real_logits, fake_logits)
         r1 = r2 = torch.zeros_like(loss)
         if self.r1_gamma > 0:
@@ -360,7 +377,7 @@ class PairingDiscriminatorPhase(DiscriminatorPhase):
             r2 = r1_penalty(fake_logits, fakes, self.r1_gamma, self.discriminator.lod)
         sign = (real_logits - fake_logits).sign().mean()
         terms = torch.stack([loss, r1, r2, real_logits.mean(), fake_logits.mean(), sign])
-        return loss + self.r1_interval * (r1 + r2), terms
+        return loss + self.r1_interval * (r1 + r2), terms, w_D
 
 
 class CriticPhase(DiscriminatorPhase):
@@ -381,20 +398,22 @@ class CriticPhase(DiscriminatorPhase):
         crossover_N: Tensor,
         drawn_NR: Tensor,
         *noise: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss and its `terms`; after the noise come the shares (N,) of real images in the interpolated ones.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `DiscriminatorPhase`; after the noise come the shares (N,) of real images in the interpolated ones.
 
         Those lie between the images that the discriminator sees, augmented ones where there is augmentation.
         """
         *noise_of_layers, share_N = noise
         latents = Latents(z_KNZ, crossover_N, drawn_NR, tuple(noise_of_layers))
-        reals, fakes = self._shown(pixels_N3RR, drawn_reals_NR, fade, p, latents)
+        reals, fakes, w_D = self._drawn(pixels_N3RR, fade, latents)
+        reals, fakes = augmented(reals, p, drawn_reals_NR), augmented(fakes, p, drawn_NR)
         between = torch.lerp(fakes, reals, share_N[:, None, None, None]).requires_grad_()
         real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
         loss = critic_loss(real_logits, fake_logits)
         penalty = gradient_penalty(self.discriminator(between, fade), between, self.discriminator.lod)
         sign = real_logits.sign().mean()
-        return loss + penalty, torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean(), sign])
+        terms = torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean(), sign])
+        return loss + penalty, terms, w_D
 
 
 class PathLengthPhase(Phase):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from training.config import TrainConfig
 from training.ops import (
+    GAIN_LRELU,
     EqualConv2d,
     EqualLinear,
     FromColours,
@@ -37,6 +38,8 @@ from training.ops import (
 
 Resampling = Literal["bilinear", "nearest"]
 """Nearest upscaling and averaging down with the binomial filter, or without it as Progressive GAN has them."""
+SynthesisInput = Literal["const", "w", "latent"]
+"""What the style-based generator draws on: a learned constant, or w or z through a layer."""
 
 
 def level_of(resolution: int) -> int:
@@ -119,7 +122,7 @@ class SynthesisNetwork(nn.Module):
     """g: styles and noise to an image, from a learned constant (section 2).
 
     Before the constant (config C of table 1) it begins with the traditional generator's input layer, which is fed
-    with the normalised z; its bias is the first layer's.
+    with the first layer's w, or with the normalised z; its bias is the first layer's.
     """
 
     def __init__(
@@ -130,7 +133,8 @@ class SynthesisNetwork(nn.Module):
         channel_base: int,
         max_channels: int,
         resampling: Resampling,
-        synthesis_input: Literal["const", "latent"],
+        synthesis_input: SynthesisInput,
+        input_gain: float,
         noise: bool,
     ) -> None:
         super().__init__()
@@ -139,8 +143,10 @@ class SynthesisNetwork(nn.Module):
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
         self.const = nn.Parameter(torch.ones(1, widths[0], 4, 4)) if synthesis_input == "const" else None
         self.input = None
-        if synthesis_input == "latent":
-            self.input = EqualLinear(z_dim, widths[0] * 16, bias=False)
+        self.input_is_w = synthesis_input == "w"
+        if synthesis_input != "const":
+            width = w_dim if self.input_is_w else z_dim
+            self.input = EqualLinear(width, widths[0] * 16, gain=input_gain, bias=False)
         self.layers = nn.ModuleList()
         for level, width in enumerate(widths):
             first = None
@@ -176,8 +182,9 @@ class SynthesisNetwork(nn.Module):
             x = self.const.expand(w_NLD.shape[0], -1, -1, -1)
         else:
             assert self.input is not None
-            assert z_NZ is not None, "this network begins with z: it needs z_NZ beside w"
-            x = self.input(pixel_norm(z_NZ)).unflatten(1, (-1, 4, 4))
+            assert self.input_is_w or z_NZ is not None, "this network begins with z: it needs z_NZ beside w"
+            code = pixel_norm(z_NZ) if z_NZ is not None and not self.input_is_w else w_NLD[:, 0]
+            x = self.input(code).unflatten(1, (-1, 4, 4))
         previous = x
         for index, layer in enumerate(self.layers[: 2 * level + 2]):
             if index % 2 == 0:
@@ -193,9 +200,8 @@ class SynthesisNetwork(nn.Module):
 class Generator(nn.Module):
     """The style-based generator: mapping and synthesis, style mixing, truncation.
 
-    By default it is that of configs E and F of table 1; `noise` off makes it D's, and `synthesis_input` "latent" with
-    it C's (as remembered of the paper: z itself, not w, still enters at the input layer). Truncation and mixing act on
-    styles alone: such an input has the first code, untruncated.
+    By default it is that of configs E and F of table 1; `noise` off makes it D's, and `synthesis_input` "w" with it
+    C's. Truncation and mixing act on w: an input of "latent", z itself, has the first code, untruncated.
     """
 
     w_avg: Tensor
@@ -210,7 +216,8 @@ class Generator(nn.Module):
         channel_base: int = 8192,
         max_channels: int = 512,
         resampling: Resampling = "bilinear",
-        synthesis_input: Literal["const", "latent"] = "const",
+        synthesis_input: SynthesisInput = "const",
+        input_gain: float = GAIN_LRELU,
         noise: bool = True,
     ) -> None:
         super().__init__()
@@ -220,7 +227,15 @@ class Generator(nn.Module):
         self.has_noise = noise
         self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
         self.synthesis = SynthesisNetwork(
-            resolution, z_dim, w_dim, channel_base, max_channels, resampling, synthesis_input, noise
+            resolution,
+            z_dim,
+            w_dim,
+            channel_base,
+            max_channels,
+            resampling,
+            synthesis_input,
+            input_gain,
+            noise,
         )
         self.register_buffer("w_avg", torch.zeros(w_dim))
 
@@ -282,6 +297,7 @@ class TraditionalGenerator(nn.Module):
         channel_base: int = 8192,
         max_channels: int = 512,
         resampling: Resampling = "bilinear",
+        input_gain: float = GAIN_LRELU,
     ) -> None:
         super().__init__()
         self.resolution = resolution
@@ -290,7 +306,7 @@ class TraditionalGenerator(nn.Module):
         self.dtype: torch.dtype | None = None
         self.filtered = resampling_filter(resampling)
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
-        self.input = EqualLinear(z_dim, widths[0] * 16, bias=False)
+        self.input = EqualLinear(z_dim, widths[0] * 16, gain=input_gain, bias=False)
         self.input_bias = nn.Parameter(torch.zeros(widths[0]))
         self.layers = nn.ModuleList([EqualConv2d(widths[0], widths[0], 3)])
         for width, narrow in pairwise(widths):
@@ -391,13 +407,16 @@ class Discriminator(nn.Module):
 def build_generator(config: TrainConfig) -> Generator | TraditionalGenerator:
     """The generator `config` describes, with fresh weights from torch's global random state."""
     if config.generator == "traditional":
-        return TraditionalGenerator(config.resolution, z_dim=config.z_dim, **_shared(config))
+        return TraditionalGenerator(
+            config.resolution, z_dim=config.z_dim, input_gain=config.input_gain, **_shared(config)
+        )
     return Generator(
         config.resolution,
         z_dim=config.z_dim,
         w_dim=config.w_dim,
         mapping_layers=config.mapping_layers,
         synthesis_input=config.synthesis_input,
+        input_gain=config.input_gain,
         noise=config.noise,
         **_shared(config),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ class Training:
     num_images: int = 0
     resolution: int = 0
     """The resolution of the last step; 0 before the first."""
+    lod: float | None = None
+    """The level of detail of the last step; None before the first."""
     seconds: float = 0.0
     """Time spent in steps, over every session of the run."""
 
@@ -167,11 +170,15 @@ class Training:
             "generator_ema": self.generator_ema,
         }
 
-    def enter(self, resolution: int) -> None:
-        """Begin a resolution, as its fade begins: Adam's moments start afresh."""
-        for optimizer in self.optimizers.values():
-            optimizer.state.clear()
-        self.resolution = resolution
+    def enter(self, stage: Stage) -> None:
+        """Take up a stage, before each step: Adam's moments start afresh where a resolution begins, which is where its
+        fade does, and where a fade ends if the config says so.
+        """
+        fade_ended = self.lod is not None and math.ceil(stage.lod) != math.ceil(self.lod)
+        if stage.resolution != self.resolution or (fade_ended and self.config.adam_restarts_after_fade):
+            for optimizer in self.optimizers.values():
+                optimizer.state.clear()
+        self.resolution, self.lod = stage.resolution, stage.lod
 
     def step(self, stage: Stage, pixels_N3RR: Tensor) -> None:
         """One step of both networks on real images, uint8 and on the device. Nothing in it waits for a GPU.
@@ -184,8 +191,12 @@ class Training:
 
         has_penalty = config.loss == "wgan_gp" or self.num_images // num % config.r1_interval == 0
         phase = "discriminator" if has_penalty else "discriminator_alone"
-        gradients, (terms_d,) = self.gradients[phase](*self._discriminator_inputs(stage, pixels_N3RR, rng))
-        self.ranks.mean_([*gradients.values(), terms_d])
+        gradients, (terms_d, w_D) = self.gradients[phase](
+            *self._discriminator_inputs(stage, pixels_N3RR, rng)
+        )
+        self.ranks.mean_([*gradients.values(), terms_d, w_D])
+        if config.w_avg_updates == "both":
+            self._move_w_avg(w_D)
         skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
         gradients, (terms_g, w_D) = self.gradients["generator"](
@@ -197,8 +208,7 @@ class Training:
         skipped_g = self._descend("generator", gradients, stage.learning_rate)
         if "path_length" in self.gradients:
             self.path_length_mean = torch.where(skipped_g, self.path_length_mean, terms_g[-1])
-        if isinstance(self.generator, Generator):
-            self.generator.update_w_avg(w_D, config.w_avg_beta)
+        self._move_w_avg(w_D)
         average_into(self.generator_ema, self.generator, ema_beta(num, config.ema_half_life_kimg))
         if config.augment == "ada":
             self.augmentation.update(terms_d[-1], num)  # real_sign
@@ -295,6 +305,7 @@ class Training:
         return {
             "num_images": self.num_images,
             "resolution": self.resolution,
+            "lod": self.lod,
             "seconds": self.seconds,
             "augmentation": self.augmentation.state(),
             "tally": self.tally.state(),
@@ -307,7 +318,7 @@ class Training:
         """Take up the state of a checkpoint."""
         state = load_checkpoint(folder, self.networks, self.optimizers)
         self.num_images = state.num_images
-        self.resolution = state.resolution
+        self.resolution, self.lod = state.resolution, state.lod
         self.seconds = state.seconds
         self.augmentation.load(state.augmentation)
         self.tally.load(state.tally)
@@ -320,6 +331,10 @@ class Training:
     def _set_lod(self, lod: float) -> None:
         for network in (self.generator, self.generator_ema, self.discriminator):
             network.lod = lod
+
+    def _move_w_avg(self, w_D: Tensor) -> None:
+        if isinstance(self.generator, Generator):
+            self.generator.update_w_avg(w_D, self.config.w_avg_beta)
 
     def _descend(self, name: str, gradients: dict[nn.Parameter, Tensor], learning_rate: float) -> Tensor:
         """One Adam step of one network; whether it was skipped, its gradients not being finite."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from storage.errors import IntegrityError, NotFoundError
 from storage.store import Store
-from training.data import IMAGE_SUFFIXES, ImageArray, area_resampled, check_resolution, decode
+from training.data import IMAGE_SUFFIXES, ImageArray, area_resampled, check_resolution, decode, is_flipped
 
 if TYPE_CHECKING:
     from storage.datasets.records import VersionSummary
@@ -28,28 +28,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RealCrops:
-    """The crops of one dataset version, area-resampled to `resolution`."""
+    """The crops of one dataset version, area-resampled to `resolution`, in `batches` mirrored at random if so said."""
 
     shard_paths: tuple[Path, ...]
     num_images: int
     dataset_resolution: int
     resolution: int
+    is_mirrored: bool = False
     num_threads: int = 2
 
     @classmethod
-    def of(cls, store: Store, dataset: VersionSummary, resolution: int) -> RealCrops:
+    def of(
+        cls, store: Store, dataset: VersionSummary, resolution: int, *, is_mirrored: bool = False
+    ) -> RealCrops:
         """The crops of a version as a run's record describes it (`Dataset.summary`), in its store."""
         check_resolution(dataset.resolution, resolution)
         folder = store.root / dataset.directory
         paths = tuple(folder / shard for shard in dataset.shards)
-        return cls(paths, dataset.num_images, dataset.resolution, resolution)
+        return cls(paths, dataset.num_images, dataset.resolution, resolution, is_mirrored)
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[list[str], ImageArray]]:
         """Keys and images (N, 3, R, R), at most `size` at a time, of the first `limit` crops."""
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode") as pool:
             samples = islice(self._samples(), limit)
+            numbers = count()
             while part := list(islice(samples, size)):
-                images = list(pool.map(self._decoded, part))
+                images = [
+                    image[..., ::-1] if self.is_mirrored and is_flipped(0, number) else image
+                    for image, number in zip(pool.map(self._decoded, part), numbers, strict=False)
+                ]
                 yield [sample["__key__"] for sample in part], np.stack(images)
 
     def chosen(self, keys: set[str]) -> dict[str, ImageArray]:

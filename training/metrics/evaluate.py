@@ -47,6 +47,8 @@ def evaluate(
     state = read_state(checkpoint)
     train_config = TrainConfig.recorded(state.config, f"checkpoint {checkpoint}")
     check_evaluation(config, train_config)
+    asked = train_config.metrics_mirror_reals if config.mirror_reals is None else config.mirror_reals
+    mirrors_reals = asked and train_config.x_flips
     with torch.random.fork_rng(devices=[]), full_precision(device):
         subject = Subject.of(
             run,
@@ -55,6 +57,7 @@ def evaluate(
             psi=config.truncation_psi,
             seed=config.seed,
             batch_size=config.batch_size,
+            mirrors_reals=mirrors_reals,
         )
         found = _measured(subject, config)
     facts = {
@@ -64,6 +67,7 @@ def evaluate(
         "resolution": train_config.resolution,
         "lod": subject.generator.lod,
         "truncation_psi": subject.psi,
+        "mirrors_reals": mirrors_reals,
         "seed": config.seed,
         "device": device.type,
         "torch": torch.__version__,

@@ -35,6 +35,7 @@ def real_features(
         "dataset": dataset.manifest_sha256,
         "resolution": reals.resolution,
         "num_reals": min(num or reals.num_images, reals.num_images),
+        "is_mirrored": reals.is_mirrored,
         "extractor": [extractor.name, extractor.weights_sha256, extractor.resize],
         "code": code_digest(__name__),
     }

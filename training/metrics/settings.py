@@ -58,6 +58,11 @@ class EvaluateConfig(Config):
     num_reals: int | None = Field(
         None, ge=2, description="Real crops, the first so many; unset: all.", **also("num_reals", "reals")
     )
+    mirror_reals: bool | None = Field(
+        None,
+        description="Mirror real crops at random, if the run did in training; unset: as the run's config says "
+        "(metrics_mirror_reals).",
+    )
     truncation_psi: float = Field(
         1.0, ge=0, le=2, description="Truncation; 1 is none, as for published figures."
     )

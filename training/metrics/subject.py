@@ -52,6 +52,7 @@ class Subject:
         psi: float,
         seed: int = 0,
         batch_size: int = 32,
+        mirrors_reals: bool = False,
     ) -> Subject:
         """A checkpoint's averaged generator and its run's crops."""
         trained = open_trained(checkpoint, device)
@@ -59,7 +60,9 @@ class Subject:
         return cls(
             run=run,
             generator=generator,
-            reals=RealCrops.of(run.store, run.record.dataset, generator.resolution),
+            reals=RealCrops.of(
+                run.store, run.record.dataset, generator.resolution, is_mirrored=mirrors_reals
+            ),
             device=device,
             psi=possible_psi(generator, psi),
             cutoff=trained.cutoff,
