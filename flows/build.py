@@ -34,6 +34,7 @@ from preprocessing.config import BuildConfig
 from preprocessing.curation.choose import columns_to_judge
 from preprocessing.reject import CRAWL
 from preprocessing.sources import open_source
+from preprocessing.sources.access import Secret, environment
 from preprocessing.sources.folder import FolderSource
 from storage.datasets.dataset import Dataset
 from storage.datasets.manifest import record_build
@@ -107,7 +108,7 @@ def check_build(config: BuildConfig, store: Store) -> None:
     """Raise for a source that is not there, or that holds the store, or for settings at odds, before it starts."""
     config.resolved()
     config.faces.identity()  # loads the user's models
-    source = open_source(config.source, config.fetch)
+    source = open_source(config.source, config.fetch, config.sources)
     if isinstance(source, FolderSource) and store.root.is_relative_to(source.root.resolve()):
         raise ConfigError(
             f"store {store.root} lies inside the source folder {source.root}, so a build would take its own results "
@@ -122,12 +123,15 @@ def check_reasons(retry: Sequence[str]) -> None:
         raise ConfigError(f"retry {unknown[0]!r} is none of {', '.join(reasons)}")
 
 
-def build(config: BuildConfig, options: BuildOptions, run: Run) -> Built:
-    """Build a dataset version from a source; the same photographs and config give the same version."""
+def build(config: BuildConfig, options: BuildOptions, run: Run, secret: Secret = environment) -> Built:
+    """Build a dataset version from a source; the same photographs and config give the same version.
+
+    `secret` gives the keys of services by their names.
+    """
     check_build(config, Store(options.store))
     check_reasons(options.retry)
     asked = partial(crawl, retry=options.retry, num_workers=options.crawl_workers)
-    return build_from(asked, config, options, run)
+    return build_from(asked, config, options, run, secret)
 
 
 def build_from(
@@ -135,6 +139,7 @@ def build_from(
     config: BuildConfig,
     options: BuildOptions,
     run: Run,
+    secret: Secret = environment,
 ) -> Built:
     """As `build`, of the photographs that the stage `crawl` gives."""
     started, clock = datetime.now(UTC), time.perf_counter()
@@ -142,7 +147,7 @@ def build_from(
     seconds: dict[str, float] = {}
     run = timed(run, seconds)
     with open_workers(options.scheduler, options.workers) as workers:
-        context = Context(store, workers, options.chunk_size, options.refetch, Gathered)
+        context = Context(store, workers, options.chunk_size, options.refetch, Gathered, secret)
         crawled = run("crawl", lambda report: crawl(context, report, config))
         columns = columns_to_judge(config.curation)
         aligned = run(

@@ -18,6 +18,7 @@ from prefect.events import emit_event
 
 from flows import artifacts
 from flows.build import Built, Result, Run, build
+from flows.operations.secrets import secret
 from flows.options import BuildOptions
 from flows.stages.work import Progress, Report
 from preprocessing.config import BuildConfig
@@ -30,7 +31,7 @@ def build_dataset(
     config: BuildConfig = BuildConfig(), options: BuildOptions = BuildOptions()
 ) -> dict[str, Any]:
     """Build a dataset version and return its summary."""
-    built = build(config, options, run_as_tasks())
+    built = build(config, options, run_as_tasks(), secret)
     _show(built)
     if is_top_level():
         emit_event(

@@ -20,6 +20,7 @@ from preprocessing.photo.encode import EncodeConfig
 from preprocessing.scores.catalogue import SCORES
 from preprocessing.scores.score import ScoreConfig
 from preprocessing.sources.licenses import LicensesConfig
+from preprocessing.sources.settings import SourcesConfig
 from storage.config import Config, OneOf
 from storage.datasets.dataset import NAME_PATTERN, Dataset
 from storage.errors import ConfigError, NotFoundError
@@ -30,13 +31,16 @@ class BuildConfig(Config):
     """Photographs in, a dataset version out."""
 
     source: str = Field(
-        "sample:", description="folder:PATH, urls:FILE (txt, csv, jsonl, parquet), or sample: (offline demo)."
+        "sample:",
+        description="folder:PATH, urls:FILE (txt, csv, jsonl, parquet), congress:, commons:, wikidata:, flickr:, "
+        "openverse:, nasa:, smithsonian: (docs/sources.md), or sample: (offline demo).",
     )
     name: str = Field("faces", pattern=f"^{NAME_PATTERN}$", description="The dataset's name in the store.")
     resolution: Annotated[int, OneOf(32, 64, 128, 256, 512, 1024)] = Field(
         256, description="Side of every image, px: 32, 64, 128, 256, 512 or 1024."
     )
     limit: int | None = Field(None, ge=1, description="Take only the first N photographs of the source.")
+    sources: SourcesConfig = Field(SourcesConfig(), description="How services are asked for photographs.")
     licenses: LicensesConfig = Field(
         LicensesConfig(), description="Which licences photographs of the web may have."
     )

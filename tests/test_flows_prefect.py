@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
@@ -19,6 +20,7 @@ from prefect.testing.utilities import prefect_test_harness
 from flows.build import build, run_with
 from flows.build_and_train import build_and_train
 from flows.build_dataset import PUBLISHED, build_dataset
+from flows.operations.secrets import secret
 from flows.options import BuildAndTrainOptions, BuildOptions
 from preprocessing.config import BuildConfig
 from storage.datasets.dataset import open_dataset
@@ -69,6 +71,16 @@ def test_a_grid_leads_back_to_photographs(whole: State[Any], store: Store) -> No
     assert [step.kind for step in chain.steps] == ["grid", "checkpoint", "training run", "dataset"]
     assert len(chain.images) == whole.result()["dataset"]["images"]
     assert {row["license"] for row in chain.images} != {None}
+
+
+def test_secrets_are_the_environments_or_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service's key is a block of the server, unless the environment has it, or there is none."""
+    monkeypatch.delenv("FLICKR_API_KEY", raising=False)
+    assert secret("FLICKR_API_KEY") is None
+    Secret(value="of the block").save("flickr-api-key")
+    assert secret("FLICKR_API_KEY") == "of the block"
+    monkeypatch.setenv("FLICKR_API_KEY", "of the environment")
+    assert secret("FLICKR_API_KEY") == "of the environment"
 
 
 def test_a_part_of_another_flow_is_silent(whole: State[Any]) -> None:

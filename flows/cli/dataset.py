@@ -33,9 +33,13 @@ def build(
     """Build a dataset version from photographs."""
     if dry_run:
         from flows.build import check_build
+        from flows.stages.listing import planned
 
         check_build(config, Store(options.store))
-        return print_value({"config": config.resolved(), "options": options.model_dump(mode="json")}, json_)
+        resolved = {"config": config.resolved(), "options": options.model_dump(mode="json")}
+        if quota := planned(config):
+            resolved["listing"] = quota
+        return print_value(resolved, json_)
     from flows.build import build as run_build
     from flows.build import run_with
     from flows.cli.progress import bars, stage_report

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.stages.listing import listing
+from flows.stages.listing import listing, opened
 from flows.stages.work import Context, Progress, Report, reasons, spread
 from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
@@ -30,7 +30,7 @@ from preprocessing.crawl.items import (
     fetch_items,
 )
 from preprocessing.records import Item, Rejection
-from preprocessing.sources import Source, WebSource, open_source
+from preprocessing.sources import Source, WebSource
 from storage.store import Store
 from storage.tables import Row, arrow, counted, fitted, rows_holding
 
@@ -65,7 +65,7 @@ def crawl(
     Addresses that were refused for a reason of `retry` are asked again. `num_workers` processes ask, each the hosts of
     other partitions.
     """
-    source = open_source(config.source, config.fetch)
+    source = opened(config, context)
     listed, not_asked_for = listing(source, config)
     refs = listed["ref"]
     wanted = listed.filter(pc.invert(pc.is_in(refs, value_set=not_asked_for["ref"])))

@@ -7,21 +7,56 @@ Licences, and what a source says against a photograph's use, decide before a byt
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from flows.stages.work import Context
 from preprocessing.columns import ITEM_SCHEMA, rejection_columns
 from preprocessing.config import BuildConfig
 from preprocessing.crawl.fetch import refused
 from preprocessing.crawl.readers import read_source
 from preprocessing.records import CLAIMS, Item, Rejection
-from preprocessing.sources import Source, WebSource
+from preprocessing.sources import AskingSource, Source, WebSource, open_source
+from preprocessing.sources.access import Access, environment
 from preprocessing.sources.licenses import declared, licensed
 from storage.errors import SourceError
 from storage.tables import Row, leaders, table_of
 
+THOUSAND = 1000
+
 LISTED_SCHEMA = pa.schema([*ITEM_SCHEMA, *(pa.field(name, pa.string()) for name in CLAIMS)])
+
+
+def opened(config: BuildConfig, context: Context) -> Source:
+    """The source of a build, which keeps what services answer in the build's store."""
+    access = Access(
+        licenses=config.licenses,
+        secret=context.secret or environment,
+        store=context.store,
+        is_fresh=context.refetch,
+    )
+    return open_source(config.source, config.fetch, config.sources, access)
+
+
+def planned(config: BuildConfig) -> dict[str, Any] | None:
+    """What listing and fetching asks of a service, as `--dry-run` says it; None where no service is asked.
+
+    It is of the first photographs where their number is limited, and of each thousand otherwise.
+    """
+    source = open_source(config.source, config.fetch, config.sources, Access(licenses=config.licenses))
+    if not isinstance(source, AskingSource):
+        return None
+    quota = source.quota(config.limit or THOUSAND)
+    return {
+        "photographs": quota.photographs,
+        "requests": quota.requests,
+        "seconds": round(quota.seconds, 1),
+        "rule": quota.rule,
+        "at_once": source.fetch.per_host_concurrency,
+        "fetch_seconds": round(quota.photographs * source.fetch.per_host_delay_s, 1),
+    }
 
 
 def listing(source: Source, config: BuildConfig) -> tuple[pa.Table, pa.Table]:

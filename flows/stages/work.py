@@ -78,6 +78,8 @@ class Context:
     gathered: Callable[[Store, str, pa.Schema, str, str], Gathered]
     """Opens the rows of all chunks of one kind. It is handed in since it changes none, so that what a chunk's code is
     does not hold it."""
+    secret: Callable[[str], str | None] | None = None
+    """Gives a secret by its name, such as a service's key; None: those of the environment."""
 
 
 def check_code(entry: str, code: str) -> None:

@@ -1,0 +1,240 @@
+"""A service that lists photographs, asked in JSON at the rate that it publishes, and what sources of that kind share.
+
+Answers are kept in the store for a day, by their request and without any key: a listing that was cut short goes on
+where it was, and a second build of the day asks nothing. Not here: what each service is asked, which its own file
+says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from abc import abstractmethod
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, ClassVar, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+from preprocessing.crawl.ask import Answer, Asker, Limits
+from preprocessing.crawl.crawler import check_contact
+from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.crawl.urls import web_address
+from preprocessing.records import Item
+from preprocessing.reject import Rejected
+from preprocessing.sources.access import Access
+from preprocessing.sources.web import Web
+from storage.config import Config
+from storage.digest import json_digest
+from storage.errors import IntegrityError, SourceError
+from storage.records import StoredRecord
+
+logger = logging.getLogger(__name__)
+
+KEPT = timedelta(days=1)
+"""How long an answer stands for the service."""
+_SHOWN = 200
+
+Params = Mapping[str, str | int]
+
+
+class AnswerRecord(StoredRecord):
+    """What a service answered, to which request, and when."""
+
+    request: str
+    """The address, without a key."""
+    asked_at: str
+    body: Any
+    """The JSON as it came."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What listing so many photographs asks of a service, about, where nothing is kept and nothing asked twice."""
+
+    photographs: int
+    requests: int
+    seconds: float
+    rule: str
+    """The limit that makes it take so long, in words."""
+
+
+class Service:
+    """One service; use as `with`, which ends its connections.
+
+    `hidden` are parameters, and `headers` headers, that go out with each request and stand in no record and no error.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        limits: Limits,
+        *,
+        hidden: Params | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._access = access
+        self._hidden = dict(hidden or {})
+        self._headers = dict(headers or {})
+        self._limits = limits.sped_up(access.speed)
+        self._asker: Asker | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._asker is not None:
+            self._asker.__exit__(kind, error, trace)
+            self._asker = None
+
+    def get(self, url: str, params: Params | None = None) -> Any:
+        """The JSON that answers a request, asked for or kept; SourceError where there is none to be had."""
+        request = f"{url}?{urlencode(params, quote_via=quote)}" if params else url
+        key = f"answers/{urlsplit(url).hostname}/{json_digest(request)}.json"
+        if (kept := self._kept(key)) is not None:
+            return kept
+        hidden = urlencode(self._hidden, quote_via=quote)
+        sent = f"{request}{'&' if '?' in request else '?'}{hidden}" if hidden else request
+        body = self._asked(sent, request, None)
+        if self._access.store is not None:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            record = AnswerRecord.new(request=request, asked_at=now, body=body)
+            self._access.store.put(key, record.as_bytes(), durable=False)
+        return body
+
+    def post(self, url: str, form: Mapping[str, str]) -> Any:
+        """The JSON that answers a form, which no record keeps."""
+        return self._asked(url, url, form)
+
+    def _asked(self, sent: str, request: str, form: Mapping[str, str] | None) -> Any:
+        try:
+            address = web_address(sent)
+            check_contact(self._access.fetch, [address])
+            if self._asker is None:
+                self._asker = Asker(self._access.fetch, self._limits).__enter__()
+            answer = self._asker.ask(address, self._headers, form, self.passes)
+        except Rejected as rejected:
+            raise SourceError(
+                f"{request} is not answered: {rejected.detail or rejected.reason}; answers so far are kept for a day"
+            ) from None
+        body = _json(answer)
+        if answer.status != 200 or body is None:
+            said = answer.body[:_SHOWN].decode("utf-8", "replace")
+            raise SourceError(f"{request} is answered with status {answer.status}: {' '.join(said.split())}")
+        self.check(body, request)
+        return body
+
+    def passes(self, answer: Answer) -> str | None:
+        """Why an answer is none and may be another one later: a page in the place of JSON, as of a busy service."""
+        if answer.status == 200 and _json(answer) is None:
+            return "a page in the place of JSON"
+        return None
+
+    def check(self, body: Any, request: str) -> None:
+        """Raise SourceError where the JSON says an error."""
+
+    def _kept(self, key: str) -> Any:
+        store = self._access.store
+        if store is None or self._access.is_fresh or not store.exists(key):
+            return None
+        try:
+            record = AnswerRecord.read(store.path(key))
+            is_old = datetime.now(UTC) - datetime.fromisoformat(record.asked_at) > KEPT
+        except (IntegrityError, ValueError, TypeError):
+            return None
+        return None if is_old else record.body
+
+
+def _json(answer: Answer) -> Any:
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+@dataclass(frozen=True)
+class ServiceSource(Web):
+    """Photographs that a service lists; a source says its limits, and turns answers into items.
+
+    `argument` is what follows the kind in its name, and says what is looked for.
+    """
+
+    argument: str
+    config: Config
+    access: Access
+    kind: ClassVar[str]
+    at_once: ClassVar[int] = 2
+    """Requests for photographs at once to one host, where the service or its host says a number."""
+    delay_s: ClassVar[float] = 0.0
+    """Least time between the starts of two of them."""
+
+    @classmethod
+    def of(cls, argument: str, config: Config, access: Access) -> Self:
+        """The source, with settings of fetching that its service's photographs are fetched by."""
+        return cls(polite(access.fetch, cls.at_once, cls.delay_s / access.speed), argument, config, access)
+
+    def description(self) -> dict[str, Any]:
+        """The kind, what is looked for, the settings, and the rules by which photographs are refused."""
+        settings = self.config.model_dump(mode="json", exclude_defaults=True)
+        return {
+            "kind": self.kind,
+            "argument": self.argument,
+            "settings": settings,
+            "fetch": self.web_rules(),
+        }
+
+    def items(self, limit: int | None = None) -> list[Item]:
+        """Every photograph that the service lists, or the first so many; each is listed once."""
+        known: dict[str, Item] = {}
+        num_repeated = 0
+        try:
+            with closing(self.listed()) as listed:
+                for item in listed:
+                    item = _of_text(item)
+                    num_repeated += item.ref in known
+                    known.setdefault(item.ref, item)
+                    if len(known) == limit:
+                        break
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # a service's shape is its own to change
+            raise SourceError(f"{self.kind} answers in a shape that is not known: {error}") from error
+        if num_repeated:
+            logger.info("%s lists %d photographs more than once", self.kind, num_repeated)
+        return list(known.values())
+
+    @abstractmethod
+    def listed(self) -> Generator[Item, None, None]:
+        """The photographs as the service gives them; requests are made as they are asked for."""
+
+    @abstractmethod
+    def quota(self, photographs: int) -> Quota:
+        """What listing so many photographs asks of the service."""
+
+
+def _of_text(item: Item) -> Item:
+    """The item with Unicode text alone: JSON holds numbers, lists and lone surrogates in the place of names."""
+    values = {name: getattr(item, name) for name in Item.__dataclass_fields__}
+    changed = {
+        name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else str(value)
+        for name, value in values.items()
+        if value is not None and not (isinstance(value, str) and value.isascii())
+    }
+    return replace(item, **changed) if changed else item
+
+
+def polite(fetch: FetchConfig, at_once: int, delay_s: float) -> FetchConfig:
+    """Settings of fetching with no more requests at once, and no less time between them."""
+    return fetch.model_copy(
+        update={
+            "per_host_concurrency": min(fetch.per_host_concurrency, at_once),
+            "per_host_delay_s": max(fetch.per_host_delay_s, delay_s),
+        }
+    )

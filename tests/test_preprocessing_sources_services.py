@@ -1,0 +1,226 @@
+"""Sources that ask services, against a replay of each: everything is listed, nothing that is forbidden is asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_web import KEY, NUM, SOURCES, Replay, replayed
+
+from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.records import Item, Rejection
+from preprocessing.sources import AskingSource, Source, open_source
+from preprocessing.sources.access import Access
+from preprocessing.sources.licenses import LicensesConfig, licensed
+from preprocessing.sources.settings import SourcesConfig
+from storage.errors import ConfigError, SourceError
+from storage.store import Store
+
+FETCH = FetchConfig(
+    user_agent="test/1 (+mailto:test@example.org)",
+    allow_networks=("127.0.0.0/8",),
+    backoff_s=0.01,
+    timeout_s=10,
+)
+SPEEDS = {"smithsonian": 100.0, "wikidata": 20.0}
+KEYS = {"FLICKR_API_KEY", "OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET", "SMITHSONIAN_API_KEY"}
+
+
+def secret(name: str) -> str | None:
+    """The keys of the replay."""
+    return KEY if name in KEYS else None
+
+
+def no_secret(name: str) -> None:
+    """Nobody's keys."""
+
+
+def opened(name: str, replay: Replay, speed: float, **access: Any) -> Source:
+    """A source of the replay."""
+    spec, settings = SOURCES[name]
+    given: dict[str, Any] = {"secret": secret, "speed": speed, **access}
+    return open_source(spec, FETCH, SourcesConfig.model_validate(settings(replay)), Access(**given))
+
+
+def expected(name: str, replay: Replay) -> set[str]:
+    """The photographs that there are."""
+    if name == "congress":
+        members = [*replay.congress.members("current"), *replay.congress.members("historical")]
+        return {f"{replay.congress.base}/images/congress/original/{member}.jpg" for member in members}
+    if name in ("commons", "search", "wikidata"):
+        return {replay.commons.media(f"1280px-{number}.jpg") for number in range(NUM)}
+    if name == "flickr":
+        return {replay.flickr.media(f"{number}.jpg") for number in range(replay.flickr.TOTAL)}
+    if name == "openverse":
+        return {replay.openverse.media(f"{number}.jpg") for number in range(NUM)}
+    if name == "smithsonian":
+        return {replay.smithsonian.media(f"{number}.jpg") for number in range(1200) if number % 6}
+    return {
+        replay.nasa.media(f"{year}-{number}~{'orig' if number % 2 else 'large'}.jpg")
+        for year in range(1968, 1983)
+        for number in range(replay.nasa.count(year))
+    }
+
+
+LICENSES = {
+    "congress": {"PDM-1.0": 1000},
+    "commons": {"CC-BY-4.0": 250, "CC-BY-SA-3.0-DE": 250, "CC0-1.0": 250, "PD": 249, "In-Copyright": 1},
+    "flickr": {"CC-BY-2.0": 1040, "US-Gov": 1040, "CC0-1.0": 1040, "PDM-1.0": 1040, "CC-BY-4.0": 1040},
+    "openverse": {"CC-BY-4.0": 500, "CC0-1.0": 500},
+    "nasa": {"US-Gov-NASA": 1000},
+    "smithsonian": {"CC0-1.0": 1000},
+}
+LICENSES["search"] = LICENSES["wikidata"] = LICENSES["commons"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_all_is_listed_and_nothing_forbidden_is_asked(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thousand photographs or more of a moody service: none lost, none twice, each licence read, no limit broken.
+
+    A second listing of the day asks nothing, and no key is kept or said.
+    """
+    speed = SPEEDS.get(name, 10.0)
+    caplog.set_level(logging.DEBUG)
+    store = Store(tmp_path)
+    with replayed(speed) as replay:
+        items = opened(name, replay, speed, store=store).items()
+        assert {item.ref for item in items} == expected(name, replay)
+        assert len({item.ref for item in items}) == len(items) >= NUM
+        assert replay.forbidden() == {}
+        num_requests = Counter({name: len(of.requests) for name, of in replay.services.items()})
+        assert opened(name, replay, speed, store=store).items() == items
+        asked_again = Counter({name: len(of.requests) for name, of in replay.services.items()})
+        assert asked_again - num_requests == Counter(
+            {"openverse": 1} if name == "openverse" else {}
+        )  # a token
+        assert replay.media == {}
+    found = Counter(licensed(item, LicensesConfig())[0].license for item in items)
+    assert found == LICENSES[name]
+    assert all(licensed(item, LicensesConfig())[0].author for item in items)
+    assert all(item.page for item in items)
+    assert sum(item.opt_out is not None for item in items) == (52 if name == "flickr" else 0)
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY.encode() not in kept
+    assert KEY not in caplog.text
+    assert KEY not in repr(items)
+
+
+@pytest.mark.parametrize("name", ["congress", "commons"])
+def test_photographs_are_fetched_as_politely_as_listed(name: str, tmp_path: Path) -> None:
+    """A thousand photographs are fetched, no more at once than their host lets."""
+    with replayed(1000.0, is_moody=False) as replay:
+        source = opened(name, replay, 1000.0)
+        items = source.items(NUM)
+        outcomes = list(source.read(items))
+        assert len(items) == len(outcomes) == NUM
+        assert not [outcome for outcome in outcomes if isinstance(outcome, Rejection)]
+        assert replay.media[name] == NUM
+        assert [text for text in replay.services[name].forbidden if "photographs" in text] == []
+
+
+def test_a_limit_asks_for_no_more_than_it_needs(tmp_path: Path) -> None:
+    """The first ten photographs cost one answer, and are the first ten of all."""
+    with replayed(100.0, is_moody=False) as replay:
+        few = opened("openverse", replay, 100.0).items(10)
+        assert len(replay.openverse.requests) == 2  # a token, a page
+        assert few == opened("openverse", replay, 100.0).items()[:10]
+
+
+def test_without_a_token_openverse_ends_at_240(caplog: pytest.LogCaptureFixture) -> None:
+    """Pages are of 20, none beyond the 240th result is asked for, and what is cut off is said."""
+    with replayed(1000.0, is_moody=False) as replay:
+        items = opened("openverse", replay, 1000.0, secret=no_secret).items()
+        assert len(items) == 240
+        assert len(replay.openverse.requests) == 12
+        assert replay.openverse.forbidden == []
+
+
+def test_keys_that_are_missing_or_wrong_are_said(tmp_path: Path) -> None:
+    """Flickr needs a key; a service's own words about a wrong one are in the error, the key is not."""
+    with replayed(1000.0, is_moody=False) as replay:
+        with pytest.raises(ConfigError, match="set FLICKR_API_KEY"):
+            opened("flickr", replay, 1000.0, secret=no_secret).items()
+        for name, said in (
+            ("flickr", "Invalid API Key"),
+            ("smithsonian", "status 403"),
+            ("openverse", "401"),
+        ):
+            with pytest.raises(SourceError, match=said) as raised:
+                opened(name, replay, 1000.0, secret=lambda _: "wr0ng").items()
+            assert "wr0ng" not in str(raised.value)
+
+
+def test_a_service_that_wants_to_be_left_alone_is_left_alone(tmp_path: Path) -> None:
+    """A Retry-After beyond max_wait_s ends the listing, says from when it may go on, and keeps what there is."""
+    with replayed(10.0) as replay:
+        spec, settings = SOURCES["congress"]
+        fetch = FETCH.model_copy(update={"max_wait_s": 0.5})
+        sources = SourcesConfig.model_validate(settings(replay))
+        source = open_source(spec, fetch, sources, Access(secret=no_secret, speed=10.0))
+        with pytest.raises(SourceError, match=r"asks to be left alone until 2.*answers so far are kept"):
+            source.items()
+        assert len(replay.congress.requests) == 1
+
+
+def test_public_services_must_know_who_asks() -> None:
+    """Without a user agent of one's own nothing is asked."""
+    source = open_source("congress:", FetchConfig())
+    with pytest.raises(ConfigError, match=r"unitedstates\.github\.io is a public host"):
+        source.items()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_quotas_are_what_is_asked(name: str) -> None:
+    """What a dry run says of a thousand photographs is near what they ask."""
+    with replayed(1000.0, is_moody=False) as replay:
+        source = opened(name, replay, 1000.0)
+        assert isinstance(source, AskingSource)
+        quota = source.quota(NUM)
+        source.items(NUM)
+        asked = sum(len(of.requests) for of in replay.services.values())
+    assert quota.photographs == NUM
+    assert quota.rule
+    assert quota.requests / 3 <= asked <= 3 * quota.requests, (asked, quota)
+    assert quota.seconds < 3600
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("congress:senate", "congress:historical"),
+        ("commons:", "lacks what to look for"),
+        ("wikidata:politicians", "such as P106=Q82955"),
+        ("flickr:", "lacks what to look for"),
+        ("openverse:", "lacks what to look for"),
+        ("nasa:", "lacks what to look for"),
+        ("tumblr:x", "is none of folder:PATH, urls:FILE, congress:"),
+    ],
+)
+def test_names_that_say_nothing_are_refused(spec: str, message: str) -> None:
+    """Each source says what its name needs."""
+    with pytest.raises(ConfigError, match=message):
+        open_source(spec, FETCH)
+
+
+def test_what_a_service_means_may_change_but_not_raise(tmp_path: Path) -> None:
+    """Answers of another shape are one error that names the source; odd values become text."""
+    with replayed(1000.0, is_moody=False) as replay:
+        source = opened("congress", replay, 1000.0)
+
+        async def odd(request: Any, path: str) -> Any:
+            from aiohttp import web
+
+            members = [None, {}, {"id": {"bioguide": "../../x"}, "name": {"first": "A", "last": "B"}}]
+            good = {"id": {"bioguide": "A000001"}, "name": {"official_full": ["\ud800", 7]}}
+            return web.Response(text=json.dumps([*members, good]), content_type="application/json")
+
+        replay.congress.answer = odd  # type: ignore[method-assign]
+        [item] = source.items()
+        assert isinstance(item, Item)
+        assert (item.title or "").encode()
