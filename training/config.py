@@ -100,6 +100,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 CHANGEABLE = frozenset({
     "total_kimg", "snapshot_kimg", "tick_kimg", "keep_checkpoints", "metrics", "metrics_kimg", "metrics_images",
     "keep_best", "metrics_mirror_reals", "max_skipped_steps", "device", "compile",
+    "images_per_pass",
 })  # fmt: skip
 """Fields that a run may go on with another value of: how far and where it trains, and what it writes down."""
 
@@ -213,6 +214,11 @@ class TrainConfig(Config):
         description="Steps from one path length penalty to the next, which is taken of half a batch and weighs as many "
         "times as much.",
     )
+    images_per_pass: dict[str, Annotated[int, Field(ge=4, multiple_of=4)]] = Field(
+        {},
+        description="Most images that a process computes with at once: {resolution: images}, as batch_size, or one "
+        "number. A larger batch takes several passes: less memory and the same training. Unset: the whole batch.",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="Type of the features on a GPU; weights, statistics, styles and logits are float32 in both.",
@@ -308,13 +314,13 @@ class TrainConfig(Config):
         config.model_fields_set.intersection_update(data)
         return config
 
-    @field_validator("batch_size", "learning_rate", mode="before")
+    @field_validator("batch_size", "learning_rate", "images_per_pass", mode="before")
     @classmethod
     def _holds_everywhere(cls, steps: Any) -> Any:
         """A number alone holds from the lowest resolution up."""
         return steps if isinstance(steps, Mapping) else {STEP_RESOLUTIONS[0]: steps}
 
-    @field_validator("batch_size", "learning_rate")
+    @field_validator("batch_size", "learning_rate", "images_per_pass")
     @classmethod
     def _is_by_resolution(cls, steps: dict[str, Any]) -> dict[str, Any]:
         """Sort the steps by resolution, so that equal settings are equal bytes."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -18,16 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storage.errors import IntegrityError, NotFoundError
+from storage.errors import IntegrityError, NotFoundError, TrainingError
 from storage.runs import Run
 from training.checkpoint import checkpoint_name
 from training.config import TrainConfig
 from training.data import RealImages, Shown
-from training.engine.ranks import Ranks
+from training.engine.ranks import GROUP, Ranks
 from training.engine.state import ALONE, Training, colours_first
 from training.journal import forget_later_stats, write_result, write_snapshot, write_tick
 from training.metrics.snapshots import SnapshotMetrics
-from training.schedule import stage_at
+from training.schedule import Stage, stage_at
 from training.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def train(
             break
 
         training.enter(stage)
-        training.step(stage, pixels)
+        with _memory_told(training, stage):
+            training.step(stage, pixels)
         has_stepped = True
         finished = training.num_images >= config.total_kimg * 1000
         tick = finished or _crosses(before, training.num_images, config.tick_kimg)
@@ -119,6 +121,22 @@ def next_batch(reals: Iterator[Shown], num: int, device: torch.device) -> Tensor
     if device.type == "cuda":
         batch, is_mirrored = (x.pin_memory().to(device, non_blocking=True) for x in (batch, is_mirrored))
     return colours_first(torch.where(is_mirrored[:, None, None, None], batch.flip(2), batch))
+
+
+@contextmanager
+def _memory_told(training: Training, stage: Stage) -> Iterator[None]:
+    """Turn what a GPU without room says into one line that says what to set."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        now = training.images_at_once(stage)
+        less = max(GROUP, now // 2 // GROUP * GROUP)
+        say = f"--images-per-pass.{stage.resolution} {less} takes less and trains the same"
+        if now <= GROUP:
+            say = "fewer are not possible: choose a lower resolution or channel_base"
+        raise TrainingError(
+            f"{now} images of {stage.resolution} px at once need more memory than {training.device} has free: {say}"
+        ) from error
 
 
 def _crosses(before: int, after: int, interval_kimg: float) -> bool:

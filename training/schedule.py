@@ -75,9 +75,12 @@ def recorded_lod(config: TrainConfig, lod: float) -> float:
     return lod + 0.5 if was_faded_in and lod % 1 == 0 else lod
 
 
-def value_at(steps: Mapping[str, T], resolution: int) -> T:
-    """The value of the largest key, a resolution in pixels, not above `resolution`."""
-    return steps[str(max(int(key) for key in steps if int(key) <= resolution))]
+def value_at(steps: Mapping[str, T], resolution: int, otherwise: T | None = None) -> T:
+    """The value of the largest key, a resolution in pixels, not above `resolution`; `otherwise` where there is none."""
+    below = [int(key) for key in steps if int(key) <= resolution]
+    if not below and otherwise is not None:
+        return otherwise
+    return steps[str(max(below))]
 
 
 def ema_beta(batch_size: int, half_life_kimg: float) -> float:

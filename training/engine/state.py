@@ -11,6 +11,7 @@ import copy
 import hashlib
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from training.augment import AdaptiveStrength, draw_augmentation
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.engine.gradients import GradientFunction
-from training.engine.ranks import Ranks
+from training.engine.ranks import GROUP, Ranks
 from training.loss import (
     CriticPhase,
     DiscriminatorPhase,
@@ -44,11 +45,15 @@ from training.networks import (
     build_discriminator,
     build_generator,
 )
-from training.schedule import Stage, ema_beta, recorded_lod, stage_at
+from training.schedule import Stage, ema_beta, recorded_lod, stage_at, value_at
 
 log = logging.getLogger(__name__)
 
 ALONE = Ranks()
+Passes = list[tuple[Tensor, ...]]
+"""A phase's inputs, for each pass of a step."""
+Share = Callable[[Tensor, int], Tensor]
+"""Takes a pass's images out of a tensor in whose given dimension they lie."""
 TERMS = GeneratorPhase.terms + DiscriminatorPhase.terms
 """Of a run without what is off by default."""
 PENALTIES = {"r1", "r2"}
@@ -191,16 +196,16 @@ class Training:
 
         has_penalty = config.loss == "wgan_gp" or self.num_images // num % config.r1_interval == 0
         phase = "discriminator" if has_penalty else "discriminator_alone"
-        gradients, (terms_d, w_D) = self.gradients[phase](
-            *self._discriminator_inputs(stage, pixels_N3RR, rng)
+        gradients, (terms_d, w_D) = self._mean_over_passes(
+            phase, self._discriminator_inputs(stage, pixels_N3RR, rng)
         )
         self.ranks.mean_([*gradients.values(), terms_d, w_D])
         if config.w_avg_updates == "both":
             self._move_w_avg(w_D)
         skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
-        gradients, (terms_g, w_D) = self.gradients["generator"](
-            *self._generator_inputs(stage, pixels_N3RR, rng)
+        gradients, (terms_g, w_D) = self._mean_over_passes(
+            "generator", self._generator_inputs(stage, pixels_N3RR, rng)
         )
         self.ranks.mean_([*gradients.values(), terms_g, w_D])
         if "path_length" in self.gradients:
@@ -225,47 +230,85 @@ class Training:
         self._set_lod(recorded_lod(self.config, stage.lod))
         shape = (num // self.ranks.world, stage.resolution, stage.resolution, 3)
         pixels = colours_first(torch.zeros(shape, dtype=torch.uint8, device=self.device))
-        inputs: tuple[Tensor, ...]
         if phase == "generator":
-            inputs = self._generator_inputs(stage, pixels, rng)
+            passes = self._generator_inputs(stage, pixels, rng)
         elif phase == "path_length":
-            inputs = self._path_inputs(stage, num, rng)
+            passes = self._path_inputs(stage, num, rng)
         else:
-            inputs = self._discriminator_inputs(stage, pixels, rng)
-        self.gradients[phase].compile(inputs)
+            passes = self._discriminator_inputs(stage, pixels, rng)
+        self.gradients[phase].compile(passes[0])
 
-    def _discriminator_inputs(
-        self, stage: Stage, pixels_N3RR: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, ...]:
-        """What the discriminator's phases take, with or without a penalty."""
+    def _mean_over_passes(
+        self, phase: str, passes: Passes
+    ) -> tuple[dict[nn.Parameter, Tensor], list[Tensor]]:
+        """A phase's gradients and its other outputs, as means over the passes, each of as many images."""
+        gradients, others = self.gradients[phase](*passes[0])
+        if len(passes) == 1:
+            return gradients, list(others)
+        parameters, num = list(gradients), len(gradients)
+        sums = [tensor.clone() for tensor in (*gradients.values(), *others)]  # which the next pass overwrites
+        for inputs in passes[1:]:
+            gradients, others = self.gradients[phase](*inputs)
+            torch._foreach_add_(sums, [*gradients.values(), *others])
+        torch._foreach_div_(sums, len(passes))
+        return dict(zip(parameters, sums, strict=False)), sums[num:]
+
+    def _shares(self, stage: Stage, num: int, *, compared: bool) -> list[Share]:
+        """How each pass of a step takes its images out of this rank's `num`: whole groups where they are compared."""
+        passes = num_passes(
+            num, value_at(self.config.images_per_pass, stage.resolution, num), compared=compared
+        )
+        if passes == 1:
+            return [_whole]
+        parts = [Ranks(index, passes) for index in range(passes)]
+        return [part.own if compared else part.part for part in parts]
+
+    def images_at_once(self, stage: Stage) -> int:
+        """How many images this process computes with in a pass."""
+        num = stage.batch_size // self.ranks.world
+        limit = value_at(self.config.images_per_pass, stage.resolution, num)
+        return num // num_passes(num, limit, compared=True)
+
+    def _discriminator_inputs(self, stage: Stage, pixels_N3RR: Tensor, rng: torch.Generator) -> Passes:
+        """What the discriminator's phases take in each pass, with or without a penalty."""
         config, num = self.config, len(pixels_N3RR) * self.ranks.world
         augments = config.augment != "none"
         latents = draw_latents(self.generator, num, config.mixing_probability, rng, augments=augments)
         drawn_reals = draw_augmentation(num, rng) if augments else latents.augmentation_NR
-        own = self.ranks.own
-        shares = (own(draw_shares(num, rng)),) if config.loss == "wgan_gp" else ()
-        latents, fade, p = latents.of(own), self._fade(stage), self.augmentation.p
-        return pixels_N3RR, own(drawn_reals), fade, p, *latents[:3], *latents.noise, *shares
+        own, fade, p = self.ranks.own, self._fade(stage), self.augmentation.p
+        mixed = (own(draw_shares(num, rng)),) if config.loss == "wgan_gp" else ()
+        latents, drawn_reals = latents.of(own), own(drawn_reals)
+        passes = []
+        for of in self._shares(stage, len(pixels_N3RR), compared=True):
+            fakes = latents.of(of)
+            inputs = (of(pixels_N3RR, 0), of(drawn_reals, 0), fade, p, *fakes[:3], *fakes.noise)
+            passes.append((*inputs, *(of(share, 0) for share in mixed)))
+        return passes
 
-    def _generator_inputs(
-        self, stage: Stage, pixels_N3RR: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, ...]:
-        """What the generator's phase takes: real images too, where each fake is paired with one."""
+    def _generator_inputs(self, stage: Stage, pixels_N3RR: Tensor, rng: torch.Generator) -> Passes:
+        """What the generator's phase takes in each pass: real images too, where each fake is paired with one."""
         if self.config.loss == "r3":
             return self._discriminator_inputs(stage, pixels_N3RR, rng)
         num = len(pixels_N3RR) * self.ranks.world
         augments = self.config.augment != "none"
         latents = draw_latents(self.generator, num, self.config.mixing_probability, rng, augments=augments)
-        latents = latents.of(self.ranks.own)
-        return self._fade(stage), self.augmentation.p, *latents[:3], *latents.noise
+        latents, fade, p = latents.of(self.ranks.own), self._fade(stage), self.augmentation.p
+        shares = self._shares(stage, len(pixels_N3RR), compared=True)
+        return [(fade, p, *fakes[:3], *fakes.noise) for fakes in map(latents.of, shares)]
 
-    def _path_inputs(self, stage: Stage, num: int, rng: torch.Generator) -> tuple[Tensor, ...]:
-        """What path length regularization takes, of half a batch: to differentiate twice needs the memory."""
+    def _path_inputs(self, stage: Stage, num: int, rng: torch.Generator) -> Passes:
+        """What path length regularization takes in each pass, of half a batch: differentiating twice needs memory."""
         half = max(num // 2, 1)  # StyleGAN2, section 3
         latents = draw_latents(self.generator, half, self.config.mixing_probability, rng)
         directions = draw_directions(half, stage.resolution, rng)
         latents, directions = latents.of(self.ranks.part), self.ranks.part(directions)
-        return self.path_length_mean, directions, self._fade(stage), *latents[:2], *latents.noise
+        passes = []
+        for of in self._shares(stage, len(directions), compared=False):
+            fakes = latents.of(of)
+            passes.append(
+                (self.path_length_mean, of(directions, 0), self._fade(stage), *fakes[:2], *fakes.noise)
+            )
+        return passes
 
     def _fade(self, stage: Stage) -> Tensor:
         return torch.full((), stage.lod % 1, device=self.device)
@@ -276,7 +319,7 @@ class Training:
         """Add path length regularization to the generator's gradients where its turn has come; its terms."""
         if self.num_images // num % self.config.path_length_interval:
             return torch.stack([torch.full_like(self.path_length_mean, torch.nan), self.path_length_mean])
-        added, (terms,) = self.gradients["path_length"](*self._path_inputs(stage, num, rng))
+        added, (terms,) = self._mean_over_passes("path_length", self._path_inputs(stage, num, rng))
         self.ranks.mean_([*added.values(), terms])
         for parameter, gradient in added.items():
             gradients[parameter] = gradients[parameter] + gradient
@@ -417,6 +460,20 @@ def set_precision(
 
 # --------------------------------------------------------------------------------------------------------------
 # Parts of a step
+
+
+def num_passes(num: int, limit: int, *, compared: bool) -> int:
+    """In how many equal passes `num` images are shown, at most `limit` at a time: as few as can be.
+
+    Where the discriminator compares images, each pass is of whole groups.
+    """
+    units = num // GROUP if compared else num
+    fewest = math.ceil(num / limit)
+    return next((passes for passes in range(fewest, units + 1) if units % passes == 0), 1)
+
+
+def _whole(batch: Tensor, dim: int = 0) -> Tensor:
+    return batch
 
 
 def step_rng(seed: int, num_images: int, device: torch.device) -> torch.Generator:
