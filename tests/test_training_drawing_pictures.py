@@ -97,9 +97,9 @@ def test_grid_metadata_round_trip(checkpoint: Path, tmp_path: Path) -> None:
     state = load_state(checkpoint)
     metadata = {**grid_metadata(checkpoint, state), "seeds": [0, 1, 2], "truncation_psi": 0.7}
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 4, 4), dtype=np.uint8)
-    write_grid(images, tmp_path / "new" / "grid.png", metadata)
+    carried = write_grid(images, tmp_path / "new" / "grid.png", metadata)
     read = read_grid_metadata(tmp_path / "new" / "grid.png")
-    assert read == metadata
+    assert read == carried == {**metadata, "pixels_sha256": read["pixels_sha256"]}
     assert read["generator_sha256"] == state.generator_sha256
     assert read["dataset"] == "faces@v1"
     assert read["dataset_manifest_sha256"] == "ab" * 32

@@ -148,7 +148,9 @@ def test_a_projection_is_written(generator: Generator, target: ImageArray, tmp_p
     metadata = {"run_id": "run", **result.summary()}
     path = save_projection(result, tmp_path / "new" / "p.png", metadata)
     tensors, read = read_exported(path)
-    assert read == read_grid_metadata(tmp_path / "new" / "p.png") == json.loads(json.dumps(metadata))
+    of_picture = read_grid_metadata(tmp_path / "new" / "p.png")
+    assert len(of_picture.pop("pixels_sha256")) == 64
+    assert read == of_picture == json.loads(json.dumps(metadata))
     assert len(read["distance_curve"]) == len(tensors["distances"]) == 5
     assert (images_from_w(generator, tensors["w"][None], fixed_noise(generator, 5))[0] == result.image).all()
 

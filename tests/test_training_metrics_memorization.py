@@ -183,7 +183,7 @@ def test_a_copying_generator_is_caught_with_its_sources(
     assert np.array_equal(pixels[:, :16], pixels[:, 16:32])
     assert np.array_equal(pixels[:, :16], pixels[:, 32:])
     kinds = [step.kind for step in trace(run.store, str(run.folder / result.sheet)).steps]
-    assert kinds == ["grid", "checkpoint", "training run", "dataset"]
+    assert kinds == ["audit", "checkpoint", "training run", "dataset"]
 
 
 def test_half_a_copying_generator_and_other_settings(

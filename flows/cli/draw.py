@@ -10,6 +10,7 @@ where it comes from, for `likeness trace`. Not here: any drawing (`training`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from flows.cli.output import answer, print_resolved, warn
-from flows.cli.parameters import FLAT, CheckpointOptions, DrawOptions, DryRun, Json, Options
+from flows.cli.parameters import FLAT, CheckpointOptions, DrawOptions, DryRun, Json, PictureOptions, Signed
 from storage.bundled.generator import BUNDLED, BUNDLED_SHA256, check_reserved
 from storage.config import Config
 from storage.errors import ConfigError, SourceError
@@ -69,7 +70,7 @@ def generate(
     *,
     out: Annotated[Path, Parameter(help="The PNG to write; with --separate, the folder.")],
     config: Annotated[GenerateConfig, FLAT] = GenerateConfig(),
-    options: Options = DrawOptions(),
+    options: Signed = PictureOptions(),
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -100,7 +101,7 @@ def truncation(
     *,
     out: Out,
     config: Annotated[TruncationConfig, FLAT] = TruncationConfig(),
-    options: Options = DrawOptions(),
+    options: Signed = PictureOptions(),
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -133,7 +134,7 @@ def mixing(
     *,
     out: Out,
     config: Annotated[MixingConfig, FLAT] = MixingConfig(),
-    options: Options = DrawOptions(),
+    options: Signed = PictureOptions(),
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -174,7 +175,7 @@ def noise(
     *,
     out: Out,
     config: Annotated[NoiseConfig, FLAT] = NoiseConfig(),
-    options: Options = DrawOptions(),
+    options: Signed = PictureOptions(),
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -216,7 +217,7 @@ def video(
     *,
     out: Annotated[Path, Parameter(help="The MP4 to write.", validator=ends_in(".mp4"))],
     config: Annotated[VideoConfig, FLAT] = VideoConfig(),
-    options: Options = DrawOptions(),
+    options: Signed = PictureOptions(),
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -239,11 +240,10 @@ def video(
         "truncation_psi": config.psi,
         "noise_seed": config.noise_seed,
         "fps": config.fps,
-        "frames": len(w_FLD),
     }
     pictures = frames(generator, w_FLD, fixed_noise(generator, config.noise_seed))
     with _writing(out), _bar("video", len(w_FLD), "frame", json_) as advance:
-        write_video(_counted(pictures, advance), out, config.fps, metadata)
+        metadata = write_video(_counted(pictures, advance), out, config.fps, metadata, trained.signer)
     num_frames, seeds = numbered(len(w_FLD), "frame"), numbered(len(config.seeds), "seed")
     line = f"{num_frames} in {out}, through {seeds} of {_run_name(trained)}"
     answer(json_, {"out": str(out), **metadata}, line)
@@ -265,7 +265,7 @@ def project(
         Parameter(help="Crop the face as the datasets'; auto: unless the photograph is square."),
     ] = "auto",
     config: Annotated[ProjectConfig, FLAT] = ProjectConfig(),
-    options: Options = DrawOptions(),
+    options: Signed = PictureOptions(),
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -292,7 +292,7 @@ def project(
     about = {"kind": "projection", **facts, **config.model_dump(mode="json"), **result.summary()}
     metadata = {**trained.origin, **about}
     with _writing(out):
-        tensors = save_projection(result, out, metadata)
+        tensors = save_projection(result, out, metadata, trained.signer)
     curve = " ".join(f"{value:.4g}" for value in result.curve(6))
     lines = [
         f"{out}: PSNR {result.psnr_db:.1f} dB after {numbered(config.steps, 'step')} in {config.space.upper()}",
@@ -356,7 +356,12 @@ def _trained(run: str, options: DrawOptions) -> Trained:
     from training.drawing.trained import open_bundled, open_trained
 
     device = resolve_device(options.device)
-    return open_trained(checkpoint, device) if checkpoint else open_bundled(device)
+    trained = open_trained(checkpoint, device) if checkpoint else open_bundled(device)
+    if not (isinstance(options, PictureOptions) and options.sign):
+        return trained
+    from training.drawing.marks import Signer
+
+    return dataclasses.replace(trained, signer=Signer.open(*options.sign))
 
 
 def _resolved(trained: Trained, out: Path, config: Config, options: Config, json_: bool, **of: str) -> None:
@@ -383,7 +388,7 @@ def _finish(trained: Trained, picture: ImageArray, out: Path, about: dict[str, A
 
     metadata = {**trained.origin, "kind": "figure", **about}
     with _writing(out):
-        write_png(picture, out, metadata)
+        metadata = write_png(picture, out, metadata, trained.signer)
     answer(json_, {"out": str(out), **metadata}, f"{out}, from {_source(trained)}")
 
 

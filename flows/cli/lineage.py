@@ -5,13 +5,15 @@ Not here: any work.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.cli.output import print_value, say
+from flows.cli.output import answer, print_value, say
 from flows.cli.parameters import FLAT, Json
 from flows.options import StoreOptions
+from storage.errors import IntegrityError, NotFoundError
 from storage.store import Store
 
 
@@ -39,17 +41,31 @@ def trace(
 
 
 def verify(
-    dataset: Annotated[str, Parameter(help="NAME or NAME@VERSION.")],
+    reference: Annotated[
+        str, Parameter(help="A dataset, NAME or NAME@VERSION, or a drawn or exported file.")
+    ],
     *,
     options: Annotated[StoreOptions, FLAT] = StoreOptions(),
     json_: Json = False,
 ) -> None:
-    """Check every hash of a dataset version: manifest, tables, shards, images, original photographs."""
+    """Check every hash of a dataset version, or what a drawn file says of itself.
+
+    Of a version: manifest, tables, shards, images, original photographs. Of a file: its lineage, its pixels, its IPTC
+    mark, its C2PA manifest and whether the signature holds, and the way back to photographs.
+    """
+    store = Store(options.store)
+    from storage.datasets.dataset import dataset_names
+
+    if Path(reference).is_file() and reference.split("@")[0] not in dataset_names(store):
+        return _verify_file(store, Path(reference), json_)
+    _verify_dataset(store, reference, json_)
+
+
+def _verify_dataset(store: Store, reference: str, json_: bool) -> None:
     from storage.datasets.dataset import open_dataset
     from storage.datasets.verify import verify as verify_dataset
-    from storage.errors import IntegrityError
 
-    opened = open_dataset(Store(options.store), dataset)
+    opened = open_dataset(store, reference)
     checked = verify_dataset(opened)
     if json_:
         print_value({"dataset": opened.reference, **checked.as_json()}, json_)
@@ -57,3 +73,14 @@ def verify(
         raise IntegrityError("; ".join(checked.problems))
     if not json_:
         say(f"{opened.reference} is intact: {checked.summary()}")
+
+
+def _verify_file(store: Store, path: Path, json_: bool) -> None:
+    from flows.verify_file import verify_file
+
+    verdict = verify_file(store, path)
+    answer(json_, verdict.as_json(), *verdict.lines())
+    if verdict.problems:
+        raise IntegrityError("; ".join(verdict.problems))
+    if verdict.says_nothing:
+        raise NotFoundError(f"{path} says nothing of how it was made: there is nothing to hold it to")

@@ -6,6 +6,7 @@ Declarations alone, so that an option reads the same wherever it is. Not here: w
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -48,4 +49,14 @@ class DrawOptions(CheckpointOptions):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one.")
 
 
+class PictureOptions(DrawOptions):
+    """Which weights draw, where, and who signs what they drew."""
+
+    sign: tuple[Path, Path] | None = Field(
+        None,
+        description="Sign each picture and film as C2PA has it: a private key and its certificates, PEM files.",
+    )
+
+
 Options = Annotated[DrawOptions, FLAT]
+Signed = Annotated[PictureOptions, FLAT]

@@ -114,7 +114,7 @@ def open_source(
         case "folder" | "urls" if not argument:
             raise ConfigError(f"source {spec!r} lacks its path: {kind}:PATH")
         case "folder":
-            return FolderSource.open(argument)
+            return FolderSource.open(argument, reject_synthetic=fetch.reject_synthetic)
         case "urls":
             return UrlSource.open(argument, fetch)
         case "congress":

@@ -1,8 +1,8 @@
 """A local folder of photographs, read recursively, with licences and authors from the JSONL files beside them.
 
 Every visible file but JSONL is an item, so that a file which is no photograph is counted as rejected instead of
-passed over. A JSONL row describes `file`, a path relative to the JSONL's own folder; files in the folder, below
-it, and in its parent are read. Not here: any look at the pixels.
+passed over. A file that says that a model drew it is rejected. A JSONL row describes `file`, a path relative to the
+JSONL's own folder; files in the folder, below it, and in its parent are read. Not here: any look at the pixels.
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from preprocessing.crawl.readers import read_photograph
+from preprocessing.crawl.signals import Signal, SignalsConfig, policy
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Reason
 from preprocessing.sources.metadata import checked, item_from_row
+from storage.digest import bytes_digest
 from storage.errors import SourceError
 
 logger = logging.getLogger(__name__)
+
+_SYNTHETIC = SignalsConfig(honoured=(Signal.SYNTHETIC,))
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,12 @@ class FolderSource:
     """The photographs under `root`, an absolute path."""
 
     root: Path
+    reject_synthetic: bool = True
+    """Whether a file is refused that says that a model drew it; what else it says refuses nothing of one's own."""
     kind: ClassVar[str] = "folder"
 
     @classmethod
-    def open(cls, path: str) -> FolderSource:
+    def open(cls, path: str, *, reject_synthetic: bool = True) -> FolderSource:
         """The source of the folder at `path`; SourceError where there is none."""
         # Not resolved: metadata names files by the paths the user sees, links included.
         root = Path(os.path.abspath(Path(path).expanduser()))
@@ -39,11 +46,13 @@ class FolderSource:
             raise SourceError(
                 f"folder {root} does not exist" if not root.exists() else f"{root} is not a folder"
             )
-        return cls(root)
+        return cls(root, reject_synthetic)
 
     def description(self) -> dict[str, Any]:
-        """Only the kind: what a folder holds is told by its items."""
-        return {"kind": self.kind}
+        """The kind, and where nothing is refused, that: what a folder holds is told by its items."""
+        return (
+            {"kind": self.kind} if self.reject_synthetic else {"kind": self.kind, "reject_synthetic": False}
+        )
 
     def items(self, limit: int | None = None) -> list[Item]:
         """Every photograph, sorted by its POSIX path relative to the root, or the first so many."""
@@ -71,7 +80,11 @@ class FolderSource:
             except OSError as error:
                 yield Rejection(item.ref, Reason.UNREADABLE_FILE, detail=type(error).__name__)
             else:
-                yield checked(item, data)
+                verdict = policy(read_photograph(data), _SYNTHETIC) if self.reject_synthetic else None
+                if verdict is None or verdict.reason is None:
+                    yield checked(item, data)
+                else:
+                    yield Rejection(item.ref, Reason(verdict.reason), bytes_digest(data), detail=verdict.rule)
 
 
 def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:

@@ -2,11 +2,13 @@
 and in a JSON file beside it otherwise.
 
     PNG            a text chunk
+    MP4            a box of its own, and FILE.json
     safetensors    an entry of the header's metadata
     all others     FILE.json, which also holds the file's sha256
 
-Not here: what the entries mean (`training.drawing.trained.Trained.origin`), and following them
-(`storage.lineage.trace`).
+Pictures and films also hold a hash of their pixels, so that altered ones are told from those that were drawn. Not
+here: what the entries mean (`training.drawing.trained.Trained.origin`), following them (`storage.lineage.trace`), and
+marks that others read (`training.drawing.marks`).
 
     metadata = read_provenance(Path("mixing.png"))
 """
@@ -19,14 +21,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from storage.digest import file_digest
+from storage.digest import bytes_digest, file_digest
 from storage.errors import IntegrityError
+from storage.lineage.mp4 import LINEAGE, media_digest, uuid_content
 from storage.local import whole_file, write_whole
 
 GRID_TEXT = "likeness"
 """The entry, such as a PNG's text chunk, that says where a file comes from."""
+PIXELS_SHA256 = "pixels_sha256"
+"""The entry of a picture that `pixels_digest` of its pixels stands in."""
+MEDIA_SHA256 = "media_sha256"
+"""The entry of a film that the sha256 of its encoded frames stands in."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit on a safetensors header."""
 
@@ -57,9 +66,41 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     """
     if sidecar_path(path).is_file() and (metadata := _of_sidecar(path)):
         return metadata
-    text = _safetensors_text(path) if path.suffix == ".safetensors" else _png_text(path)
-    read: dict[str, Any] | None = json.loads(text) if isinstance(text, str) else None
+    is_network = path.suffix == ".safetensors"
+    text = _safetensors_text(path) if is_network else _png_text(path) or _mp4_text(path)
+    if not isinstance(text, str):
+        return None
+    try:
+        read: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise IntegrityError(f"{path} carries a {GRID_TEXT} text that is damaged: it is no JSON") from error
     return read
+
+
+def pixels_digest(pixels_HWC: NDArray[np.uint8]) -> str:
+    """sha256 of a picture's pixels and shape, the same in whatever file they lie."""
+    shape = "x".join(map(str, pixels_HWC.shape)).encode()
+    return bytes_digest(shape + b":" + np.ascontiguousarray(pixels_HWC).tobytes())
+
+
+def pixels_hold(path: Path, metadata: Mapping[str, Any]) -> bool | None:
+    """Whether a file's pixels are those that it was written with; None where it does not say which those were."""
+    if PIXELS_SHA256 in metadata:
+        with Image.open(path) as image:
+            try:
+                pixels = np.asarray(image.convert("RGB"))
+            except (OSError, SyntaxError):  # a PNG that is cut, or of a wrong checksum
+                return False
+        return pixels_digest(pixels) == str(metadata[PIXELS_SHA256])
+    if MEDIA_SHA256 in metadata:
+        return media_digest(path) == str(metadata[MEDIA_SHA256])
+    return None
+
+
+def check_pixels(path: Path, metadata: Mapping[str, Any]) -> None:
+    """IntegrityError where a file's pixels are not those that it was written with."""
+    if pixels_hold(path, metadata) is False:
+        raise IntegrityError(f"{path} has other pixels than were drawn: it was altered")
 
 
 def _of_sidecar(path: Path) -> dict[str, Any] | None:
@@ -82,6 +123,11 @@ def _png_text(path: Path) -> Any:
             return image.info.get(GRID_TEXT)
     except (UnidentifiedImageError, OSError):
         return None
+
+
+def _mp4_text(path: Path) -> Any:
+    content = uuid_content(path, LINEAGE)
+    return None if content is None else content.decode("utf-8", "replace")
 
 
 def _safetensors_text(path: Path) -> Any:

@@ -32,7 +32,7 @@ from storage.datasets.dataset import IMAGE_COLUMNS, Dataset, dataset_names, open
 from storage.datasets.lookup import Kind, find_rows
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError
-from storage.lineage.origin import read_provenance
+from storage.lineage.origin import check_pixels, read_provenance
 from storage.runs import CheckpointState, Run, find_run, list_runs
 from storage.store import Store, original_key
 from storage.tables import BATCH_ROWS, Row, arrow
@@ -157,6 +157,7 @@ def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
     sha256 = file_digest(path)
     if sha256 == SHA256:
         return _of_bundled(store)
+    check_pixels(path, metadata)
     facts = {key: value for key, value in metadata.items() if key != "kind"}
     step = Step(metadata.get("kind", "grid"), {"file": str(path), "sha256": sha256, **facts})
     if BUNDLED_SHA256 in metadata:

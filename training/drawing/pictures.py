@@ -19,10 +19,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from storage.errors import ConfigError, IntegrityError
-from storage.lineage.origin import GRID_TEXT
+from storage.lineage.origin import GRID_TEXT, PIXELS_SHA256, pixels_digest
 from storage.local import whole_file
 from training.data import ImageArray
 from training.drawing.images import images_from_seeds, possible_psis
+from training.drawing.marks import Signer, xmp_packet
 from training.drawing.trained import Trained
 
 MAX_PIXELS = 89_478_485
@@ -53,8 +54,9 @@ def generate_grid(
     shown = psis[0] if len(psis) == 1 else list(psis)
     metadata = {**trained.origin, "seeds": list(seeds), "truncation_psi": shown}
     columns = len(psis) if len(psis) > 1 else None
-    write_grid(images.reshape(-1, *images.shape[2:]), path, metadata, columns=columns)
-    return metadata
+    return write_grid(
+        images.reshape(-1, *images.shape[2:]), path, metadata, columns=columns, signer=trained.signer
+    )
 
 
 def generate_files(
@@ -71,14 +73,19 @@ def generate_files(
             for seed, image in zip(batch, images, strict=True):
                 paths.append(folder / f"seed{seed:05d}{suffix}.png")
                 metadata = {**trained.origin, "kind": "image", "seeds": [seed], "truncation_psi": psi}
-                write_png(image.transpose(1, 2, 0), paths[-1], metadata)
+                write_png(image.transpose(1, 2, 0), paths[-1], metadata, trained.signer)
     return paths
 
 
 def write_grid(
-    images: ImageArray, path: Path, metadata: Mapping[str, Any], *, columns: int | None = None
-) -> None:
-    """Tile images (N, 3, R, R) into a PNG that carries `metadata` as JSON in a text chunk."""
+    images: ImageArray,
+    path: Path,
+    metadata: Mapping[str, Any],
+    *,
+    columns: int | None = None,
+    signer: Signer | None = None,
+) -> dict[str, Any]:
+    """Tile images (N, 3, R, R) into a PNG, as `write_png`."""
     num, _, height, width = images.shape
     columns = columns or math.ceil(math.sqrt(num))
     rows = math.ceil(num / columns)
@@ -86,15 +93,26 @@ def write_grid(
     for index, image in enumerate(images):
         top, left = index // columns * height, index % columns * width
         canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    write_png(canvas, path, metadata)
+    return write_png(canvas, path, metadata, signer)
 
 
-def write_png(pixels_HWC: ImageArray, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write a picture (H, W, 3) that carries `metadata` as JSON in a text chunk."""
+def write_png(
+    pixels_HWC: ImageArray, path: Path, metadata: Mapping[str, Any], signer: Signer | None = None
+) -> dict[str, Any]:
+    """Write a picture (H, W, 3) with its marks, and return the metadata that it carries.
+
+    That is `metadata` and a hash of the pixels, as JSON in a text chunk. XMP says that a model drew it, and a C2PA
+    manifest where there is a signer.
+    """
+    carried = {**metadata, PIXELS_SHA256: pixels_digest(pixels_HWC)}
     text = PngInfo()
-    text.add_itxt(GRID_TEXT, json.dumps(metadata, sort_keys=True))
+    text.add_itxt(GRID_TEXT, json.dumps(carried, sort_keys=True))
+    text.add_itxt("XML:com.adobe.xmp", xmp_packet(carried))
     with whole_file(path) as partial:
         Image.fromarray(pixels_HWC).save(partial, format="PNG", pnginfo=text)
+        if signer is not None:
+            signer.sign(partial, "image/png", carried)
+    return carried
 
 
 def read_grid_metadata(path: Path) -> dict[str, Any]:

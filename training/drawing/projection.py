@@ -32,6 +32,7 @@ from storage.local import whole_file
 from training.data import ImageArray
 from training.drawing.figures import fixed_noise, tiled
 from training.drawing.images import images_from_w, synthesized
+from training.drawing.marks import Signer
 from training.drawing.pictures import write_png
 from training.drawing.settings import ProjectConfig
 from training.extractors import missing_for
@@ -126,12 +127,14 @@ def project(
     return Projection(w_LD, images_from_w(generator, w_LD[None], noise)[0], target, distances, name)
 
 
-def save_projection(result: Projection, path: Path, metadata: Mapping[str, Any]) -> Path:
+def save_projection(
+    result: Projection, path: Path, metadata: Mapping[str, Any], signer: Signer | None = None
+) -> Path:
     """Write target and projection side by side to `path`, and beside it a safetensors file, whose path is returned.
 
     That holds `w` (L, D) and `distances` (steps,). Both files carry `metadata`.
     """
-    write_png(tiled([[result.target, result.image]]), path, metadata)
+    write_png(tiled([[result.target, result.image]]), path, metadata, signer)
     tensors = path.with_suffix(".safetensors")
     text = json.dumps(dict(metadata), sort_keys=True)
     found = {"w": result.w_LD.cpu(), "distances": torch.tensor(result.distances)}

@@ -9,7 +9,7 @@ Not here: what is drawn with it (`training.drawing.images`).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.lineage.origin import GRID_TEXT
 from training.checkpoint import State, network_tensors, read_state
 from training.config import TrainConfig
+from training.drawing.marks import Signer
 from training.networks import Generator, TraditionalGenerator, build_generator
 from training.schedule import stage_at
 
@@ -33,6 +34,8 @@ class Trained:
     generator: Generator | TraditionalGenerator
     config: TrainConfig
     origin: dict[str, Any]
+    signer: Signer | None = field(default=None, repr=False)
+    """Who signs what is drawn, if somebody does."""
 
     @property
     def cutoff(self) -> int:

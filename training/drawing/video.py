@@ -22,9 +22,11 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from storage.errors import ConfigError
-from storage.lineage.origin import whole_with_sidecar
+from storage.lineage.mp4 import LINEAGE, XMP, media_digest, uuid_box
+from storage.lineage.origin import MEDIA_SHA256, whole_with_sidecar
 from training.data import ImageArray
 from training.drawing.images import images_from_w
+from training.drawing.marks import Signer, xmp_packet
 from training.networks import Generator
 
 MIN_SIDE_PX = 256
@@ -60,19 +62,38 @@ def check_video() -> None:
         raise ConfigError("a video needs PyAV: pip install 'likeness[video]'")
 
 
-def write_video(pictures: Iterable[ImageArray], path: Path, fps: int, metadata: Mapping[str, Any]) -> int:
-    """Write pictures (H, W, 3) of even sides as H.264, and return how many; the same pictures give the same bytes.
+def write_video(
+    pictures: Iterable[ImageArray],
+    path: Path,
+    fps: int,
+    metadata: Mapping[str, Any],
+    signer: Signer | None = None,
+) -> dict[str, Any]:
+    """Write pictures (H, W, 3) of even sides as H.264, and return the metadata that the film carries.
 
-    `metadata` goes into the container as its comment, and with the file's sha256 into a JSON file beside it.
+    That is `metadata`, a hash of the encoded frames and their number. It stands in a box of its own, beside XMP that
+    says that a model drew it, and with the file's sha256 in a JSON file. The same pictures give the same bytes, but for
+    a signature.
     """
     check_video()
+    carried = dict(metadata)
+    with whole_with_sidecar(path, carried) as partial:
+        carried["frames"] = _encode(pictures, partial, fps, metadata)
+        carried[MEDIA_SHA256] = media_digest(partial)
+        with partial.open("ab") as file:
+            file.write(uuid_box(XMP, xmp_packet(carried).encode()))
+            file.write(uuid_box(LINEAGE, json.dumps(carried, sort_keys=True).encode()))
+        if signer is not None:
+            signer.sign(partial, "video/mp4", carried)
+    return carried
+
+
+def _encode(pictures: Iterable[ImageArray], path: Path, fps: int, metadata: Mapping[str, Any]) -> int:
+    """The film alone, with a comment for players; how many frames it has."""
     import av
 
     count = 0
-    with (
-        whole_with_sidecar(path, metadata) as partial,
-        av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container,
-    ):
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         container.metadata["comment"] = json.dumps(dict(metadata), sort_keys=True)
         stream = container.add_stream("libx264", rate=fps)
         stream.pix_fmt = "yuv420p"

@@ -316,4 +316,4 @@ def _write_sheet(path: Path, subject: Subject, pairs: list[dict[str, Any]], meta
     factor = max(1, subject.reals.resolution // SHEET_PX)
     pictures = torch.from_numpy(np.stack(cells)).float()
     shrunk = torch.nn.functional.avg_pool2d(pictures, factor).round().to(torch.uint8).numpy()
-    write_grid(shrunk, path, metadata, columns=1 + len(SPACES))
+    write_grid(shrunk, path, {**metadata, "kind": "audit"}, columns=1 + len(SPACES))
