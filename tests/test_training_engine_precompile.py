@@ -26,7 +26,7 @@ from training.config import TrainConfig
 from training.data import Shown
 from training.engine import precompile
 from training.engine.gradients import GradientFunction
-from training.engine.precompile import beside, keep_compiled, tasks_of
+from training.engine.precompile import beside, keep_compiled_in, tasks_of
 from training.engine.ranks import Ranks
 from training.engine.state import Training
 from training.loop import next_batch
@@ -156,7 +156,7 @@ def test_training_finds_what_was_compiled_ahead(tmp_path: Path, monkeypatch: pyt
     run = create_run(Store(tmp_path / "store"), DATASET, config.model_dump(mode="json"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    keep_compiled(run)
+    keep_compiled_in(run.store)
     command = [
         sys.executable,
         "-m",

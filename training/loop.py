@@ -79,7 +79,7 @@ def train(
             break
 
         training.enter(stage)
-        with _memory_told(training, stage):
+        with memory_told(training, stage):
             training.step(stage, pixels)
         has_stepped = True
         finished = training.num_images >= config.total_kimg * 1000
@@ -124,7 +124,7 @@ def next_batch(reals: Iterator[Shown], num: int, device: torch.device) -> Tensor
 
 
 @contextmanager
-def _memory_told(training: Training, stage: Stage) -> Iterator[None]:
+def memory_told(training: Training, stage: Stage) -> Iterator[None]:
     """Turn what a GPU without room says into one line that says what to set."""
     try:
         yield

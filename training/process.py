@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 
+from storage.datasets.records import VersionSummary
 from storage.errors import NotFoundError
 from storage.runs import Run
+from storage.store import Store
 from training.config import TrainConfig
 from training.data import RealImages
-from training.engine.precompile import compiling_ahead, keep_compiled
+from training.engine.precompile import compiling_ahead, keep_compiled_in
 from training.engine.ranks import joined
 from training.loop import train
 from training.tracking import Tracker, open_tracker
@@ -47,7 +49,7 @@ def train_folder(
     run = Run(folder.resolve())
     config = TrainConfig.recorded(run.record.config_now, f"run {run.id}", exact=True)
     torch.set_num_threads(config.num_cpu_threads)
-    keep_compiled(run)
+    keep_compiled_in(run.store)
     images = images_of(run, config, num_threads)
     images.check(config.resolution)
     with joined(config.device) as (ranks, device), compiling_ahead(run, config, ranks, device):
@@ -62,8 +64,14 @@ def train_folder(
 
 def images_of(run: Run, config: TrainConfig, num_threads: int = 2) -> RealImages:
     """The dataset version a run names, in the store the run lies in."""
-    dataset = run.record.dataset
-    folder = run.store.root / dataset.directory
+    return images_of_version(run.store, run.record.dataset, config, num_threads)
+
+
+def images_of_version(
+    store: Store, dataset: VersionSummary, config: TrainConfig, num_threads: int = 2
+) -> RealImages:
+    """A dataset version, as training by `config` reads it."""
+    folder = store.root / dataset.directory
     return RealImages(
         shard_paths=[folder / shard for shard in dataset.shards],
         num_images=dataset.num_images,

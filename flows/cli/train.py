@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.cli.output import console, print_resolved, print_value, say, warn
+from flows.cli.output import answer, console, print_resolved, print_value, say, warn
 from flows.cli.parameters import FLAT, DryRun, Json
 from flows.options import TrainOptions
 from storage.errors import ConfigError
@@ -23,10 +23,20 @@ def train(
     prepare: Annotated[
         bool, Parameter(help="Make the run's folder only: torchrun trains it on several machines.")
     ] = False,
+    estimate: Annotated[
+        Literal["table", "probe"] | None,
+        Parameter(
+            help="Say what the run would take, and stop: by a table of one H100, or by a probe of this machine, which "
+            "takes a minute a resolution after compiling."
+        ),
+    ] = None,
+    price: Annotated[float | None, Parameter(help="With --estimate: the price of a GPU's hour.")] = None,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Train a style-based GAN on a dataset, in a process of its own."""
+    if price is not None and estimate is None:
+        raise ConfigError("--price is for --estimate: table or probe")
     from flows.cli.progress import bars
     from flows.operations.training_process import (
         check_training,
@@ -44,6 +54,8 @@ def train(
     if dry_run:
         reference = check_training(store, dataset, config, options).reference
         return print_resolved(json_, config, options, dataset=reference)
+    if estimate is not None:
+        return _say_estimate(dataset, config, options, resume, estimate == "probe", price, json_)
     if prepare and resume is not None:
         raise ConfigError("--prepare makes a new run, and --resume goes on with one: leave one of them out")
     run = prepare_run(dataset, config, options, resume)
@@ -74,3 +86,55 @@ def train(
     say(f"  {result['kimg']:.1f} kimg of {result['dataset']}, {result['seconds_per_kimg']:.1f} s/kimg")
     say(f"  checkpoint {result['checkpoint']}")
     say(f"  sample grids {run.grids_dir}; next: likeness generate {run.id} --out grid.png")
+
+
+def _say_estimate(
+    dataset: str | None,
+    config: TrainConfig,
+    options: TrainOptions,
+    resume: str | None,
+    probes: bool,
+    price: float | None,
+    json_: bool,
+) -> None:
+    """What training would take: a line a kind of step, and the sum."""
+    from flows.operations.training_process import planned_training
+    from training.estimate import TABLE_GPU, Kind, Rate, estimate, kinds_of, of_table
+
+    run_config, num_images, images = planned_training(dataset, config, options, resume, probes)
+    kinds = kinds_of(run_config, num_images)
+    if images is None:
+        rates = {kind: of_table(run_config, kind.stage, options.processes) for kind in kinds}
+        device = TABLE_GPU
+    else:
+        from training.engine.probe import device_name, probe
+
+        def told(kind: Kind, rate: Rate, compiling_s: float) -> None:
+            warn(
+                f"{_kind_name(kind.stage.resolution, kind.stage.lod % 1 > 0)} probed; first step {compiling_s:.0f} s"
+            )
+
+        rates = probe(run_config, kinds, images, processes=options.processes, on_kind=told)
+        device = device_name(run_config)
+    said = estimate(run_config, rates, processes=options.processes, num_images=num_images, price=price)
+    by = "probed here" if probes else "by the table, not of this machine"
+    lines = [
+        f"{_kind_name(level['resolution'], level['fades']):<16}{level['kimg']:>9.1f} kimg"
+        f"{level['seconds_per_kimg']:>9.2f} s/kimg{level['hours']:>8.2f} h{_gib(level['memory_bytes']):>10}"
+        for level in said["levels"]
+    ]
+    lines.append(
+        f"{said['kimg']:.1f} kimg: {said['hours']:.2f} hours on {options.processes} x {device} ({by}), "
+        "without compiling"
+    )
+    cost = "" if price is None else f", cost {said['cost']:.2f}"
+    lines.append(f"memory of a GPU {_gib(said['memory_bytes'])}, disk {_gib(said['disk_bytes'])}{cost}")
+    answer(json_, {"device": device, "probed": probes, "processes": options.processes, **said}, *lines)
+
+
+def _kind_name(resolution: int, fades: bool) -> str:
+    return f"{resolution} px{' fading in' if fades else ''}"
+
+
+def _gib(num_bytes: int | None) -> str:
+    return "-" if num_bytes is None else f"{num_bytes / 2**30:.1f} GiB"

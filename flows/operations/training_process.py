@@ -21,7 +21,7 @@ from storage.errors import ConfigError, TrainingError
 from storage.runs import DISK_FULL, Run, RunResult, create_run, find_run
 from storage.store import Store
 from training.config import CHANGEABLE, TrainConfig, changed
-from training.data import check_resolution
+from training.data import RealImages, check_resolution
 
 POLL_S = 0.5
 STOP_S = 120.0
@@ -75,6 +75,27 @@ def check_training(store: Store, dataset: str | None, config: TrainConfig, optio
     check_resolution(opened.resolution, config.resolution)
     check_processes(config, options)
     return opened
+
+
+def planned_training(
+    dataset: str | None, config: TrainConfig, options: TrainOptions, resume: str | None, reads: bool
+) -> tuple[TrainConfig, int, RealImages | None]:
+    """The config of a training, how many images it has been shown, and, if it `reads` them, its images."""
+    store = Store(options.store)
+    num_images = 0
+    if resume is not None:
+        run, config = resumed_run(store, resume, dataset, config)
+        num_images = int(run.checkpoints()[-1].name) if run.checkpoints() else 0
+        summary = run.record.dataset
+    elif reads or dataset is not None:
+        summary = check_training(store, dataset, config, options).summary()
+    if not reads:
+        return config, num_images, None
+    from training.engine.precompile import keep_compiled_in
+    from training.process import images_of_version
+
+    keep_compiled_in(store)
+    return config, num_images, images_of_version(store, summary, config, options.workers or 2)
 
 
 def check_processes(config: TrainConfig, options: TrainOptions) -> None:

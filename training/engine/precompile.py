@@ -28,6 +28,7 @@ import torch
 
 from storage.errors import PipelineError
 from storage.runs import Run
+from storage.store import Store
 from training.config import TrainConfig
 from training.device import resolve_device
 from training.engine.ranks import Ranks
@@ -81,9 +82,9 @@ def precompile(folder: Path, device: torch.device, world: int, jobs: int) -> Non
             future.result()
 
 
-def keep_compiled(run: Run) -> None:
+def keep_compiled_in(store: Store) -> None:
     """Have this process keep what it compiles beside the runs, so that the next one begins in seconds."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(run.store.root / "cache" / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(store.root / "cache" / "compiled"))
 
 
 @contextmanager
@@ -154,7 +155,7 @@ def main() -> int | str:
     try:
         device = torch.device(given.device)
         resolve_device(device.type)
-        keep_compiled(run)
+        keep_compiled_in(run.store)
         precompile(run.folder, device, given.world, given.jobs)
     except PipelineError as error:
         return str(error)
