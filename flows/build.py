@@ -36,6 +36,7 @@ from preprocessing.reject import CRAWL
 from preprocessing.sources import open_source
 from preprocessing.sources.access import Secret, environment
 from preprocessing.sources.folder import FolderSource
+from storage.datasets.attribution import write_attribution
 from storage.datasets.dataset import Dataset
 from storage.datasets.manifest import record_build
 from storage.datasets.records import BuildRecord
@@ -159,6 +160,7 @@ def build_from(
         rejections = pa.concat_tables([fitted(stage.rejections, REJECTED_SCHEMA) for stage in stages])
         dataset = run("publish", lambda report: publish(store, report, config, crawled, rejections, sharded))
     sheet = write_contact_sheet(dataset)
+    write_attribution(dataset)
     resolved = config.resolved()
     facts = {
         "config": resolved,

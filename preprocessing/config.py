@@ -32,7 +32,7 @@ class BuildConfig(Config):
 
     source: str = Field(
         "sample:",
-        description="folder:PATH, urls:FILE (txt, csv, jsonl, parquet), congress:, commons:, wikidata:, flickr:, "
+        description="folder:PATH, urls:LIST (txt, csv, tsv, jsonl, parquet), congress:, commons:, wikidata:, flickr:, "
         "openverse:, nasa:, smithsonian: (docs/sources.md), or sample: (offline demo).",
     )
     name: str = Field("faces", pattern=f"^{NAME_PATTERN}$", description="The dataset's name in the store.")

@@ -42,7 +42,7 @@ from training.metrics.settings import AuditConfig, EvaluateConfig
     [
         (["build", "--source", "folder:/no/such"], "folder /no/such does not exist"),
         (["build", "--source", "urls:/no/list.csv"], "/no/list.csv"),
-        (["build", "--source", "tumblr:x"], "is none of folder:PATH, urls:FILE, congress:"),
+        (["build", "--source", "tumblr:x"], "is none of folder:PATH, urls:LIST, congress:"),
         (["build", "--resolution", "100"], "--resolution: 100 is not one of 32, 64, 128, 256, 512, 1024"),
         (["build", "--detect.upsample", "9"], "--detect.upsample: Input should be less than or equal to 3"),
         (["build", "--name", "../x"], "--name: "),

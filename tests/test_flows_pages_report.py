@@ -326,3 +326,22 @@ def test_a_browser_shows_every_picture(
     index = seen[list(pages).index("index.html")]
     assert index["images"] > KEPT_SHOWN
     assert index["bars"] > len(NUMBERS)
+
+
+def test_licences_are_counted(results: Results) -> None:
+    """Each licence has its photographs, images, authors and photographs without one; none said is a row of its own."""
+    dataset, crawled, aligned, curated, rejections = results
+    items = crawled.items.to_pylist()
+    for number, item in enumerate(items[:200]):
+        item["license"], item["license_url"] = "CC-BY-4.0", "https://creativecommons.org/licenses/by/4.0/"
+        item["author"] = f"Ann {number % 7}" if number != 9 else None
+    items[0]["license_url"] = "javascript:alert(1)"
+    crawled = replace(crawled, items=table_of(items, ITEM_SCHEMA))
+    text = written((dataset, crawled, aligned, curated, rejections))["index.html"]
+    table = Page(text[text.index('id="licences"') : text.index('id="speed"')])
+    rows = [" ".join(line.split()) for line in table.text.split("CC-BY-4.0")]
+    assert rows[1].startswith(f"199 {200 - MIN_QUAD_PX} ")
+    assert "7 1" in rows[1]
+    assert rows[2].startswith("1 ")
+    assert "not said" in table.text
+    assert "javascript:alert(1)" not in table.values("href")

@@ -199,7 +199,7 @@ def test_quotas_are_what_is_asked(name: str) -> None:
         ("flickr:", "lacks what to look for"),
         ("openverse:", "lacks what to look for"),
         ("nasa:", "lacks what to look for"),
-        ("tumblr:x", "is none of folder:PATH, urls:FILE, congress:"),
+        ("tumblr:x", "is none of folder:PATH, urls:LIST, congress:"),
     ],
 )
 def test_names_that_say_nothing_are_refused(spec: str, message: str) -> None:

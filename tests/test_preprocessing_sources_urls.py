@@ -392,7 +392,7 @@ def test_text_lists_have_comments_and_repeats(tmp_path: Path, caplog: pytest.Log
         ("a.jsonl", "[]\n", r"a\.jsonl:1 is not a JSON object"),
         ("a.jsonl", '{"url": "https://a", "sha256": "xyz"}\n', r"a\.jsonl:1: sha256 'xyz'"),
         ("a.parquet", "no parquet", r"a\.parquet is not a readable Parquet file"),
-        ("a.xlsx", "", r"a\.xlsx is none of \.txt, \.csv, \.jsonl, \.parquet"),
+        ("a.xlsx", "", r"a\.xlsx is none of \.txt, \.csv, \.tsv, \.jsonl, \.parquet"),
     ],
 )
 def test_bad_lists_name_their_line(tmp_path: Path, name: str, text: str, message: str) -> None:

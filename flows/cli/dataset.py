@@ -145,6 +145,10 @@ def say_built(built: Built) -> None:
     say(f"  {images} of {photos} in {numbered(summary['shards'], 'shard')}")
     for reason, count in summary["rejected"].items():
         say(f"  {count} rejected: {reason}")
+    missing = built.dataset.manifest.counts.images_missing
+    for name, what in (("license", "licence"), ("author", "author")):
+        if missing.get(name):
+            say(f"  {missing[name]} images whose photographs say no {what}")
     say(f"  contact sheet {built.contact_sheet}")
     say(f"  report {built.report}")
     say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")

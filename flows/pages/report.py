@@ -46,6 +46,7 @@ from storage.wording import plural
 KEPT_SHOWN, REJECTED_SHOWN = 96, 200
 PHOTOS_SHOWN = 40
 """Photographs without a crop on one page: each must be decoded whole."""
+LICENSES_SHOWN = 100
 THUMBNAIL_PX = 96
 SAMPLE_PX = 192
 """Beside a threshold, where sharpness must show."""
@@ -207,6 +208,22 @@ class _Pages:
             )
         return rows
 
+    def licenses(self) -> list[dict[str, Any]]:
+        """The table of licences: how many photographs and authors each has, and how many images are kept of them."""
+        items = self.crawled.items.select(["license", "license_url", "author"])
+        kept = np.zeros(items.num_rows, np.int64)
+        np.add.at(kept, self.items_of_faces[self.curated.kept], 1)
+        items = items.append_column("kept", arrow(kept))
+        found = items.group_by(["license", "license_url"]).aggregate(
+            [("author", "count", pc.CountOptions(mode="all")), ("author", "count_distinct"),
+             ("author", "count", pc.CountOptions(mode="only_null")), ("kept", "sum")]
+        )  # fmt: skip
+        names = ["name", "url", "photographs", "authors", "no_author", "kept"]
+        rows = found.rename_columns(names).to_pylist()
+        for row in rows:
+            row["link"] = row["url"] if _is_web(row["url"]) else None
+        return sorted(rows, key=lambda row: (-row["photographs"], str(row["name"]), str(row["url"])))
+
     def index(self) -> dict[str, Any]:
         """The first page."""
         faces, kept = self.aligned.faces, self.curated.kept
@@ -224,6 +241,7 @@ class _Pages:
             "other_seconds": self.record["seconds"]
             - sum(t["seconds"] for t in self.record["timings"].values()),
             "config": json.dumps(self.record["config"], indent=2, ensure_ascii=False),
+            "licenses": self.licenses()[:LICENSES_SHOWN],
             "kept": self._of_faces(_evenly(kept, KEPT_SHOWN), THUMBNAIL_PX),
             "num_kept": len(kept),
             "scores": self._scores(),
@@ -412,11 +430,12 @@ def _tip(item: Item, face: Row | None) -> str:
 
 def _link(item: Item) -> str | None:
     """The photograph's page, or else its own address, where a browser may follow it."""
-    for address in (item.page, item.ref):
-        try:
-            parts = urlsplit(address or "")
-        except ValueError:
-            continue
-        if address and parts.scheme in ("http", "https") and parts.netloc:
-            return address
-    return None
+    return next((address for address in (item.page, item.ref) if _is_web(address)), None)
+
+
+def _is_web(address: str | None) -> bool:
+    try:
+        parts = urlsplit(address or "")
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)

@@ -5,8 +5,9 @@
 
 Connections go to judged addresses alone, as those of the fetcher do; `Retry-After` is waited for in full, or the
 service is left alone; failures that may pass are tried again, ever later. What governs a service are its terms, so
-its robots.txt, which is for crawlers of pages, is not asked. Redirects are not followed, since a key may be on the
-way. Not here: photographs (`preprocessing.crawl.fetch`), and what an answer means (`preprocessing.sources`).
+its robots.txt, which is for crawlers of pages, is not asked. Redirects are not followed, since a key may be on the way,
+but to files, which `download` writes to disk.
+Not here: photographs (`preprocessing.crawl.fetch`), and what an answer means (`preprocessing.sources`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -30,12 +32,15 @@ from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Passing
 from preprocessing.crawl.retry import may_pass, retry_after_s
 from preprocessing.crawl.safety import networks
-from preprocessing.crawl.urls import WebAddress
+from preprocessing.crawl.urls import WebAddress, web_address
 from preprocessing.reject import Reason, Rejected
 
 MAX_BYTES = 64 * 2**20
 """Of one answer."""
+MAX_FILE_BYTES = 64 * 2**30
+"""Of one file."""
 RETRIES = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BLOCK_BYTES = 64 * 1024
 
 Result = TypeVar("Result")
@@ -119,6 +124,23 @@ class Asker:
         """The answer to one request, a POST where there is a `form`; `Rejected` where there is none to be had."""
         return self._run(self._asked(address, dict(headers or {}), form, passes))
 
+    def download(self, address: WebAddress, path: Path, headers: Mapping[str, str] | None = None) -> Answer:
+        """The body of an address in a file, redirects followed; `Rejected` where there is none to be had.
+
+        `headers` are for its origin alone.
+        """
+        asked = dict(headers or {})
+        for _ in range(self._config.max_redirects + 1):
+            answer = self._run(self._asked(address, asked, None, lambda _: None, path))
+            location = answer.header("Location")
+            if answer.status not in REDIRECTS or not location:
+                return answer
+            target = web_address(location, address)
+            if target.origin != address.origin:
+                asked = {}
+            address = target
+        raise Rejected(Reason.HTTP_STATUS, f"more than {self._config.max_redirects} redirects")
+
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
@@ -130,7 +152,6 @@ class Asker:
     async def _opened(self) -> aiohttp.ClientSession:
         session = aiohttp.ClientSession(
             connector=self._resolver.connector(),
-            timeout=aiohttp.ClientTimeout(total=max(self._config.timeout_s, self._limits.timeout_s)),
             headers={"User-Agent": self._config.user_agent, "Accept": "application/json"},
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -143,13 +164,18 @@ class Asker:
         await self._resolver.close()
 
     async def _asked(
-        self, address: WebAddress, headers: dict[str, str], form: Mapping[str, str] | None, passes: Passes
+        self,
+        address: WebAddress,
+        headers: dict[str, str],
+        form: Mapping[str, str] | None,
+        passes: Passes,
+        path: Path | None = None,
     ) -> Answer:
         host, config = self._host, self._config
         for attempt in itertools.count():
             await self._resolver.addresses(address.host)
             try:
-                answer = await self._attempt(address, headers, form, passes)
+                answer = await self._attempt(address, headers, form, passes, path)
             except Passing as failure:
                 host.failed(failure)
                 if failure.wait_s > config.max_wait_s:
@@ -164,7 +190,12 @@ class Asker:
         raise AssertionError
 
     async def _attempt(
-        self, address: WebAddress, headers: dict[str, str], form: Mapping[str, str] | None, passes: Passes
+        self,
+        address: WebAddress,
+        headers: dict[str, str],
+        form: Mapping[str, str] | None,
+        passes: Passes,
+        path: Path | None,
     ) -> Answer:
         assert self._session is not None
         async with self._host.turn(self._slots):
@@ -173,9 +204,14 @@ class Asker:
             method = "GET" if form is None else "POST"
             try:
                 async with self._session.request(
-                    method, address.wire, headers=headers, data=form, allow_redirects=False
+                    method,
+                    address.wire,
+                    headers=headers,
+                    data=form,
+                    allow_redirects=False,
+                    timeout=self._timeout(path),
                 ) as response:
-                    answer = await _read(response)
+                    answer = await (_read(response) if path is None else _written(response, path))
             except TimeoutError:
                 raise Passing(Reason.TIMED_OUT, "no answer in time") from None
             except (aiohttp.InvalidURL, UnicodeError):
@@ -194,6 +230,13 @@ class Asker:
             raise Passing(Reason.SERVER_ERROR, why, asked, is_of_host=True)
         return answer
 
+    def _timeout(self, path: Path | None) -> aiohttp.ClientTimeout:
+        """Of a whole answer, or between two parts of a file, which may be large."""
+        longest_s = max(self._config.timeout_s, self._limits.timeout_s)
+        if path is None:
+            return aiohttp.ClientTimeout(total=longest_s)
+        return aiohttp.ClientTimeout(total=None, sock_connect=longest_s, sock_read=longest_s)
+
     def _rest(self, took_s: float) -> None:
         rest_s = took_s * self._limits.rest_share
         if took_s > self._limits.slow_s:
@@ -209,3 +252,16 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
         if len(body) > MAX_BYTES:
             raise Rejected(Reason.TOO_MANY_BYTES, f"more than {MAX_BYTES}")
     return Answer(response.status, dict(response.headers), bytes(body))
+
+
+async def _written(response: aiohttp.ClientResponse, path: Path) -> Answer:
+    if response.status != 200:
+        return await _read(response)
+    num_bytes = 0
+    with path.open("wb") as file:
+        async for block in response.content.iter_chunked(_BLOCK_BYTES):
+            num_bytes += len(block)
+            if num_bytes > MAX_FILE_BYTES:
+                raise Rejected(Reason.TOO_MANY_BYTES, f"more than {MAX_FILE_BYTES}")
+            file.write(block)
+    return Answer(response.status, dict(response.headers), b"")

@@ -1,6 +1,6 @@
 """Where photographs come from: one protocol, and one function from what a user types to a source.
 
-    folder:PATH             a local folder              urls:FILE     a list of addresses to fetch
+    folder:PATH             a local folder              urls:LIST     a list of addresses to fetch
     sample:                 the embedded demo           congress:     portraits of members of Congress
     commons:CATEGORY        Wikimedia Commons           wikidata:     portraits of people
     flickr:, openverse:     searches                    nasa:, smithsonian:    collections
@@ -36,7 +36,7 @@ from storage.errors import ConfigError
 
 KINDS = (
     "folder:PATH",
-    "urls:FILE",
+    "urls:LIST",
     "congress:",
     "commons:Category:NAME",
     "commons:WORDS",
@@ -116,7 +116,7 @@ def open_source(
         case "folder":
             return FolderSource.open(argument, reject_synthetic=fetch.reject_synthetic)
         case "urls":
-            return UrlSource.open(argument, fetch)
+            return UrlSource.open(argument, fetch, sources.urls, access)
         case "congress":
             return CongressSource.open(argument, sources.congress, access)
         case "commons":

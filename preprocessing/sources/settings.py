@@ -8,6 +8,7 @@ from preprocessing.sources.flickr import FlickrConfig
 from preprocessing.sources.nasa import NasaConfig
 from preprocessing.sources.openverse import OpenverseConfig
 from preprocessing.sources.smithsonian import SmithsonianConfig
+from preprocessing.sources.urls import UrlsConfig
 from preprocessing.sources.wikidata import WikidataConfig
 from storage.config import Config
 
@@ -15,6 +16,7 @@ from storage.config import Config
 class SourcesConfig(Config):
     """How the sources that have settings are asked; only those of the source that is named count."""
 
+    urls: UrlsConfig = Field(UrlsConfig(), description="Lists of URLs.")
     congress: CongressConfig = Field(CongressConfig(), description="Portraits of members of Congress.")
     commons: CommonsConfig = Field(CommonsConfig(), description="Wikimedia Commons.")
     wikidata: WikidataConfig = Field(WikidataConfig(), description="Portraits of people on Wikidata.")
