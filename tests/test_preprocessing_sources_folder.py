@@ -180,7 +180,7 @@ def test_the_description_does_not_know_the_place(tmp_path: Path) -> None:
 
 def test_wrong_specs_are_told(tmp_path: Path) -> None:
     """An unknown kind lists the known ones; a missing folder or path is named."""
-    with pytest.raises(ConfigError, match="folder:PATH, urls:LIST, congress:.* sample:, sample:N"):
+    with pytest.raises(ConfigError, match=r"folder:PATH, urls:LIST, congress:.* sample:, sample:N"):
         open_source("s3:bucket", FetchConfig())
     with pytest.raises(ConfigError, match="folder:PATH"):
         open_source(str(tmp_path), FetchConfig())

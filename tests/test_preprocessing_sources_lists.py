@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 from raw_web import Request, reply, serving
 
 from preprocessing.crawl.fetch import FetchConfig
@@ -72,6 +73,8 @@ def test_columns_may_have_names_of_their_own(tmp_path: Path) -> None:
         items(tmp_path / "list.parquet")
     with pytest.raises(SourceError, match="no column photographer, but link"):
         items(tmp_path / "list.parquet", {"url": "link", "author": "photographer"})
+    with pytest.raises(ValidationError, match="link is none of url, license, license_url"):
+        items(tmp_path / "list.parquet", {"link": "url"})
     (tmp_path / "usual.csv").write_text(CSV.replace("url,author,license", "Image_URL,Author,LICENCE"))
     assert items(tmp_path / "usual.csv") == ITEMS
 

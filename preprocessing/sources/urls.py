@@ -11,30 +11,38 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.records import Item
 from preprocessing.sources.access import Access
 from preprocessing.sources.lists import check_list, opened_list
-from preprocessing.sources.metadata import item_from_row
+from preprocessing.sources.metadata import KEYS, item_from_row
 from preprocessing.sources.web import Web
 from storage.config import Config
 from storage.errors import SourceError
 
 logger = logging.getLogger(__name__)
 
-Column = Literal["url", "license", "license_url", "author", "title", "page", "sha256"]
+COLUMNS = ("url", *KEYS)
 
 
 class UrlsConfig(Config):
     """Lists of URLs."""
 
-    columns: dict[Column, str] = Field(
+    columns: dict[str, str] = Field(
         default={}, description="The list's own names of columns, such as `--sources.urls.columns.url link`."
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _known(cls, columns: dict[str, str]) -> dict[str, str]:
+        columns = {name.replace("-", "_"): value for name, value in columns.items()}
+        if unknown := sorted(columns.keys() - set(COLUMNS)):
+            raise ValueError(f"{unknown[0]} is none of {', '.join(COLUMNS)}")
+        return columns
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,7 @@ class UrlSource(Web):
         """Every URL once, in the list's order, or the first so many."""
         known: dict[str, Item] = {}
         num_repeated = 0
-        columns: dict[str, str] = {str(key): name for key, name in self.config.columns.items()}
-        with opened_list(self.place, columns, self.access) as listed:
+        with opened_list(self.place, self.config.columns, self.access) as listed:
             for where, row in listed.rows():
                 url = _url(row, where)
                 item = item_from_row(_ref(url), row, where)
