@@ -20,7 +20,7 @@ from pathlib import Path
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
-from storage.digest import bytes_digest
+from storage.digest import bytes_digest, file_digest
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.local import PARTIAL, link_whole, whole_file
 
@@ -130,15 +130,15 @@ class Store:
 
     def adopt_original(self, path: Path, sha256: str) -> None:
         """Keep a photograph whose bytes are in a file, and have that sha256, by moving the file to its place."""
-        key = original_key(sha256)
-        if self.exists(key) and bytes_digest(self.get(key)) == sha256:
-            path.unlink()
+        target = f"{self.root}/{original_key(sha256)}"
+        if os.path.isfile(target) and file_digest(Path(target)) == sha256:
+            os.unlink(path)
             return
         try:
-            os.replace(path, self.path(key))
+            os.replace(path, target)
         except FileNotFoundError:
-            self.path(key).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, self.path(key))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.replace(path, target)
 
     def original(self, sha256: str) -> bytes:
         """A photograph's original bytes, checked against their sha256 (IntegrityError names it)."""

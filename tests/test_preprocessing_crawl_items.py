@@ -18,6 +18,7 @@ from preprocessing.crawl.crawler import INCOMING
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.crawl.items import ITEM_COLUMNS, Asking, addressed_items, fetch_items
 from preprocessing.crawl.ledger import PARTITIONS, Entry, Ledger, timestamp
+from preprocessing.crawl.urls import web_address
 from preprocessing.sources.urls import UrlSource
 from storage.digest import bytes_digest
 from storage.store import Store
@@ -68,7 +69,7 @@ class Crawl:
     def entry(self, url: str) -> Entry:
         """The row of a URL."""
         with Ledger(self.store).read() as held:
-            return held.get([url], whole=True)[url]
+            return held.get([web_address(url)])[url]
 
     def age(self, days: float) -> None:
         """Have all rows been asked for some days earlier."""

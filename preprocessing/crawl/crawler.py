@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Known, Visit, Wanted
 from preprocessing.crawl.hosts import PutOff
@@ -56,7 +57,7 @@ def crawl(
         closing(arriving(wanted, config, memory, folder)) as batches,
     ):
         for visits in batches:
-            before = held.get([visit.address.key for visit in visits], whole=True)
+            before = held.get(visit.address for visit in visits)
             entries: dict[str, Entry] = {}
             for visit in visits:
                 key = visit.address.key
@@ -78,41 +79,48 @@ def known_of(address: WebAddress, entry: Entry) -> Known | None:
 
 def entry_of(visit: Visit, before: Entry | None, config: FetchConfig) -> Entry:
     """The row that a visit makes of the one before it."""
-    address, rejected = visit.address, visit.rejected
+    address, rejected, body = visit.address, visit.rejected, visit.body
     at = timestamp(visit.started_at)
     entry = before or Entry(address.key, host_of(address), REFUSED, first_asked_at=at)
-    attempts, seconds = entry.attempts + visit.attempts, round(entry.seconds + visit.seconds, 6)
-    entry = entry._replace(attempts=attempts, seconds=seconds)
+    new: dict[str, Any] = {
+        "attempts": entry.attempts + visit.attempts,
+        "seconds": round(entry.seconds + visit.seconds, 6),
+    }
     if rejected and entry.state == KEPT and outcome_of(rejected) == PASSING:
-        return entry  # that a server fails today takes nothing from what it gave
+        return entry._replace(**new)  # that a server fails today takes nothing from what it gave
     signals = _said(visit, before)
-    entry = entry._replace(
-        asked_at=at, rule=_rule_text(config), signals=_signals_text(signals), robots=_robots_line(signals)
-    )
+    new |= {
+        "asked_at": at,
+        "rule": _rule_text(config),
+        "signals": _signals_text(signals),
+        "robots": _robots_line(signals),
+    }
     if visit.status is not None:
         headers = {name.lower(): value for name, value in reversed(visit.headers)}
-        entry = entry._replace(
-            status=visit.status,
-            etag=headers.get("etag"),
-            last_modified=headers.get("last-modified"),
-            place=visit.place if visit.place != address.recorded else None,
-            address=visit.ip,
-            headers=json.dumps(visit.headers, ensure_ascii=True, separators=(",", ":")),
-        )
-    if visit.body:
-        entry = entry._replace(sha256=visit.body.sha256, num_bytes=visit.body.num_bytes)
+        new |= {
+            "status": visit.status,
+            "etag": headers.get("etag"),
+            "last_modified": headers.get("last-modified"),
+            "place": visit.place if visit.place != address.recorded else None,
+            "address": visit.ip,
+            "headers": json.dumps(visit.headers, separators=(",", ":")),
+        }
+    if body:
+        new |= {"sha256": body.sha256, "num_bytes": body.num_bytes}
     if rejected is None:
         outcome = entry.outcome if entry.state == KEPT else None
-        if visit.body:
-            outcome = None if visit.body.is_whole else DOUBTFUL
-        return entry._replace(state=KEPT, outcome=outcome, reason=None, detail=None)
-    is_gone = rejected.reason is Reason.HTTP_STATUS and rejected.detail == "410"
-    return entry._replace(
-        state=GONE if is_gone else REFUSED,
-        outcome=outcome_of(rejected),
-        reason=rejected.reason.value,
-        detail=rejected.detail,
-    )
+        if body:
+            outcome = None if body.is_whole else DOUBTFUL
+        new |= {"state": KEPT, "outcome": outcome, "reason": None, "detail": None}
+    else:
+        is_gone = rejected.reason is Reason.HTTP_STATUS and rejected.detail == "410"
+        new |= {
+            "state": GONE if is_gone else REFUSED,
+            "outcome": outcome_of(rejected),
+            "reason": rejected.reason.value,
+            "detail": rejected.detail,
+        }
+    return entry._replace(**new)
 
 
 def check_contact(config: FetchConfig, addresses: Iterable[WebAddress]) -> None:
@@ -153,6 +161,7 @@ def _signals(text: str | None) -> Signals:
     return Signals.model_validate_json(text) if text else Signals()
 
 
+@lru_cache(maxsize=1024)
 def _signals_text(signals: Signals) -> str:
     return signals.model_dump_json(exclude_defaults=True)
 

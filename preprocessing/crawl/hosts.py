@@ -74,6 +74,8 @@ class Origin:
     read_s: float
     tdmrep: bytes | None = None
     is_tdmrep_read: bool = True
+    delay_s: float | None = None
+    """What it wants between two requests, where that was worked out."""
 
 
 @dataclass

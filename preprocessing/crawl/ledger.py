@@ -2,7 +2,7 @@
 
     with Ledger(store).held(range(PARTITIONS)) as held:
         held.put([entry])
-        held.get(["https://example.org/a.jpg"])
+        held.get([web_address("https://example.org/a.jpg")])
 
 Rows lie in partitions of hosts. Each is a SQLite file on this machine's disk, which one crawl writes at a time, and
 what is new in it is published into the store as segments: tables that are named by their content and never change. A
@@ -23,7 +23,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +35,7 @@ from preprocessing.crawl.hosts import HostPace, Memory, Origin, PutOff
 from preprocessing.crawl.retry import outcome_of
 from preprocessing.crawl.robots import KEPT_S
 from preprocessing.crawl.robots_txt import parse_robots
-from preprocessing.crawl.urls import host_of, web_address
+from preprocessing.crawl.urls import WebAddress, host_of, web_address
 from preprocessing.reject import Reason, Rejected
 from storage.digest import bytes_digest, file_digest
 from storage.errors import IntegrityError, PipelineError
@@ -122,6 +122,7 @@ _HOST_TABLES = f"""
 """
 
 
+@lru_cache(maxsize=65536)
 def partition_of(host: str) -> int:
     """The partition that a host's addresses lie in, here and everywhere."""
     return int(bytes_digest(host.encode())[:8], 16) % PARTITIONS
@@ -259,11 +260,14 @@ class Held:
     def __getitem__(self, number: int) -> Partition:
         return self._partitions[number]
 
-    def get(self, urls: Sequence[str], *, whole: bool = False) -> dict[str, Entry]:
-        """The rows of some addresses, whatever partition they are in."""
+    def get(self, addresses: Iterable[WebAddress]) -> dict[str, Entry]:
+        """The rows of some addresses, whole."""
+        urls: dict[int, list[str]] = {}
+        for address in addresses:
+            urls.setdefault(partition_of(host_of(address)), []).append(address.key)
         found: dict[str, Entry] = {}
-        for partition in self._partitions.values():
-            found |= partition.get(urls, whole=whole)
+        for number, mine in urls.items():
+            found |= self._partitions[number].get(mine, whole=True)
         return found
 
     def put(self, entries: Iterable[Entry]) -> None:

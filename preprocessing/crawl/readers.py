@@ -134,6 +134,8 @@ def read_headers(headers: Iterable[tuple[str, str]], agents: Sequence[str]) -> S
 
 def read_tdmrep(body: bytes | str, target: str) -> Signals:
     """What a host's tdmrep.json says of a path and query: the first rule in sequence whose location matches."""
+    if not body:
+        return _NO_TDMREP
     path = target.partition("?")[0]
     evidence: tuple[Evidence, ...] = ()
     for number, rule in enumerate(_tdm_rules(body), start=1):
@@ -152,6 +154,9 @@ def read_tdmrep(body: bytes | str, target: str) -> Signals:
             )
             break
     return Signals(looked_at=(Signal.TDM_RESERVATION,), evidence=evidence)
+
+
+_NO_TDMREP = Signals(looked_at=(Signal.TDM_RESERVATION,))
 
 
 def read_photograph(data: bytes) -> Signals:

@@ -43,19 +43,21 @@ class Robots:
         """What robots.txt says of an address, and the seconds that the origin wants between requests."""
         async with self._lock(address):
             known = await self._known(address)
-        asked = (known.robots.delay_s(agent) or 0.0 for agent in self._agents)
-        return read_robots(known.robots, address.target, self._agents), min(max(asked), MAX_CRAWL_DELAY_S)
+        if known.delay_s is None:
+            asked = max(known.robots.delay_s(agent) or 0.0 for agent in self._agents)
+            known.delay_s = min(asked, MAX_CRAWL_DELAY_S)
+        return read_robots(known.robots, address.target, self._agents), known.delay_s
 
     async def tdmrep(self, address: WebAddress) -> Signals:
         """What tdmrep.json says of an address; it is not asked for where robots.txt closes it to us.
 
         One that cannot be had says nothing, and was not looked at.
         """
-        at = replace(address, target=TDMREP_PATH, credentials=None)
         async with self._lock(address):
             known = self._memory.origins.get(address.origin) or Origin(RobotsTxt(()), b"", time.monotonic())
             self._memory.origins[address.origin] = known
             if known.tdmrep is None:
+                at = replace(address, target=TDMREP_PATH, credentials=None)
                 try:
                     known.tdmrep = b"" if self._is_closed(known, at) else await self._read(at) or b""
                 except Rejected:

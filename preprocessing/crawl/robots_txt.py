@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote
 
 MAX_BYTES = 512 * 1024
@@ -183,6 +184,7 @@ def _normalised_pattern(pattern: str) -> str:
     return (body if body.startswith(("/", "*")) else "/" + body) + anchor
 
 
+@lru_cache(maxsize=1024)
 def _normalised_target(target: str) -> str:
     # What has a meaning in patterns is escaped there where it stands for itself.
     return _normalised(target).replace("*", "%2A").replace("$", "%24")

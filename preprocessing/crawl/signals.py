@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -73,11 +74,8 @@ class Signals(BaseModel):
 
     def __add__(self, other: Signals) -> Signals:
         """Both together."""
-        looked_at = {*self.looked_at, *other.looked_at}
-        return Signals(
-            looked_at=tuple(signal for signal in Signal if signal in looked_at),
-            evidence=self.evidence + other.evidence,
-        )
+        looked_at = _in_order(self.looked_at, other.looked_at)
+        return Signals.model_construct(looked_at=looked_at, evidence=self.evidence + other.evidence)
 
     def of(self, *places: Place) -> Signals:
         """What stands in some places, and was looked at there."""
@@ -86,6 +84,13 @@ class Signals(BaseModel):
             signal for signal in self.looked_at if any(place in places for place in PLACES_OF[signal])
         )
         return Signals(looked_at=tuple(looked_at), evidence=evidence)
+
+
+@lru_cache(maxsize=1024)
+def _in_order(*found: tuple[Signal, ...]) -> tuple[Signal, ...]:
+    """Signals of several, each once."""
+    together = {signal for some in found for signal in some}
+    return tuple(signal for signal in Signal if signal in together)
 
 
 PLACES_OF = {

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.photo.magic import HEAD_BYTES, is_picture, is_whole, named
@@ -20,19 +20,51 @@ from preprocessing.reject import Reason, Rejected
 from storage.errors import PipelineError
 
 
-@dataclass(frozen=True, slots=True)
 class Spooled:
-    """A whole body on disk; whoever has it moves or deletes the file."""
+    """A whole body: in memory as long as it is small and nobody asks for its file."""
 
-    path: Path
-    sha256: str
-    num_bytes: int
-    is_whole: bool = True
-    """Whether the picture reaches its end; a server may have sent less of it, and said so nowhere."""
+    def __init__(self, path: Path, sha256: str, num_bytes: int, is_whole: bool, data: bytes | None) -> None:
+        self.sha256 = sha256
+        self.num_bytes = num_bytes
+        self.is_whole = is_whole
+        """Whether the picture reaches its end; a server may have sent less of it, and said so nowhere."""
+        self._path = path
+        self._data = data
+
+    @property
+    def path(self) -> Path:
+        """Its file, which whoever asks for it moves or deletes; PipelineError where the disk does not take it."""
+        if self._data is not None:
+            with _on_disk(self._path):
+                file = _opened(self._path)
+                try:
+                    _write(file, self._data)
+                finally:
+                    os.close(file)
+            _waiting.add(-len(self._data))
+            self._data = None
+        return self._path
+
+
+class _Waiting:
+    """How many bytes of bodies are in memory, of all crawls of this process together."""
+
+    def __init__(self) -> None:
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, num_bytes: int) -> bool:
+        """Count so many more, or less; whether all together are few enough."""
+        with self._lock:
+            self._num_bytes += num_bytes
+            return self._num_bytes <= _MOST_WAITING_BYTES
 
 
 _HELD_BYTES = 256 * 1024
 """Of a body, those that wait in memory to be written together."""
+_MOST_WAITING_BYTES = 64 * 2**20
+"""Of whole bodies that wait in memory for whoever moves them into the store, outside of the loop of requests."""
+_waiting = _Waiting()
 _numbers = itertools.count()
 
 
@@ -72,14 +104,15 @@ async def spooled(
             _judge(data)
         if file < 0:
             look(data)
+            body = Spooled(path, digest.hexdigest(), num_bytes, is_whole(data), data)
+            if not _waiting.add(num_bytes):
+                body.path  # noqa: B018  which writes it
+            return body
         with _on_disk(path):
-            file = _opened(path) if file < 0 else file
             _write(file, data)
-        if num_bytes > num_held:
-            with _on_disk(path):
-                data = path.read_bytes()
-            look(data)
-        return Spooled(path, digest.hexdigest(), num_bytes, is_whole(data))
+            data = path.read_bytes()
+        look(data)
+        return Spooled(path, digest.hexdigest(), num_bytes, is_whole(data), None)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
