@@ -1,4 +1,4 @@
-"""What the crawl costs beside a bare aiohttp loop, whether it keeps its pace, and what a million addresses take; on loopback.
+"""What the crawl costs beside a bare aiohttp loop, whether it keeps its pace, and what a million addresses take.
 
     python benchmarks/crawl.py speed        3,000 JPEGs of 30 KB: images a second, CPU an image, each way in turn
     python benchmarks/crawl.py pace         50 hosts at one request a second each

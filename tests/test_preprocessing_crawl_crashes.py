@@ -97,7 +97,7 @@ class Machine:
             patch.setattr(Store, "put", put_whole)
             patch.setattr(crawler_module, "sync_all", sync_all)
             patch.setattr(ledger_module, "_transaction", whole_transaction)
-            patch.setattr(crawler_module.shutil, "rmtree", remove)
+            patch.setattr(shutil, "rmtree", remove)
             try:
                 yield
             except Killed:
