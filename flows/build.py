@@ -74,6 +74,7 @@ class Built:
             "name": self.dataset.name,
             "version": self.dataset.version,
             "unchanged": self.record.unchanged,
+            "overtaken_by": self.record.overtaken_by,
             "photos": counts.photos,
             "images": counts.images,
             "rejected": counts.rejected,

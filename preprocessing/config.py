@@ -22,7 +22,8 @@ from preprocessing.scores.score import ScoreConfig
 from preprocessing.sources.licenses import LicensesConfig
 from preprocessing.sources.settings import SourcesConfig
 from storage.config import Config, OneOf
-from storage.datasets.dataset import NAME_PATTERN, Dataset
+from storage.datasets.dataset import Dataset
+from storage.datasets.records import NAME_PATTERN
 from storage.errors import ConfigError, NotFoundError
 from storage.shards import ShardConfig
 

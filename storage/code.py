@@ -37,7 +37,6 @@ TOUCHING = {
     "simplejpeg": ("simplejpeg",),
     "torch": ("torch",),
     "torch_fidelity": ("torch-fidelity", "torchvision"),
-    "webdataset": ("webdataset",),
 }
 """Libraries that touch pixels or numbers: what is imported, and the distributions whose versions then count."""
 NOT_TOUCHING = frozenset({"obstore", "pyarrow", "pydantic", "pydantic_core"})

@@ -14,7 +14,7 @@ from storage.digest import file_digest
 from storage.records import Part
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-RECORDED = ("likeness", "numpy", "pillow", "dlib-bin", "opencv-python-headless", "torch", "webdataset", "pyarrow",
+RECORDED = ("likeness", "numpy", "pillow", "dlib-bin", "opencv-python-headless", "torch", "pyarrow",
             "prefect", "dask", "mlflow")  # fmt: skip
 
 

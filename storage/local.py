@@ -23,15 +23,18 @@ PARTIAL = ".partial"
 """How the names of files and folders end that are being written."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What an OSError says where a disk, or a user's share of it, has no room."""
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What it says where this user may not, or nobody may."""
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Have an OSError that names no file, as one of a full disk, name the one that was being written."""
+def _named(path: Path, partial: Path) -> Iterator[None]:
+    """Have an OSError of what is being written, or of no file, as one of a full disk, name what it is to become."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        if error.errno is None or (names and not any(name.startswith(str(partial)) for name in names)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -55,7 +58,7 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     make_folder(target.parent, durable=durable)
     partial = partial_beside(target)
     try:
-        with _named(path):
+        with _named(path, partial):
             yield partial
         if durable:
             sync(partial)
@@ -73,7 +76,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     partial, old = partial_beside(path), partial_beside(path)
     partial.mkdir()
     try:
-        with _named(path):
+        with _named(path, partial):
             yield partial
         for written in partial.iterdir():
             sync(written)

@@ -16,7 +16,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import FormatError, IntegrityError, NotFoundError
 
@@ -48,6 +48,8 @@ class StoredRecord(Part):
     def read(cls, path: Path) -> Self:
         """The record in a JSON file; NotFoundError where there is no file, else as `of_bytes`."""
         try:
+            if path.exists() and not path.is_file():
+                raise IntegrityError(f"{path} cannot be read: it is no file")
             data = path.read_bytes()
         except FileNotFoundError:
             raise NotFoundError(f"{path} is not there") from None
@@ -122,10 +124,15 @@ def problem_of(error: ValidationError) -> str:
 
 def _inside(name: str) -> str:
     path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts:
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ValueError(f"{name!r} leads outside of its folder")
     return name
 
 
 Inside = Annotated[str, AfterValidator(_inside)]
 """The name of a file or folder below the one that a record is about."""
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""The name of a file or folder beside the record, or in the folder that it is about."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Version = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+"""The name of a dataset's version."""

@@ -28,7 +28,7 @@ from storage.digest import json_digest
 from storage.environment import Facts, run_facts
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.local import write_whole
-from storage.records import Inside, Part, StoredRecord, json_object
+from storage.records import FileName, Inside, Part, Sha256, StoredRecord, json_object
 from storage.store import Store
 
 DISK_FULL = os.EX_IOERR
@@ -92,7 +92,7 @@ class CheckpointState(StoredRecord):
 
     num_images: int
     """Real images shown so far."""
-    sha256: dict[str, str]
+    sha256: dict[FileName, Sha256]
     """Of each file beside it, by name."""
 
 
@@ -104,7 +104,7 @@ class RunResult(StoredRecord):
     """Whether it was asked to end before its time."""
     num_images: int
     kimg: float
-    checkpoint: str
+    checkpoint: FileName
     """The newest one's name."""
     grid: Inside | None = None
     seconds: float | None = None
@@ -272,6 +272,13 @@ def create_run(store: Store, dataset: VersionSummary, config: Mapping[str, Any],
 def list_runs(store: Store) -> list[Run]:
     """Every run of the store, oldest first."""
     return [Run(path.parent) for path in sorted(store.path("runs").glob("*/run.json"))]
+
+
+def stored_run(store: Store, run_id: str) -> Run:
+    """The run of the store that has this id; NotFoundError where there is none."""
+    if not store.exists(f"runs/{run_id}/run.json"):
+        raise NotFoundError(f"no training run {run_id!r} in {store.root}")
+    return Run(store.file(f"runs/{run_id}"))
 
 
 def find_run(store: Store, reference: str) -> Run:

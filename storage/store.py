@@ -8,11 +8,13 @@ Not here: what the keys mean. Layout belongs to the module that owns it (`manife
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,8 @@ from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.local import PARTIAL, link_whole, whole_file
 
 logger = logging.getLogger(__name__)
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,35 @@ class Store:
         """Whether an object was ever completely written under `key`."""
         return self.path(key).is_file()
 
+    def file(self, key: str) -> Path:
+        """As `path`, of what is to be read or written; IntegrityError where a name or a link leads out of the store."""
+        place = str(self.root)
+        for part in key.split("/"):
+            place = f"{place}/{part}"
+            if part == ".." or (
+                os.path.islink(place) and not Path(place).resolve().is_relative_to(self.root)
+            ):
+                raise IntegrityError(
+                    f"{place} leads out of the store {self.root}, and nothing is read or written there"
+                )
+        return Path(place)
+
+    @contextmanager
+    def locked(self, key: str) -> Iterator[None]:
+        """Be the only process that does what `key` names, a file that has no other meaning; wait until one is."""
+        path = self.file(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def get(self, key: str) -> bytes:
-        """The object's bytes; NotFoundError names the key."""
+        """The object's bytes; NotFoundError names the key, IntegrityError a link that leads out of the store."""
+        path = self.file(key)
+        if path.exists() and not path.is_file():
+            raise IntegrityError(f"{path} is no file")
         try:
-            return self.path(key).read_bytes()
+            return path.read_bytes()
         except FileNotFoundError:
             raise NotFoundError(f"store {self.root} holds no {key}") from None
 
@@ -81,7 +110,7 @@ class Store:
         It is on the disk then, unless it need not be `durable`.
         """
         self._objects  # makes the root  # noqa: B018
-        with whole_file(self.path(key), durable=durable) as partial:
+        with whole_file(self.file(key), durable=durable) as partial:
             if isinstance(data, Path):
                 shutil.copyfile(data, partial)
             else:
@@ -103,7 +132,7 @@ class Store:
 
     def link(self, source: str, target: str) -> None:
         """Make `target` the same object as `source`, without copying its bytes where the disk can."""
-        link_whole(self.path(source), self.path(target))
+        link_whole(self.file(source), self.file(target))
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys below `prefix`, sorted; objects still being written are not among them."""
@@ -149,5 +178,7 @@ class Store:
 
 
 def original_key(sha256: str) -> str:
-    """Where a photograph's original bytes are kept."""
+    """Where a photograph's original bytes are kept; IntegrityError for what is no sha256."""
+    if not _SHA256.fullmatch(sha256 or ""):
+        raise IntegrityError(f"{sha256!r} is no sha256 of a photograph")
     return f"originals/{sha256[:2]}/{sha256}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
+import os
 import re
 import shutil
 import socket
@@ -273,3 +275,50 @@ def run(*arguments: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     value: dict[str, Any] = json.loads(done.stdout)
     return value
+
+
+@pytest.mark.parametrize(
+    ("victim", "mode", "command"),
+    [
+        ("runs/*/run.json", 0o000, ["trace", "RUN"]),
+        ("datasets/golden/latest.json", 0o000, ["verify", "golden"]),
+        ("datasets/golden/71485f1fada17d95/images.parquet", 0o000, ["trace", "golden@71485f1f"]),
+        ("chunks/align", 0o500, ["curate", "golden", "--curate.faces", "largest", "--workers", "1"]),
+    ],
+)
+def test_what_this_user_may_not_touch_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], victim: str, mode: int, command: list[str]
+) -> None:
+    """A file that may not be read, or a folder that may not be written to, is named in one line."""
+    store = shutil.copytree(Path(__file__).with_name("data") / "golden" / "store", tmp_path / "store")
+    [path] = store.glob(victim)
+    [run] = store.glob("runs/*")
+    path.chmod(mode)
+    if os.access(path, os.W_OK):
+        pytest.skip("this user may read and write everything")
+    words = [run.name if word == "RUN" else word for word in command]
+    try:
+        status, _, said = likeness(capsys, *words, "--store", store)
+    finally:
+        path.chmod(0o700)
+    line = said.splitlines()[-1]
+    assert status == 1
+    assert line.startswith("likeness: ")
+    assert str(path) in line
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC])
+def test_what_the_system_refuses_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whatever command the system refuses something, it ends in a sentence that names the file and why."""
+
+    def refused(*given: object, **settings: object) -> None:
+        raise OSError(number, os.strerror(number), "/somewhere/file")
+
+    monkeypatch.setattr("storage.lineage.trace.trace", refused)
+    status, _, said = likeness(capsys, "trace", "anything")
+    [line] = said.splitlines()
+    assert status == 1
+    assert line.startswith("likeness: /somewhere/file cannot be ")
+    assert line.endswith(os.strerror(number))

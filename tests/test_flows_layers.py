@@ -23,7 +23,7 @@ WHEN_LOADED = {
         "pydantic", "scipy", "simplejpeg", "storage", "yarl",
     },
     "training": {
-        "PIL", "numpy", "pydantic", "safetensors", "scipy", "storage", "torch", "training", "triton", "webdataset",
+        "PIL", "numpy", "pydantic", "safetensors", "scipy", "storage", "torch", "training", "triton",
     },
 }  # fmt: skip
 """What a package's modules import as they are loaded, of this project and of others."""

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import Client, LocalCluster
 
@@ -44,6 +45,18 @@ def killed_once(chunk: int, folder: Path) -> int:
 def refused(chunk: int) -> int:
     """Fail as a stage does."""
     raise IntegrityError(f"chunk {chunk} is damaged")
+
+
+def test_nobody_else_is_listened_to(workers: DaskWorkers) -> None:
+    """A local cluster, its dashboard too, can be reached from this machine alone."""
+    here = psutil.Process()
+    listening = {
+        connection.laddr.ip
+        for process in (here, *here.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
 
 
 def test_every_chunk_is_done_once(workers: DaskWorkers) -> None:

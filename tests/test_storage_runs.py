@@ -12,7 +12,7 @@ from storage.runs import Run, create_run, find_checkpoint
 from storage.store import Store
 
 DATASET = VersionSummary(
-    name="faces", version="v1", manifest_sha256="ab" * 32, directory="datasets/faces/v1",
+    name="faces", version="ab" * 8, manifest_sha256="ab" * 32, directory="datasets/faces/abababababababab",
     resolution=16, num_images=1, shards=[],
 )  # fmt: skip
 NAMES = ["000000016", "000000032"]

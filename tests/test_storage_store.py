@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,40 @@ def test_a_store_is_a_folder(tmp_path: Path, root: str) -> None:
         root = str(tmp_path / "file")
     with pytest.raises(ConfigError, match="a store is a"):
         Store(root)
+
+
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path: Path) -> None:
+    """What one user of a group writes, the others may write too, where the umask says so."""
+    before = os.umask(0o007)
+    try:
+        store = Store(tmp_path / "store")
+        store.put("a/bytes", b"1")
+        (tmp_path / "file").write_bytes(b"2")
+        store.put("a/file", tmp_path / "file")
+        store.link("a/file", "b/link")
+        original = original_key(store.put_original(b"3"))
+        with store.locked("a/.lock"):
+            pass
+    finally:
+        os.umask(before)
+    for key in ("a/bytes", "a/file", "b/link", original, "a/.lock"):
+        assert store.path(key).stat().st_mode & 0o777 == 0o660, key
+    assert store.path("a").stat().st_mode & 0o777 == 0o770
+
+
+def test_a_full_disk_names_what_was_being_written(tmp_path: Path) -> None:
+    """An object that finds no room, given as bytes or as a file, is named itself, and not what it was copied from."""
+    code = (
+        "import resource, sys; from pathlib import Path; from storage.store import Store\n"
+        "store = Store(sys.argv[1]); given = Path(sys.argv[2])\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "for data in (given, given.read_bytes()):\n"
+        "    try: store.put('a/b', data)\n"
+        "    except OSError as error: print(error.filename, error.strerror)\n"
+    )
+    given = tmp_path / "given"
+    given.write_bytes(bytes(5000))
+    command = [sys.executable, "-c", code, str(tmp_path / "store"), str(given)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == f"{tmp_path / 'store' / 'a' / 'b'} File too large\n" * 2
+    assert list((tmp_path / "store" / "a").iterdir()) == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import shutil
 import threading
 from collections.abc import Generator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -251,9 +253,37 @@ def test_broken_image_and_shard_are_named(tmp_path: Path) -> None:
         taken(real_images([path], num_images=1, side=64), 0, 1)
 
 
-def test_an_image_whose_key_has_a_dot_is_named(tmp_path: Path) -> None:
-    """webdataset ends a key at its first dot: an image it would not find is an error, not the end of the crops."""
+def test_shards_of_another_version_are_refused(shards: list[Path]) -> None:
+    """An index that is not the manifest's is named before any image of it is shown, to training and to metrics."""
+    indices = [path.with_suffix(".index.json") for path in shards]
+    sha256s = tuple(file_digest(path) for path in indices)
+    images = replace(real_images(shards), index_sha256s=sha256s)
+    crops = RealCrops(tuple(shards), sha256s, NUM, SIDE, SIDE)
+    assert len(taken(images, 0, NUM)) == len(next(crops.batches(NUM))[1]) == NUM
+    shutil.copyfile(shards[0], shards[1])
+    shutil.copyfile(indices[0], indices[1])
+    for read in (lambda: taken(images, 0, 1), lambda: next(crops.batches(1)), lambda: crops.chosen({"0000"})):
+        with pytest.raises(
+            IntegrityError, match=r"00001\.index\.json no longer has the sha256 of its version's"
+        ):
+            read()
+
+
+def test_crops_that_are_others_are_named(shards: list[Path]) -> None:
+    """A crop whose bytes are not the index's is not measured."""
+    with shards[0].open("r+b") as file:
+        file.seek(520)
+        file.write(b"!")
+    crops = RealCrops(tuple(shards), (), NUM, SIDE, SIDE)
+    with pytest.raises(
+        IntegrityError, match=r"0000\.png in .*00000\.tar no longer has the sha256 of its index"
+    ):
+        next(crops.batches(1))
+
+
+def test_a_crop_goes_by_its_name_but_for_the_suffix(tmp_path: Path) -> None:
+    """A key may have dots."""
     path = tmp_path / "00000.tar"
     write_indexed(path, [("a.b", "png", encoded(numbered(1), "png"))])
-    with pytest.raises(IntegrityError, match=r"image a in .*00000\.tar has no entry of type \.png"):
-        list(RealCrops((path,), 1, SIDE, SIDE).batches(1))
+    [(keys, _)] = RealCrops((path,), (None,), 1, SIDE, SIDE).batches(1)
+    assert keys == ["a.b"]

@@ -38,7 +38,7 @@ TINY = {
 }  # fmt: skip
 
 DATASET = VersionSummary(
-    name="faces", version="v1", manifest_sha256="ab" * 32, directory="datasets/faces/v1",
+    name="faces", version="ab" * 8, manifest_sha256="ab" * 32, directory="datasets/faces/abababababababab",
     resolution=16, num_images=1, shards=[],
 )  # fmt: skip
 

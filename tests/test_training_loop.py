@@ -21,10 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from storage.datasets.records import VersionSummary
+import tiny_run
 from storage.errors import ConfigError, DeviceError, IntegrityError, TrainingError
 from storage.runs import Run, create_run
-from storage.shards import Sample, index_json, write_shard
 from storage.store import Store
 from training.checkpoint import network_tensors, read_state
 from training.config import TrainConfig
@@ -57,20 +56,7 @@ NewRun = Callable[..., Run]
 def new_run(tmp_path: Path) -> NewRun:
     """Makes a run on a dataset of 13 random images, in a store of its own."""
     store = Store(tmp_path / "store")
-    folder = store.root / "datasets" / "faces" / "v1"
-    (folder / "shards").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    samples = []
-    for index in range(NUM):
-        file = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(file, "PNG")
-        samples.append(Sample(f"{index:04d}", "png", file.getvalue(), b"{}"))
-    path = folder / "shards" / "00000.tar"
-    path.with_suffix(".index.json").write_bytes(index_json("0" * 64, write_shard(path, samples)))
-    dataset = VersionSummary(
-        name="faces", version="v1", manifest_sha256="ab" * 32, directory="datasets/faces/v1",
-        resolution=SIDE, num_images=NUM, shards=["shards/00000.tar"],
-    )  # fmt: skip
+    dataset = tiny_run.tiny_dataset(store, tiny_run.noise_images(NUM, SIDE))
 
     def make(**overrides: Any) -> Run:
         config = TrainConfig.model_validate({**TINY, **overrides})
@@ -219,7 +205,7 @@ def test_grid_names_its_origin(new_run: NewRun) -> None:
     assert metadata["run_id"] == run.id
     assert metadata["checkpoint"] == result["checkpoint"]
     assert metadata["generator_sha256"] == state.generator_sha256
-    assert metadata["dataset"] == "faces@v1"
+    assert metadata["dataset"] == run.record.dataset.reference
     assert metadata["seeds"] == list(range(32))
 
 

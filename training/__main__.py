@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from storage.errors import PipelineError
-from storage.local import FULL
+from storage.local import FULL, REFUSED
 from storage.runs import DISK_FULL
 from training.engine.ranks import run_ranks
 from training.process import StopRequest, train_aloud
@@ -51,10 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in (*FULL, *REFUSED):
             raise
         print(f"{error.filename or given.run_folder} cannot be written: {error.strerror}", file=sys.stderr)
-        return DISK_FULL
+        return DISK_FULL if error.errno in FULL else 1
     return 0
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
-from storage.shards import Entry, index_name, read_entry, read_index
+from storage.shards import Entry, index_name, open_index, read_entry
 from storage.wording import numbered
 
 ImageArray = NDArray[np.uint8]
@@ -54,6 +54,8 @@ class RealImages:
     seed: int
     x_flips: bool
     num_threads: int
+    index_sha256s: Sequence[str | None] = ()
+    """Of each shard's index, as the version's manifest has it; of shards that are in no version, none."""
 
     def stream(
         self, start_image: int, resolution: int, *, batch_size: int = 1, rows: Sequence[int] = (0,)
@@ -65,7 +67,7 @@ class RealImages:
         dataset does not have, NotFoundError and IntegrityError for files that are gone or damaged.
         """
         self.check(resolution)
-        places = self._places()
+        places = image_places(self.shard_paths, self.index_sha256s, self.num_images)
         is_small = self.num_images * 3 * resolution**2 <= KEPT_BYTES
         kept: dict[int, ImageArray] = {}
         pending: deque[tuple[int, int, Callable[[], ImageArray]]] = deque()
@@ -102,26 +104,6 @@ class RealImages:
                     order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
                 yield number, int(order[number % self.num_images])
 
-    def _places(self) -> list[tuple[Path, Entry]]:
-        """Where each image's bytes lie, shard after shard."""
-        places = []
-        for path in self.shard_paths:
-            index_path = path.with_name(index_name(path.name))
-            for what, needed in (("shard", path), ("index", index_path)):
-                if not needed.is_file():
-                    raise NotFoundError(f"{what} {needed} is not there")
-            try:
-                entries = read_index(index_path.read_bytes()).entries
-            except IntegrityError as error:
-                raise IntegrityError(f"{index_path}: {error}") from error
-            places += [(path, entry) for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
-        if len(places) != self.num_images:
-            raise IntegrityError(
-                f"shards beside {self.shard_paths[0]} hold {numbered(len(places), 'image')}, "
-                f"the manifest says {self.num_images}"
-            )
-        return places
-
     def _image(self, path: Path, entry: Entry, resolution: int) -> ImageArray:
         """One image as (R, R, 3), resampled."""
         where = f"image {entry.name} in {path}"
@@ -130,6 +112,26 @@ class RealImages:
         except OSError as error:
             raise IntegrityError(f"{where} cannot be read: {error}") from error
         return area_resampled(decode(data, self.dataset_resolution, where), resolution)
+
+
+def image_places(
+    shard_paths: Sequence[Path], index_sha256s: Sequence[str | None], num_images: int
+) -> list[tuple[Path, Entry]]:
+    """Where each image's bytes lie, shard after shard; the fields of `RealImages` say what is expected.
+
+    NotFoundError and IntegrityError for files that are gone, or are not what the manifest says.
+    """
+    places = []
+    for path, sha256 in zip_longest(shard_paths, index_sha256s):
+        if not path.is_file():
+            raise NotFoundError(f"shard {path} is not there")
+        entries = open_index(path.with_name(index_name(path.name)), sha256).entries
+        places += [(path, entry) for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    if len(places) != num_images:
+        raise IntegrityError(
+            f"shards beside {shard_paths[0]} hold {numbered(len(places), 'image')}, the manifest says {num_images}"
+        )
+    return places
 
 
 def check_resolution(dataset_resolution: int, resolution: int) -> None:

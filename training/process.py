@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from storage.datasets.dataset import open_recorded
 from storage.datasets.records import VersionSummary
 from storage.errors import NotFoundError
 from storage.runs import Run
@@ -64,16 +65,21 @@ def train_folder(
 
 def images_of(run: Run, config: TrainConfig, num_threads: int = 2) -> RealImages:
     """The dataset version a run names, in the store the run lies in."""
-    return images_of_version(run.store, run.record.dataset, config, num_threads)
+    return images_of_version(run.store, run.record.dataset, config, num_threads, f"run {run.id}")
 
 
 def images_of_version(
-    store: Store, dataset: VersionSummary, config: TrainConfig, num_threads: int = 2
+    store: Store,
+    version: VersionSummary,
+    config: TrainConfig,
+    num_threads: int = 2,
+    who: str = "the training",
 ) -> RealImages:
-    """A dataset version, as training by `config` reads it."""
-    folder = store.root / dataset.directory
+    """A dataset version, as training by `config` reads it; IntegrityError where the one of `store` is another."""
+    dataset = open_recorded(store, version, who)
     return RealImages(
-        shard_paths=[folder / shard for shard in dataset.shards],
+        shard_paths=dataset.shard_paths,
+        index_sha256s=[shard.index_sha256 for shard in dataset.manifest.shards],
         num_images=dataset.num_images,
         dataset_resolution=dataset.resolution,
         seed=config.seed,

@@ -148,7 +148,9 @@ def say_built(built: Built) -> None:
     missing = built.dataset.manifest.counts.images_missing
     for name, what in (("license", "licence"), ("author", "author")):
         if missing.get(name):
-            say(f"  {missing[name]} images whose photographs say no {what}")
+            say(f"  {numbered(missing[name], 'image')} whose photographs say no {what}")
+    if built.record.overtaken_by:
+        say(f"  {built.dataset.name} means the version of build {built.record.overtaken_by}, asked for later")
     say(f"  contact sheet {built.contact_sheet}")
     say(f"  report {built.report}")
     say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")

@@ -10,6 +10,7 @@ Results go to standard output, progress and errors to standard error. Not here: 
 from __future__ import annotations
 
 import ast
+import errno
 import logging
 import os
 import signal
@@ -25,7 +26,7 @@ from cyclopts import App, CycloptsError
 
 from flows.cli.output import warn
 from storage.errors import PipelineError
-from storage.local import FULL
+from storage.local import FULL, REFUSED
 
 app = App(
     name="likeness",
@@ -92,11 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in (*FULL, *REFUSED):
             raise
         if debug:
             traceback.print_exc()
-        warn(f"{error.filename or 'a file'} cannot be written: {error.strerror}")
+        which = "written" if error.errno in (*FULL, errno.EROFS) else "read or written"
+        warn(f"{error.filename or 'a file'} cannot be {which}: {error.strerror}")
         raise SystemExit(1) from None
 
 

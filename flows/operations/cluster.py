@@ -98,12 +98,12 @@ def open_workers(address: str | None, num_workers: int | None) -> Iterator[DaskW
         return
     with (
         _environment_kept(),
-        # any free port: a fixed one may be held by another build
+        # any free port, since a fixed one may be held by another build
         dask_config.set({"distributed.worker.daemon": False}),
         LocalCluster(
             n_workers=num_workers,
             threads_per_worker=1,
-            dashboard_address=":0",
+            dashboard_address="127.0.0.1:0",  # it has no password
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

@@ -8,7 +8,10 @@ Not here: how a version is written (`storage.datasets.manifest`), and whether it
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,18 +19,22 @@ from typing import Literal
 
 from storage.datasets.parts import Checked, Parts
 from storage.datasets.records import (
+    NAME_PATTERN,
     BuildRecord,
     Latest,
     Manifest,
     ShardFacts,
     TableFacts,
+    VersionName,
     VersionSummary,
 )
 from storage.digest import bytes_digest, rows_digest
-from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.errors import ConfigError, FormatError, IntegrityError, NotFoundError
 from storage.shards import Index, index_name, open_index
 from storage.store import Store
 from storage.tables import Row, Stored
+
+logger = logging.getLogger(__name__)
 
 VERSION_DIGITS = 16
 SOURCE_COLUMNS = ("ref", "page", "author", "license", "license_url", "title")
@@ -45,7 +52,6 @@ IMAGE_COLUMNS = (
 REJECTION_COLUMNS = ("reason", "detail", "duplicate_of", "photo_sha256", "face_index", *SOURCE_COLUMNS)
 TableName = Literal["images", "rejections"]
 COLUMNS_OF: dict[TableName, tuple[str, ...]] = {"images": IMAGE_COLUMNS, "rejections": REJECTION_COLUMNS}
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Dataset:
     @property
     def shard_paths(self) -> list[Path]:
         """The tars, in order."""
-        return [self.folder / shard.file for shard in self.manifest.shards]
+        return [self._file(shard.file) for shard in self.manifest.shards]
 
     def images(self) -> list[Row]:
         """Every image's row, ordered by key, with whatever columns the code that wrote it had."""
@@ -119,7 +125,7 @@ class Dataset:
         when it is first opened.
         """
         facts = self.manifest.table(name)
-        path = self.folder / facts.file
+        path = self._file(facts.file)
         if facts.parts is not None:
             return Checked(path, self._parts(facts), COLUMNS_OF[name])
         stored = Stored(path, COLUMNS_OF[name])
@@ -135,7 +141,7 @@ class Dataset:
         return set()
 
     def _parts(self, facts: TableFacts) -> Parts:
-        path = self.folder / str(facts.parts)
+        path = self._file(str(facts.parts))
         if not path.is_file():
             raise IntegrityError(f"{path} is missing")
         data = path.read_bytes()
@@ -145,13 +151,15 @@ class Dataset:
 
     def index(self, shard: ShardFacts) -> Index:
         """The index of one shard; IntegrityError where it is not the manifest's."""
-        return open_index(self.folder / index_name(shard.file), shard.index_sha256)
+        return open_index(self._file(index_name(shard.file)), shard.index_sha256)
+
+    def _file(self, name: str) -> Path:
+        """A file of the version; IntegrityError where a link leads out of the store."""
+        return self.store.file(f"{self.key}/{name}")
 
     def builds(self) -> list[BuildRecord]:
-        """The records of the builds that gave this version, oldest first."""
-        keys = self.store.keys(f"datasets/{self.name}/builds")
-        records = (BuildRecord.read(self.store.path(key)) for key in keys)
-        return [record for record in records if record.version == self.version]
+        """The records of the builds that gave this version, oldest first; as of `builds_of`."""
+        return [record for record in builds_of(self.store, self.name) if record.version == self.version]
 
     def summary(self) -> VersionSummary:
         """What a training run records of its input."""
@@ -166,15 +174,82 @@ class Dataset:
         )
 
 
-def latest_version(store: Store, name: str) -> str | None:
-    """The version that the newest finished build of a name gave, or None."""
+def builds_of(store: Store, name: str) -> list[BuildRecord]:
+    """The records of all builds of a name, oldest first.
+
+    One that cannot be read is passed over with a warning that names it; the error for it is raised where none can be.
+    """
+    records, errors = [], []
+    for key in store.keys(f"datasets/{name}/builds"):
+        try:
+            records.append(BuildRecord.read(store.file(key)))
+        except (IntegrityError, FormatError) as error:
+            logger.warning("%s", error)
+            errors.append(error)
+    if errors and not records:
+        raise errors[0]
+    return records
+
+
+def latest(store: Store, name: str) -> Latest | None:
+    """What a name alone means, or None where no build of it has finished.
+
+    It is on record; where that record is gone or damaged it is what the build gave that was asked for last, and written
+    down again, with a warning.
+    """
     key = f"datasets/{name}/latest.json"
-    return Latest.read(store.path(key)).version if store.exists(key) else None
+    path = store.file(key)
+    try:
+        return Latest.read(path)
+    except (NotFoundError, IntegrityError) as error:
+        if path.exists() and not os.access(path, os.R_OK):
+            raise  # it may be whole
+        problem = error
+    found = [
+        build
+        for build in (builds_of(store, name) if store.path(f"datasets/{name}/builds").is_dir() else [])
+        if store.exists(f"datasets/{name}/{build.version}/manifest.json")
+    ]
+    if not found:
+        if isinstance(problem, IntegrityError):
+            raise problem
+        return None
+    last = max(found, key=lambda build: (build.started_at, build.build_id))
+    mended = Latest.new(version=last.version, build_id=last.build_id, asked_at=last.started_at)
+    logger.warning("%s: it is written again, as %s of build %s", problem, last.version, last.build_id)
+    store.put_derived(key, mended.as_bytes())
+    return mended
+
+
+def latest_version(store: Store, name: str) -> str | None:
+    """The version that a name alone means, or None."""
+    found = latest(store, name)
+    return None if found is None else found.version
 
 
 def dataset_names(store: Store) -> list[str]:
-    """The names with at least one published version, sorted."""
-    return sorted(path.parent.name for path in store.path("datasets").glob("*/latest.json"))
+    """The names with at least one finished build, sorted."""
+    folder = store.path("datasets")
+    pointers, builds = folder.glob("*/latest.json"), folder.glob("*/builds/*.json")
+    return sorted({path.parent.name for path in pointers} | {path.parents[1].name for path in builds})
+
+
+def all_versions(store: Store) -> Iterator[Dataset]:
+    """Every version of every name."""
+    for path in sorted(store.path("datasets").glob("*/*/manifest.json")):
+        yield Dataset(store, path.parents[1].name, path.parent.name)
+
+
+def open_recorded(store: Store, named: VersionName, who: str) -> Dataset:
+    """The version that a record of `who` names; NotFoundError where it is gone, IntegrityError where it has changed."""
+    dataset = Dataset(store, named.name, named.version)
+    if not store.exists(f"{dataset.key}/manifest.json"):
+        raise NotFoundError(f"{who} was trained on {named.reference}, which is not in {store.root}")
+    if dataset.manifest_sha256 != named.manifest_sha256:
+        raise IntegrityError(
+            f"{dataset.folder / 'manifest.json'} is not the version that {who} was trained on"
+        )
+    return dataset
 
 
 def open_dataset(store: Store, reference: str) -> Dataset:

@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.datasets.dataset import VERSION_DIGITS, Dataset, latest_version
+from storage.datasets.dataset import VERSION_DIGITS, Dataset, latest
 from storage.datasets.parts import PartsTally
 from storage.datasets.records import BuildRecord, Latest, Manifest
 from storage.digest import bytes_digest
@@ -123,23 +123,34 @@ def _written(path: Path, tables: Iterable[pa.Table], schema: pa.Schema, wanted: 
 
 
 def record_build(dataset: Dataset, facts: Mapping[str, Any], started_at: datetime) -> BuildRecord:
-    """Write the run record that points at the version, and make the version its name's latest."""
-    previous = latest_version(dataset.store, dataset.name)
-    stamp = started_at.astimezone(UTC).strftime("%Y%m%d-%H%M%S")
-    build_id = f"{stamp}-{dataset.name}-{secrets.token_hex(2)}"
-    record = BuildRecord.new(
-        build_id=build_id,
-        kind="build",
-        dataset=dataset.name,
-        version=dataset.version,
-        manifest_sha256=dataset.manifest_sha256,
-        previous_version=previous,
-        unchanged=previous == dataset.version,
-        started_at=started_at.isoformat(timespec="seconds"),
-        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        **facts,
-    )
-    root = f"datasets/{dataset.name}"
-    dataset.store.put(f"{root}/builds/{build_id}.json", record.as_bytes())
-    dataset.store.put(f"{root}/latest.json", Latest.new(version=dataset.version).as_bytes())
+    """Write the build record that points at the version, and make the version its name's latest.
+
+    Of builds that run at once, that which was asked for last has the name: one that was asked for sooner and ends later
+    leaves it, and its record says whom to.
+    """
+    store, root = dataset.store, f"datasets/{dataset.name}"
+    started_at = started_at.astimezone(UTC)
+    asked_at = started_at.isoformat(timespec="microseconds")
+    build_id = f"{started_at:%Y%m%d-%H%M%S}-{dataset.name}-{secrets.token_hex(2)}"
+    with store.locked(f"{root}/.lock"):
+        now = datetime.now(UTC).isoformat(timespec="microseconds")
+        current = latest(store, dataset.name)
+        overtaken = current is not None and asked_at < (current.asked_at or "") <= now
+        record = BuildRecord.new(
+            build_id=build_id,
+            kind="build",
+            dataset=dataset.name,
+            version=dataset.version,
+            manifest_sha256=dataset.manifest_sha256,
+            previous_version=current and current.version,
+            unchanged=current is not None and current.version == dataset.version,
+            started_at=asked_at,
+            finished_at=now,
+            **({"overtaken_by": current.build_id} if current is not None and overtaken else {}),
+            **facts,
+        )
+        store.put(f"{root}/builds/{build_id}.json", record.as_bytes())
+        if not overtaken:
+            latest_now = Latest.new(version=dataset.version, build_id=build_id, asked_at=asked_at)
+            store.put(f"{root}/latest.json", latest_now.as_bytes())
     return record

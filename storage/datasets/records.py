@@ -11,7 +11,10 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from storage.environment import Facts
-from storage.records import Inside, Part, StoredRecord
+from storage.records import Inside, Part, Sha256, StoredRecord, Version
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+"""What a dataset may be called."""
 
 
 class TableFacts(Part):
@@ -21,8 +24,8 @@ class TableFacts(Part):
     rows: int
     parts: Inside | None = None
     """The file of the digests of its parts."""
-    parts_sha256: str | None = None
-    sha256: str | None = None
+    parts_sha256: Sha256 | None = None
+    sha256: Sha256 | None = None
     """Of all rows, in format 1, which had no digests of parts."""
 
     @model_validator(mode="after")
@@ -36,10 +39,10 @@ class ShardFacts(Part):
     """A tar of a version, and its index."""
 
     file: Inside
-    sha256: str
+    sha256: Sha256
     size: int
     images: int
-    index_sha256: str
+    index_sha256: Sha256
 
 
 class Counts(Part):
@@ -88,10 +91,12 @@ class BuildRecord(StoredRecord):
     build_id: str
     kind: str = "build"
     dataset: str | None = None
-    version: str
-    manifest_sha256: str | None = None
+    version: Version
+    manifest_sha256: Sha256 | None = None
     previous_version: str | None = None
     unchanged: bool = False
+    overtaken_by: str | None = None
+    """The build whose version its name went on to mean, since it was asked for later and ended sooner."""
     started_at: str
     finished_at: str | None = None
     config: dict[str, Any] = Field({})
@@ -107,17 +112,20 @@ class BuildRecord(StoredRecord):
 
 
 class Latest(StoredRecord):
-    """The version that a dataset's name alone means."""
+    """The version that a dataset's name alone means: that of the build that was asked for last."""
 
-    version: str
+    version: Version
+    build_id: str | None = None
+    asked_at: str | None = None
+    """When that build was asked for, in UTC."""
 
 
 class VersionName(Part):
     """A version, by name and by hash."""
 
-    name: str
-    version: str
-    manifest_sha256: str
+    name: str = Field(pattern=f"^{NAME_PATTERN}$")
+    version: Version
+    manifest_sha256: Sha256
 
     @property
     def reference(self) -> str:

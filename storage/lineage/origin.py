@@ -24,11 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from pydantic import ValidationError
 
 from storage.digest import bytes_digest, file_digest
 from storage.errors import IntegrityError
 from storage.lineage.mp4 import LINEAGE, media_digest, uuid_content
 from storage.local import whole_file, write_whole
+from storage.records import FileName, Part, Sha256, json_object, problem_of
 
 GRID_TEXT = "likeness"
 """The entry, such as a PNG's text chunk, that says where a file comes from."""
@@ -38,6 +40,25 @@ MEDIA_SHA256 = "media_sha256"
 """The entry of a film that the sha256 of its encoded frames stands in."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit on a safetensors header."""
+
+
+class Origin(Part):
+    """What a file says it was drawn or exported by; `bundled` pictures name no run of theirs."""
+
+    kind: str = "grid"
+    run_id: FileName | None = None
+    checkpoint: FileName | None = None
+    generator_sha256: Sha256 | None = None
+    dataset: str | None = None
+    dataset_manifest_sha256: Sha256 | None = None
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any], path: Path) -> Origin:
+        """What `path` says; IntegrityError where it is not what such files say."""
+        try:
+            return cls.model_validate(metadata)
+        except ValidationError as error:
+            raise IntegrityError(f"what {path} says of its origin is damaged: {problem_of(error)}") from error
 
 
 def sidecar_path(path: Path) -> Path:
@@ -62,19 +83,13 @@ def whole_with_sidecar(path: Path, metadata: Mapping[str, Any]) -> Iterator[Path
 def read_provenance(path: Path) -> dict[str, Any] | None:
     """What `path` says it was made of, or None where it says nothing.
 
-    IntegrityError where the file beside it tells of other bytes.
+    IntegrityError where that cannot be read, or the file beside it tells of other bytes.
     """
     if sidecar_path(path).is_file() and (metadata := _of_sidecar(path)):
         return metadata
     is_network = path.suffix == ".safetensors"
     text = _safetensors_text(path) if is_network else _png_text(path) or _mp4_text(path)
-    if not isinstance(text, str):
-        return None
-    try:
-        read: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise IntegrityError(f"{path} carries a {GRID_TEXT} text that is damaged: it is no JSON") from error
-    return read
+    return json_object(text.encode(), f"what {path} says of its origin") if isinstance(text, str) else None
 
 
 def pixels_digest(pixels_HWC: NDArray[np.uint8]) -> str:
@@ -107,12 +122,14 @@ def _of_sidecar(path: Path) -> dict[str, Any] | None:
     beside = sidecar_path(path)
     try:
         record = json.loads(beside.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # some other program's, as where it has no such entry
     if not isinstance(record, dict) or GRID_TEXT not in record:
         return None
     if record.get("sha256") != file_digest(path):
         raise IntegrityError(f"{path} has changed since {beside.name} was written: its sha256 is another")
+    if not isinstance(record[GRID_TEXT], dict):
+        raise IntegrityError(f"{beside} is damaged: what it says of {path.name} is no JSON object")
     metadata: dict[str, Any] = record[GRID_TEXT]
     return metadata
 
@@ -121,7 +138,7 @@ def _png_text(path: Path) -> Any:
     try:
         with Image.open(path) as image:
             return image.info.get(GRID_TEXT)
-    except (UnidentifiedImageError, OSError):
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
         return None
 
 
@@ -138,7 +155,7 @@ def _safetensors_text(path: Path) -> Any:
             return None
         try:
             header = json.loads(stream.read(num_bytes))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     return metadata.get(GRID_TEXT) if isinstance(metadata, dict) else None

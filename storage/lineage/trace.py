@@ -9,10 +9,13 @@ under their sha256.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -28,17 +31,29 @@ from storage.bundled.generator import (
     bundled_file,
     check_reserved,
 )
-from storage.datasets.dataset import IMAGE_COLUMNS, Dataset, dataset_names, open_dataset
+from storage.datasets.dataset import (
+    IMAGE_COLUMNS,
+    Dataset,
+    all_versions,
+    dataset_names,
+    open_dataset,
+    open_recorded,
+)
 from storage.datasets.lookup import Kind, find_rows
+from storage.datasets.records import BuildRecord, VersionName
 from storage.digest import file_digest
-from storage.errors import IntegrityError, NotFoundError
-from storage.lineage.origin import check_pixels, read_provenance
-from storage.runs import CheckpointState, Run, find_run, list_runs
+from storage.errors import FormatError, IntegrityError, NotFoundError, PipelineError
+from storage.lineage.origin import Origin, check_pixels, read_provenance
+from storage.runs import CheckpointState, Run, find_run, list_runs, stored_run
 from storage.store import Store, original_key
 from storage.tables import BATCH_ROWS, Row, arrow
 from storage.wording import numbered
 
+logger = logging.getLogger(__name__)
+
 MIN_DIGITS = 8
+UNREADABLE = (IntegrityError, FormatError)
+"""What is wrong with a record or a version that is passed over with a warning, where others are looked through too."""
 DRAWS = "generator_ema.safetensors"
 """The file of a checkpoint that pictures are drawn with; they are what they are whatever became of the others."""
 
@@ -123,7 +138,7 @@ def trace(store: Store, reference: str) -> Chain:
     if reference == BUNDLED:
         check_reserved(store)
         return _of_bundled(store)
-    path = Path(reference)
+    path, run = Path(reference), None
     if path.exists() and (dataset := _around(store, path.resolve())):
         return _of_dataset(dataset)
     if path.is_file() and (metadata := read_provenance(path)):
@@ -134,13 +149,13 @@ def trace(store: Store, reference: str) -> Chain:
         return _of_digest(store, file_digest(path), reference)
     if (path / "state.json").is_file():
         return _of_checkpoint(store, path.resolve())
-    try:
-        return _of_run(store, find_run(store, reference))
-    except NotFoundError:
-        pass
+    with suppress(NotFoundError):
+        run = find_run(store, reference)
+    if run is not None:
+        return _of_run(store, run)
     if re.fullmatch(rf"[0-9a-f]{{{MIN_DIGITS},64}}", reference):
         return _of_digest(store, reference, reference)
-    if reference.split("@")[0] in dataset_names(store):
+    if reference.split("@")[0] in {dataset.name for dataset in all_versions(store)}:
         return _of_dataset(open_dataset(store, reference))
     return _of_photo(store, reference, {"ref": reference})
 
@@ -157,9 +172,10 @@ def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
     sha256 = file_digest(path)
     if sha256 == SHA256:
         return _of_bundled(store)
+    origin = Origin.of(metadata, path)
     check_pixels(path, metadata)
     facts = {key: value for key, value in metadata.items() if key != "kind"}
-    step = Step(metadata.get("kind", "grid"), {"file": str(path), "sha256": sha256, **facts})
+    step = Step(origin.kind, {"file": str(path), "sha256": sha256, **facts})
     if BUNDLED_SHA256 in metadata:
         below = _of_bundled(store)
         if metadata[BUNDLED_SHA256] != SHA256:
@@ -167,15 +183,18 @@ def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
                 f"{path} was drawn from other weights than the generator in the box holds now"
             )
         return Chain([step, *below.steps], below.images)
-    checkpoint = find_run(store, metadata["run_id"]).checkpoints_dir / metadata["checkpoint"]
+    if origin.run_id is None or origin.checkpoint is None:
+        raise IntegrityError(f"{path} does not say by which run and checkpoint it was drawn")
+    run = stored_run(store, origin.run_id)
+    checkpoint = run.checkpoints_dir / origin.checkpoint
     if checkpoint.is_dir():
-        if "generator_sha256" not in metadata:
+        if origin.generator_sha256 is None:
             raise IntegrityError(f"{path} does not say by which weights it was drawn")
         below = _of_checkpoint(store, checkpoint, only=DRAWS)
-        if below.steps[0].facts["sha256"].get(DRAWS) != metadata["generator_sha256"]:
+        if below.steps[0].facts["sha256"].get(DRAWS) != origin.generator_sha256:
             raise IntegrityError(f"{path} was drawn from other weights than {checkpoint} holds now")
     else:
-        below = _of_run(store, find_run(store, metadata["run_id"]))
+        below = _of_run(store, run)
     return Chain([step, *below.steps], below.images)
 
 
@@ -183,9 +202,9 @@ def _of_bundled(store: Store) -> Chain:
     """The generator in the box, and the dataset behind it where the store has that."""
     facts = bundled_facts()
     try:
-        below = _of_version(
-            store, facts["dataset"], facts["dataset_manifest_sha256"], "the generator in the box"
-        )
+        name, _, version = facts["dataset"].partition("@")
+        named = VersionName(name=name, version=version, manifest_sha256=facts["dataset_manifest_sha256"])
+        below = _of_dataset(open_recorded(store, named, "the generator in the box"))
     except NotFoundError:
         return Chain([Step("bundled generator", {**facts, "photographs": "not in this store"})])
     return Chain([Step("bundled generator", facts), *below.steps], below.images)
@@ -218,16 +237,8 @@ def _of_run(store: Store, run: Run) -> Chain:
         "lock_sha256": record.facts.lock_sha256,
         "checkpoints": [path.name for path in run.checkpoints()],
     }
-    below = _of_version(run.store, dataset.reference, dataset.manifest_sha256, f"run {run.id}")
+    below = _of_dataset(open_recorded(run.store, dataset, f"run {run.id}"))
     return Chain([Step("training run", facts), *below.steps], below.images)
-
-
-def _of_version(store: Store, reference: str, manifest_sha256: str, who: str) -> Chain:
-    """The dataset version that `who` was trained on, if it is still that one."""
-    opened = open_dataset(store, reference)
-    if opened.manifest_sha256 != manifest_sha256:
-        raise IntegrityError(f"{opened.folder} is not the version that {who} was trained on")
-    return _of_dataset(opened)
 
 
 def _of_dataset(dataset: Dataset) -> Chain:
@@ -239,7 +250,7 @@ def _of_dataset(dataset: Dataset) -> Chain:
             "config_sha256": build.config_sha256,
             "code_commit": build.facts.code_commit,
         }
-        for build in dataset.builds()
+        for build in _builds_of(dataset)
     ]
     licenses = Counter({str(count["values"]): count["counts"] for count in _counted(columns["license"])})
     facts = {
@@ -264,15 +275,26 @@ def _of_photo(store: Store, reference: str, asked: Mapping[Kind, str]) -> Chain:
     steps: list[Step] = []
     images: list[Row] = []
     rejections: list[Row] = []
-    for dataset in _all_versions(store):
-        kept = [_located(dataset, row) for row in find_rows(dataset, "images", asked, IMAGE_COLUMNS)]
-        refused = [{"dataset": dataset.reference, **row} for row in find_rows(dataset, "rejections", asked)]
+    unreadable: list[PipelineError] = []
+    for dataset in all_versions(store):
+        try:
+            kept = [_located(dataset, row) for row in find_rows(dataset, "images", asked, IMAGE_COLUMNS)]
+            refused = [
+                {"dataset": dataset.reference, **row} for row in find_rows(dataset, "rejections", asked)
+            ]
+        except UNREADABLE as error:
+            unreadable.append(error)
+            continue
         if kept or refused:
             runs = [run.id for run in _runs_of(dataset)]
             facts = {"reference": dataset.reference, "images": len(kept), "rejections": len(refused)}
             steps.append(Step("dataset", facts | {"training_runs": runs}))
         images += kept
         rejections += refused
+    if unreadable and not steps:
+        raise unreadable[0]
+    for problem in unreadable:
+        logger.warning("%s", problem)
     if not steps:
         names = ", ".join(dataset_names(store)) or "none"
         raise NotFoundError(
@@ -293,7 +315,7 @@ def _located(dataset: Dataset, row: Row) -> Row:
     return {
         **row,
         "dataset": dataset.reference,
-        "shard": str(dataset.folder / row["shard"]),
+        "shard": str(dataset.folder / str(row["shard"])),
         "original": str(original) if original.is_file() else None,
     }
 
@@ -312,12 +334,27 @@ def _around(store: Store, path: Path) -> Dataset | None:
     return None
 
 
-def _all_versions(store: Store) -> Iterator[Dataset]:
-    for name in dataset_names(store):
-        for path in sorted(store.path(f"datasets/{name}").glob("*/manifest.json")):
-            yield Dataset(store, name, path.parent.name)
+def _builds_of(dataset: Dataset) -> list[BuildRecord]:
+    try:
+        return dataset.builds()
+    except UNREADABLE as error:  # as every one was, each told
+        logger.info("%s", error)
+        return []
 
 
 def _runs_of(dataset: Dataset) -> list[Run]:
-    wanted = dataset.manifest_sha256
-    return [run for run in list_runs(dataset.store) if run.record.dataset.manifest_sha256 == wanted]
+    """The runs that were trained on a version; a record that cannot be read is passed over with a warning."""
+    found = []
+    for run in list_runs(dataset.store):
+        try:
+            if run.record.dataset.manifest_sha256 == dataset.manifest_sha256:
+                found.append(run)
+        except UNREADABLE as error:
+            _warn(str(error))
+    return found
+
+
+@cache
+def _warn(message: str) -> None:
+    """Once a process, however many versions are looked through."""
+    logger.warning("%s", message)
