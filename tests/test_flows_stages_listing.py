@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api_web import KEY, SOURCES, replayed
 from raw_web import PICTURE, reply, serving
 
 from flows.stages.crawl import Crawled, crawl
@@ -24,11 +25,12 @@ LISTED: dict[str, tuple[dict[str, str], str | None]] = {
     "mine": ({"license": "ask me", "author": "Ann"}, "unknown_license"),
 }
 
+FETCH = {"user_agent": "test/1", "allow_networks": ["127.0.0.0/8"], "retries": 0}
+
 
 def crawled(source: str, store: Path, **settings: Any) -> Crawled:
     """What the stage gives."""
-    fetch = {"user_agent": "test/1", "allow_networks": ["127.0.0.0/8"], "retries": 0}
-    config = BuildConfig.model_validate({"source": source, "fetch": fetch, **settings})
+    config = BuildConfig.model_validate({"source": source, "fetch": FETCH, **settings})
     return crawl(Context(Store(store), Inline(), 64, False, Gathered), silent, config)
 
 
@@ -66,6 +68,28 @@ def test_licences_decide_before_anything_is_asked(tmp_path: Path) -> None:
             for name, reason in reasons(crawled(source, tmp_path / "store", licenses=more)).items()
             if reason
         } == {"nd", "mine"}
+
+
+def test_an_owner_who_wants_no_computer_vision_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Flickr's photographers tag no_cv is counted and not asked for, unless opt-outs are not respected."""
+    monkeypatch.setenv("FLICKR_API_KEY", KEY)
+    told: list[Progress] = []
+    with replayed(1000.0, is_moody=False) as replay:
+        spec, settings = SOURCES["flickr"]
+        config: dict[str, Any] = {"source": spec, "sources": settings(replay), "limit": 300, "fetch": FETCH}
+        context = Context(Store(tmp_path), Inline(), 64, False, Gathered)
+        found = crawl(context, told.append, BuildConfig.model_validate(config))
+        rejections = found.rejections.to_pylist()
+        assert {(row["reason"], row["detail"]) for row in rejections} == {
+            ("opted_out", "no-cv: no_cv (tag nocv)")
+        }
+        assert len(rejections) == 3
+        assert replay.media["flickr"] == 297
+        config["fetch"] = {**FETCH, "respect_opt_out": False}
+        assert crawl(context, silent, BuildConfig.model_validate(config)).photos.num_rows == 300
+    assert [now.counts for now in told[:3]] == [{"listed": 100}, {"listed": 200}, {"listed": 300}]
 
 
 @pytest.mark.parametrize("is_checked", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,18 @@ def test_all_is_listed_and_nothing_forbidden_is_asked(
     assert KEY.encode() not in kept
     assert KEY not in caplog.text
     assert KEY not in repr(items)
+
+
+def test_a_source_travels_without_its_secrets(tmp_path: Path) -> None:
+    """What fetches photographs elsewhere is given no store, no secrets and no answers, and the same addresses."""
+    with replayed(1000.0, is_moody=False) as replay:
+        source = opened("flickr", replay, 1000.0, secret=lambda _: KEY, store=Store(tmp_path))
+        items = source.items(10)
+        again = pickle.loads(pickle.dumps(source))
+        assert KEY.encode() not in pickle.dumps(source)
+    assert [again.address(item) for item in items] == [source.address(item) for item in items]  # type: ignore[attr-defined]
+    assert again.access.store is None
+    assert again.description() == source.description()
 
 
 @pytest.mark.parametrize("name", ["congress", "commons"])

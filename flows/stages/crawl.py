@@ -65,7 +65,7 @@ def crawl(
     Addresses that were refused for a reason of `retry` are asked again. `num_workers` processes ask, each the hosts of
     other partitions.
     """
-    source = opened(config, context)
+    source = opened(config, context, report)
     listed, not_asked_for = listing(source, config)
     refs = listed["ref"]
     wanted = listed.filter(pc.invert(pc.is_in(refs, value_set=not_asked_for["ref"])))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flows.stages.work import Context
+from flows.stages.work import Context, Progress, Report
 from preprocessing.columns import ITEM_SCHEMA, rejection_columns
 from preprocessing.config import BuildConfig
 from preprocessing.crawl.fetch import refused
@@ -29,13 +29,18 @@ THOUSAND = 1000
 LISTED_SCHEMA = pa.schema([*ITEM_SCHEMA, *(pa.field(name, pa.string()) for name in CLAIMS)])
 
 
-def opened(config: BuildConfig, context: Context) -> Source:
-    """The source of a build, which keeps what services answer in the build's store."""
+def opened(config: BuildConfig, context: Context, report: Report) -> Source:
+    """The source of a build, which keeps what services answer in the build's store, and reports how far listing is."""
+
+    def listed(num: int) -> None:
+        report(Progress("crawl", 0, config.limit or num, "photos", {"listed": num}))
+
     access = Access(
         licenses=config.licenses,
         secret=context.secret or environment,
         store=context.store,
         is_fresh=context.refetch,
+        listed=listed,
     )
     return open_source(config.source, config.fetch, config.sources, access)
 

@@ -28,6 +28,7 @@ from pydantic import Field
 
 from preprocessing.crawl.connect import Resolver
 from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Memory, Passing
+from preprocessing.crawl.published import published
 from preprocessing.crawl.readers import BOT, product_tokens, read_headers, read_photograph
 from preprocessing.crawl.retry import may_pass, retry_after_s
 from preprocessing.crawl.robots import Robots
@@ -331,7 +332,10 @@ class Fetcher:
                 ) as response:
                     if visit:
                         _note(response, address, visit)
-                    return await self._answer(response, visit)
+                    answer = await self._answer(response, visit)
+                if visit and visit.body:
+                    host.sent(visit.body.num_bytes)
+                return answer
             except TimeoutError:
                 raise Passing(Reason.TIMED_OUT, f"after {self._config.timeout_s:g} s") from None
             except (aiohttp.InvalidURL, UnicodeError):  # the latter from a host name that DNS cannot hold
@@ -388,10 +392,12 @@ class Fetcher:
         name = host_of(address)
         if name not in self._hosts:
             config = self._config
-            slots = asyncio.Semaphore(config.per_host_concurrency)
+            rule = published(address.host)
+            slots = asyncio.Semaphore(min(config.per_host_concurrency, rule.at_once))
             pace = self._memory.paces.setdefault(name, HostPace(config.per_host_delay_s))
+            pace.delay_s = max(pace.delay_s, rule.delay_s)
             max_failures = min(config.per_host_concurrency * (config.retries + 1), FAILURES)
-            self._hosts[name] = Host(name, slots, pace, max_failures)
+            self._hosts[name] = Host(name, slots, pace, max_failures, rule.bytes_per_s)
         return self._hosts[name]
 
 

@@ -8,6 +8,7 @@ Not here: requests (`preprocessing.crawl.fetch`), and what robots.txt says (`pre
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -97,6 +98,7 @@ class Host:
     slots: asyncio.Semaphore
     pace: HostPace
     max_failures: int
+    bytes_per_s: float = math.inf
     order: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @asynccontextmanager
@@ -137,6 +139,11 @@ class Host:
     def answered(self) -> None:
         """Note that it does answer."""
         self.pace.num_failures, self.pace.last_failure, self.pace.put_off = 0, None, None
+
+    def sent(self, num_bytes: int) -> None:
+        """Note what it sent: the next request waits until that is within its bytes a second."""
+        pace = self.pace
+        pace.next_start_s = max(pace.next_start_s, time.monotonic()) + num_bytes / self.bytes_per_s
 
     def failed(self, failure: Passing) -> None:
         """Note one failure more."""

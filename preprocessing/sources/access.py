@@ -22,6 +22,10 @@ def environment(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+def unsaid(num_listed: int) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True)
 class Access:
     """Settings and means, none of them of one source alone; nothing here holds the value of a secret."""
@@ -35,3 +39,5 @@ class Access:
     """Whether what was answered before is asked again."""
     speed: float = 1.0
     """How fast the services' clocks run: 1, but in a replay."""
+    listed: Callable[[int], None] = unsaid
+    """Is told how many photographs are listed so far, now and then."""

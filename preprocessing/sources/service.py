@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 KEPT = timedelta(days=1)
 """How long an answer stands for the service."""
+TOLD = 100
+"""Photographs after which it is told how many there are."""
 _SHOWN = 200
 
 Params = Mapping[str, str | int]
@@ -177,6 +179,10 @@ class ServiceSource(Web):
         """The source, with settings of fetching that its service's photographs are fetched by."""
         return cls(polite(access.fetch, cls.at_once, cls.delay_s / access.speed), argument, config, access)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what listing alone needs: where photographs are fetched, nothing is listed."""
+        return {**vars(self), "access": Access(self.fetch)}
+
     def description(self) -> dict[str, Any]:
         """The kind, what is looked for, the settings, and the rules by which photographs are refused."""
         settings = self.config.model_dump(mode="json", exclude_defaults=True)
@@ -197,6 +203,8 @@ class ServiceSource(Web):
                     item = _of_text(item)
                     num_repeated += item.ref in known
                     known.setdefault(item.ref, item)
+                    if len(known) % TOLD == 0:
+                        self.access.listed(len(known))
                     if len(known) == limit:
                         break
         except (

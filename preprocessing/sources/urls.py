@@ -61,6 +61,10 @@ class UrlSource(Web):
         """The source of the list at `place`; SourceError where there is none, or of an unknown format."""
         return cls(fetch, check_list(place), config or UrlsConfig(), access or Access(fetch))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what listing alone needs: where photographs are fetched, nothing is listed."""
+        return {**vars(self), "access": Access(self.fetch)}
+
     def description(self) -> dict[str, Any]:
         """The kind, and the rules by which photographs are refused."""
         return {"kind": self.kind, "fetch": self.web_rules()}
