@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,20 @@ def run_onnx(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     assert {given.name for given in session.get_inputs()} == inputs.keys()
     images: np.ndarray = session.run(["images"], inputs)[0]
     return images
+
+
+def test_onnx_with_an_imports_own_noise(tmp_path: Path) -> None:
+    """The fixed noise that an imported network brought is that of all images; a run has none."""
+    was = trained()
+    noise = tuple(torch.randn_like(layer) for layer in inputs_from_seeds(was.generator, [0])[1])
+    with pytest.raises(ConfigError, match="noise own is that of an imported network: choose const or input"):
+        export_onnx(was, tmp_path / "g.onnx", noise="own")
+    metadata = export_onnx(dataclasses.replace(was, noise=noise), tmp_path / "g.onnx", noise="own")
+    assert metadata["noise"] == "own"
+    z = torch.randn(3, 8)
+    expected = was.generator(z, [layer.expand(3, -1, -1, -1) for layer in noise], psi=1.0)
+    found = run_onnx(tmp_path / "g.onnx", {"z": z.numpy(), "psi": np.array(1.0, np.float32)})
+    assert np.abs(found - expected.numpy()).max() < 1e-4
 
 
 def test_onnx_is_torch_with_constant_noise(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from flows.cli.parameters import FLAT, CheckpointOptions, DrawOptions, DryRun, J
 from storage.bundled.generator import BUNDLED, BUNDLED_SHA256, check_reserved
 from storage.config import Config
 from storage.errors import ConfigError, SourceError
+from storage.imports import IMPORTED, known_import
 from storage.runs import find_checkpoint
 from storage.store import Store
 from storage.wording import numbered
@@ -45,7 +46,8 @@ if TYPE_CHECKING:  # torch is imported where it is needed
 RunName = Annotated[
     str,
     Parameter(
-        help="A run, by its id or folder, one of its checkpoints' folders, or `bundled`, the generator in the box."
+        help="A run, by its id or folder, one of its checkpoints' folders, an import's name, or `bundled`, the "
+        "generator in the box."
     ),
 ]
 
@@ -345,18 +347,22 @@ def export(
 
 
 def _trained(run: str, options: DrawOptions) -> Trained:
-    """What draws: a checkpoint of a run, or the generator in the box."""
+    """What draws: a checkpoint of a run, an import, or the generator in the box."""
     store = Store(options.store)
     if run == BUNDLED:
         check_reserved(store)
-        if options.checkpoint is not None:
-            raise ConfigError(f"{BUNDLED!r} is one generator, without checkpoints: leave --checkpoint out")
-    checkpoint = None if run == BUNDLED else find_checkpoint(store, run, options.checkpoint)
+    imported = None if run == BUNDLED else known_import(store, run)
+    if (run == BUNDLED or imported) and options.checkpoint is not None:
+        raise ConfigError(f"{run!r} is one generator, without checkpoints: leave --checkpoint out")
+    checkpoint = None if run == BUNDLED or imported else find_checkpoint(store, run, options.checkpoint)
     from training.device import resolve_device
-    from training.drawing.trained import open_bundled, open_trained
+    from training.drawing.trained import open_bundled, open_imported, open_trained
 
     device = resolve_device(options.device)
-    trained = open_trained(checkpoint, device) if checkpoint else open_bundled(device)
+    if imported is not None:
+        trained = open_imported(imported, device)
+    else:
+        trained = open_trained(checkpoint, device) if checkpoint else open_bundled(device)
     if not (isinstance(options, PictureOptions) and options.sign):
         return trained
     from training.drawing.marks import Signer
@@ -366,19 +372,23 @@ def _trained(run: str, options: DrawOptions) -> Trained:
 
 def _resolved(trained: Trained, out: Path, config: Config, options: Config, json_: bool, **of: str) -> None:
     """What a dry run says: the checkpoint is opened and checked, and nothing is drawn."""
-    run, checkpoint = _run_name(trained), trained.origin["checkpoint"]
-    print_resolved(json_, config, options, run=run, checkpoint=checkpoint, **of, out=str(out))
+    checkpoint = {} if IMPORTED in trained.origin else {"checkpoint": str(trained.origin["checkpoint"])}
+    print_resolved(json_, config, options, run=_run_name(trained), **checkpoint, **of, out=str(out))
 
 
 def _run_name(trained: Trained) -> str:
     """The run, as a command takes it."""
-    return BUNDLED if BUNDLED_SHA256 in trained.origin else str(trained.origin["run_id"])
+    if BUNDLED_SHA256 in trained.origin:
+        return BUNDLED
+    return str(trained.origin.get(IMPORTED) or trained.origin["run_id"])
 
 
 def _source(trained: Trained) -> str:
     """What drew, for people."""
     if BUNDLED_SHA256 in trained.origin:
         return "the generator in the box"
+    if IMPORTED in trained.origin:
+        return f"the imported generator {trained.origin[IMPORTED]}"
     return f"checkpoint {trained.origin['checkpoint']} of {trained.origin['run_id']}"
 
 

@@ -40,6 +40,7 @@ COMMANDS = {
     "align": "dataset",
     "curate": "dataset",
     "train": "train",
+    "import-network": "networks",
     "generate": "draw",
     "figure": "draw",
     "video": "draw",
@@ -69,7 +70,9 @@ def described(file: str) -> dict[str, str]:
 
 HELP = {name: text for file in dict.fromkeys(COMMANDS.values()) for name, text in described(file).items()}
 for order, (name, file) in enumerate(COMMANDS.items()):
-    app.command(f"flows.cli.{file}:{name}", name=name, help=GROUPS.get(name) or HELP[name], sort_key=order)
+    function = name.replace("-", "_")
+    about = GROUPS.get(name) or HELP[function]
+    app.command(f"flows.cli.{file}:{function}", name=name, help=about, sort_key=order)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -43,6 +43,7 @@ from storage.datasets.lookup import Kind, find_rows
 from storage.datasets.records import BuildRecord, VersionName
 from storage.digest import file_digest
 from storage.errors import FormatError, IntegrityError, NotFoundError, PipelineError
+from storage.imports import IMPORTED, Import, find_import, known_import
 from storage.lineage.origin import Origin, check_pixels, read_provenance
 from storage.runs import CheckpointState, Run, find_run, list_runs, stored_run
 from storage.store import Store, original_key
@@ -149,6 +150,8 @@ def trace(store: Store, reference: str) -> Chain:
         return _of_digest(store, file_digest(path), reference)
     if (path / "state.json").is_file():
         return _of_checkpoint(store, path.resolve())
+    if imported := known_import(store, str(path)):
+        return _of_import(imported)
     with suppress(NotFoundError):
         run = find_run(store, reference)
     if run is not None:
@@ -183,6 +186,11 @@ def _of_grid(store: Store, path: Path, metadata: dict[str, Any]) -> Chain:
                 f"{path} was drawn from other weights than the generator in the box holds now"
             )
         return Chain([step, *below.steps], below.images)
+    if IMPORTED in metadata:
+        imported = find_import(store, str(metadata[IMPORTED]))
+        if imported.record.generator_sha256 != origin.generator_sha256:
+            raise IntegrityError(f"{path} was drawn from other weights than {imported.folder} holds now")
+        return Chain([step, *_of_import(imported, only=DRAWS).steps])
     if origin.run_id is None or origin.checkpoint is None:
         raise IntegrityError(f"{path} does not say by which run and checkpoint it was drawn")
     run = stored_run(store, origin.run_id)
@@ -208,6 +216,12 @@ def _of_bundled(store: Store) -> Chain:
     except NotFoundError:
         return Chain([Step("bundled generator", {**facts, "photographs": "not in this store"})])
     return Chain([Step("bundled generator", facts), *below.steps], below.images)
+
+
+def _of_import(imported: Import, only: str | None = None) -> Chain:
+    """Somebody else's networks: what they were trained on is not in this store."""
+    imported.check(only)
+    return Chain([Step("imported network", {"folder": str(imported.folder), **imported.record.facts()})])
 
 
 def _of_checkpoint(store: Store, folder: Path, only: str | None = None) -> Chain:

@@ -105,8 +105,10 @@ def export_onnx(
     """
     check_onnx()
     generator = trained.generator
-    fixed = inputs_from_seeds(generator, [noise_seed])[1]
-    wrapped = ExportedGenerator(generator, trained.cutoff, fixed if noise == "const" else None).eval()
+    if noise == "own" and not trained.noise:
+        raise ConfigError("noise own is that of an imported network: choose const or input")
+    fixed = list(trained.noise) if noise == "own" else inputs_from_seeds(generator, [noise_seed])[1]
+    wrapped = ExportedGenerator(generator, trained.cutoff, None if noise == "input" else fixed).eval()
     example = _example(generator, 2, 0.7, noise, seed=0)
     metadata = {**export_metadata(trained), "noise": noise if fixed else "none"}
     if fixed and noise == "const":

@@ -18,7 +18,7 @@ MAX_PSI = 2.0
 SEED_LIMIT = 2**63
 
 LayersName = Literal["coarse", "middle", "fine", "all"]
-NoiseMode = Literal["const", "input"]
+NoiseMode = Literal["const", "input", "own"]
 ExportPrecision = Literal["fp32", "fp16"]
 
 
@@ -160,7 +160,10 @@ class ExportConfig(Config):
     precision: ExportPrecision = Field(
         "fp32", description="Of the weights in a safetensors file; fp16 halves it, and is read as fp32."
     )
-    noise: NoiseMode = Field("const", description="In ONNX: the noise of noise_seed, or inputs of their own.")
+    noise: NoiseMode = Field(
+        "const",
+        description="In ONNX: the noise of noise_seed, inputs of their own, or the fixed noise that an import brought.",
+    )
     noise_seed: Seed = Field(0, description="In ONNX: the seed whose noise all images have.")
 
     @model_validator(mode="after")

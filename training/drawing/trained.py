@@ -15,16 +15,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from storage.bundled.generator import BUNDLED_SHA256, SHA256, bundled_file
 from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.imports import IMPORTED, Import
 from storage.lineage.origin import GRID_TEXT
 from training.checkpoint import State, network_tensors, read_state
 from training.config import TrainConfig
 from training.drawing.marks import Signer
 from training.networks import Generator, TraditionalGenerator, build_generator
 from training.schedule import stage_at
+
+NOISE = "noise.safetensors"
+"""The fixed noise of an import."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Trained:
     origin: dict[str, Any]
     signer: Signer | None = field(default=None, repr=False)
     """Who signs what is drawn, if somebody does."""
+    noise: tuple[Tensor, ...] = field(default=(), repr=False)
+    """The fixed noise a layer that an imported network brought, for export."""
 
     @property
     def cutoff(self) -> int:
@@ -74,6 +81,25 @@ def open_bundled(device: torch.device) -> Trained:
     names = ("run_id", "checkpoint", "generator_sha256", "dataset", "dataset_manifest_sha256")
     origin = {**{name: metadata[name] for name in names}, BUNDLED_SHA256: SHA256}
     return Trained(*_of_exported(tensors, metadata, path, device), origin)
+
+
+def open_imported(imported: Import, device: torch.device) -> Trained:
+    """An import's averaged generator opened for drawing; IntegrityError if it has changed since it was imported."""
+    record = imported.record
+    for name in ("generator_ema.safetensors", NOISE):
+        imported.check(name)
+    config = TrainConfig.recorded(record.config, f"import {record.name}")
+    generator = build_generator(config)
+    generator.load_state_dict(load_file(imported.folder / "generator_ema.safetensors"))
+    noise = load_file(imported.folder / NOISE)
+    origin = {
+        IMPORTED: record.name,
+        "imported_sha256": record.file_sha256,
+        "generator_sha256": record.generator_sha256,
+        "license": record.license,
+    }
+    fixed = tuple(noise[f"noise_{index}"].to(device) for index in range(len(noise)))
+    return Trained(generator.to(device).requires_grad_(False), config, origin, noise=fixed)
 
 
 def load_generator(checkpoint: Path, device: torch.device) -> Generator | TraditionalGenerator:
