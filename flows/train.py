@@ -23,9 +23,13 @@ def train(
     config: TrainConfig = TrainConfig(),
     options: TrainOptions = TrainOptions(),
     resume: str | None = None,
+    init_from: str | None = None,
 ) -> dict[str, Any]:
-    """Train on `dataset` (NAME or NAME@VERSION), or go on with the run `resume`, and return its summary."""
-    run = prepare_run(dataset if resume is None else None, config, options, resume)
+    """Train on `dataset` (NAME or NAME@VERSION), or go on with the run `resume`, and return its summary.
+
+    `init_from` names a run, a checkpoint or an import whose weights a new run begins with.
+    """
+    run = prepare_run(dataset if resume is None else None, config, options, resume, init_from)
     return train_task(run, options)
 
 

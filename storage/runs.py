@@ -49,6 +49,22 @@ class RunChange(Part):
     """How many train together from then on, where that changed."""
 
 
+class InitFrom(Part):
+    """Whose weights a run begins with: those of a checkpoint, or of an import."""
+
+    folder: str
+    """Where they lie: below the store if it holds them."""
+    sha256: dict[str, str]
+    """Of each file of weights, by name."""
+    run_id: str | None = None
+    checkpoint: str | None = None
+    dataset: str | None = None
+    dataset_manifest_sha256: str | None = None
+    imported: str | None = None
+    file_sha256: str | None = None
+    license: str | None = None
+
+
 class RunRecord(StoredRecord):
     """What was asked of a run: dataset, resolved config, facts of the code and the machine; and what changed since."""
 
@@ -61,6 +77,8 @@ class RunRecord(StoredRecord):
     config_sha256: str
     processes: int = 1
     """How many were to train together when the run was begun."""
+    init_from: InitFrom | None = None
+    """Where its first weights come from, unless they are random."""
     changes: list[RunChange] = Field([])
     """Oldest first."""
     facts: Facts
@@ -250,7 +268,13 @@ class Run:
         return kept[name]
 
 
-def create_run(store: Store, dataset: VersionSummary, config: Mapping[str, Any], processes: int = 1) -> Run:
+def create_run(
+    store: Store,
+    dataset: VersionSummary,
+    config: Mapping[str, Any],
+    processes: int = 1,
+    init_from: InitFrom | None = None,
+) -> Run:
     """Make a run's folder and write its record; nothing is trained yet."""
     created = datetime.now(UTC)
     stamp = created.strftime("%Y%m%d-%H%M%S")
@@ -263,6 +287,7 @@ def create_run(store: Store, dataset: VersionSummary, config: Mapping[str, Any],
         config=dict(config),
         config_sha256=json_digest(config),
         processes=processes,
+        **({"init_from": init_from} if init_from else {}),
         facts=run_facts(),
     )
     store.put(f"runs/{run_id}/run.json", record.as_bytes())

@@ -17,15 +17,20 @@ import pytest
 import torch
 from torch import Tensor
 
+import tiny_run
 from commands import likeness
 from plain_networks import made_random
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError, PipelineError, SourceError
 from storage.imports import find_import
+from storage.runs import create_run, find_run
 from storage.store import Store
+from training.config import TrainConfig
 from training.drawing.images import images_from_seeds
 from training.drawing.trained import open_imported
+from training.engine.state import Training
 from training.imports import read_networks, write_import
+from training.initial import open_source, take_first_weights
 from training.networks import Discriminator, Generator
 
 SIDE = 256
@@ -337,6 +342,29 @@ def test_an_import_draws_and_is_traced(
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError, match="no longer has its recorded sha256"):
         open_imported(imported, torch.device("cpu"))
+
+
+def test_a_run_begins_with_an_import(tmp_path: Path, classes: Any, networks: Any) -> None:
+    """Of a smaller resolution too, with the weights of the levels that both have; the record has the licence."""
+    store = Store(tmp_path / "store")
+    write_import(store, "ffhq", written(tmp_path / "n.pkl", classes, networks))
+    source = open_source(store, "ffhq")
+    sizes = {"z_dim": 12, "w_dim": 12, "mapping_layers": 3, **WIDTHS}
+    config = source.fitted(TrainConfig.model_validate({"resolution": 32, "device": "cpu", **sizes}))
+    assert config.start_resolution == 32
+    dataset = tiny_run.tiny_dataset(store, tiny_run.noise_images(4, 32))
+    run = create_run(store, dataset, config.model_dump(mode="json"), init_from=source.record)
+    training = Training.begin(config, torch.device("cpu"))
+    take_first_weights(training, run)
+    for name, network in zip(("generator", "generator_ema", "discriminator"), networks, strict=True):
+        theirs = network.state_dict()
+        assert all(torch.equal(x, theirs[key]) for key, x in training.networks[name].state_dict().items()), (
+            name
+        )
+    record = find_run(store, run.id).record.init_from
+    assert record is not None
+    assert (record.imported, record.license) == ("ffhq", "CC-BY-NC-4.0")
+    assert record.file_sha256 == file_digest(tmp_path / "n.pkl")
 
 
 def test_a_failed_import_leaves_nothing(tmp_path: Path) -> None:

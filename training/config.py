@@ -152,6 +152,13 @@ class TrainConfig(Config):
         256, ge=8, le=65536, description="Channels at resolution r are 2 * channel_base / r, up to a limit."
     )
     max_channels: int = Field(64, ge=1, le=4096, description="The limit on channels at any resolution.")
+    freeze_d: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="How many of the discriminator's highest resolutions stay as they were (Freeze-D), in a run that "
+        "begins with other networks.",
+    )
     mixing_probability: float = Field(
         0.9, ge=0, le=1, description="Share of training images made from two latent codes."
     )
@@ -361,6 +368,10 @@ class TrainConfig(Config):
             raise ValueError(
                 "augment ada follows the sign of logits, and a critic's (loss wgan_gp) has no meaning: "
                 "choose augment none or fixed"
+            )
+        if self.freeze_d and self.resolution >> self.freeze_d < 4:
+            raise ValueError(
+                f"freeze_d {self.freeze_d} is all of a discriminator of {self.resolution} px, or more"
             )
         if self.r1_through_augmentation and self.augment == "none":
             raise ValueError("r1_through_augmentation is of an augmentation: choose augment fixed or ada")

@@ -26,6 +26,7 @@ from training.config import TrainConfig
 from training.data import RealImages, Shown
 from training.engine.ranks import GROUP, Ranks
 from training.engine.state import ALONE, Training, colours_first
+from training.initial import take_first_weights
 from training.journal import forget_later_stats, write_result, write_snapshot, write_tick
 from training.metrics.snapshots import SnapshotMetrics
 from training.schedule import Stage, stage_at
@@ -56,6 +57,8 @@ def train(
     if checkpoints := run.checkpoints():
         training.load(checkpoints[-1])
         log.info("going on from %s", checkpoints[-1])
+    else:
+        take_first_weights(training, run)
     if ranks.is_first:
         run.result_path.unlink(missing_ok=True)
         forget_later_stats(run.stats_path, training.num_images)

@@ -20,6 +20,13 @@ def train(
     config: Annotated[TrainConfig, FLAT] = TrainConfig(),
     options: Annotated[TrainOptions, FLAT] = TrainOptions(),
     resume: Annotated[str | None, Parameter(help="Go on with this run, by its id or folder.")] = None,
+    init_from: Annotated[
+        str | None,
+        Parameter(
+            help="Begin with the weights of a run, of one of its checkpoints' folders or of an import, also of another "
+            "resolution; unless --start-resolution is given, at the highest that both have."
+        ),
+    ] = None,
     prepare: Annotated[
         bool, Parameter(help="Make the run's folder only: torchrun trains it on several machines.")
     ] = False,
@@ -39,6 +46,7 @@ def train(
         raise ConfigError("--price is for --estimate: table or probe")
     from flows.cli.progress import bars
     from flows.operations.training_process import (
+        begun_with,
         check_training,
         prepare_run,
         resumed_run,
@@ -53,12 +61,14 @@ def train(
         return print_value({**about, "config": going_on.model_dump(mode="json")}, json_)
     if dry_run:
         reference = check_training(store, dataset, config, options).reference
-        return print_resolved(json_, config, options, dataset=reference)
+        config, source = begun_with(store, config, init_from)
+        begins = {} if source is None else {"init_from": source.folder}
+        return print_resolved(json_, config, options, dataset=reference, **begins)
     if estimate is not None:
         return _say_estimate(dataset, config, options, resume, estimate == "probe", price, json_)
     if prepare and resume is not None:
         raise ConfigError("--prepare makes a new run, and --resume goes on with one: leave one of them out")
-    run = prepare_run(dataset, config, options, resume)
+    run = prepare_run(dataset, config, options, resume, init_from)
     if prepare and json_:
         return print_value({"run": run.id, "folder": str(run.folder)}, json_)
     if prepare:

@@ -18,7 +18,8 @@ from typing import Any
 from flows.options import TrainOptions
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, TrainingError
-from storage.runs import DISK_FULL, Run, RunResult, create_run, find_run
+from storage.imports import known_import
+from storage.runs import DISK_FULL, InitFrom, Run, RunResult, create_run, find_checkpoint, find_run
 from storage.store import Store
 from training.config import CHANGEABLE, TrainConfig, changed
 from training.data import RealImages, check_resolution
@@ -30,18 +31,46 @@ STOP_S = 120.0
 OnTick = Callable[[dict[str, Any]], None]
 
 
-def prepare_run(dataset: str | None, config: TrainConfig, options: TrainOptions, resume: str | None) -> Run:
-    """A new run of `dataset`, or the one that `resume` names; everything checkable is checked here."""
+def prepare_run(
+    dataset: str | None,
+    config: TrainConfig,
+    options: TrainOptions,
+    resume: str | None,
+    init_from: str | None = None,
+) -> Run:
+    """A new run of `dataset`, or the one that `resume` names; everything checkable is checked here.
+
+    `init_from` names a run, a checkpoint or an import whose weights a new run begins with.
+    """
     store = Store(options.store)
+    if resume is not None and init_from is not None:
+        raise ConfigError("init_from begins a new run, and --resume goes on with one: leave one of them out")
+    if init_from is not None and known_import(store, init_from) is None:
+        find_checkpoint(store, init_from)  # a wrong name is told before torch is loaded
     if resume is None:
         opened = check_training(store, dataset, config, options)
-        return create_run(store, opened.summary(), config.model_dump(mode="json"), options.processes)
+        config, source = begun_with(store, config, init_from)
+        return create_run(store, opened.summary(), config.model_dump(mode="json"), options.processes, source)
     run, going_on = resumed_run(store, resume, dataset, config)
     given = going_on.model_dump(mode="json", include=config.model_fields_set & CHANGEABLE)
     if run.finished() is not None and going_on.total_kimg <= run.record.config_now["total_kimg"]:
         return run.changed(given, run.record.processes_now)
     check_processes(going_on, options)
     return run.changed(given, options.processes)
+
+
+def begun_with(
+    store: Store, config: TrainConfig, init_from: str | None
+) -> tuple[TrainConfig, InitFrom | None]:
+    """The config of a run that begins with other networks, and what is on record of them."""
+    if init_from is None:
+        if config.freeze_d:
+            raise ConfigError(f"freeze_d {config.freeze_d} keeps layers as they were: it needs --init-from")
+        return config, None
+    from training.initial import open_source
+
+    source = open_source(store, init_from)
+    return source.fitted(config), source.record
 
 
 def resumed_run(

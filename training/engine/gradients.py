@@ -58,7 +58,7 @@ class GradientFunction:
         self._phase = phase
         self._compiled = compiled
         self._tensors = dict(phase.named_parameters())
-        trained = {id(parameter) for parameter in network.parameters()}
+        trained = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
         self._trained = [name for name, tensor in self._tensors.items() if id(tensor) in trained]
         self._used: list[nn.Parameter] = []
         self._ready: dict[tuple[Any, ...], TensorFunction] = {}

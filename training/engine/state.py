@@ -142,6 +142,7 @@ class Training:
             network.to(device)
             if on_gpu:
                 network.to(memory_format=torch.channels_last)
+        freeze_highest(discriminator, config.freeze_d)
         averaged = copy.deepcopy(generator).requires_grad_(False)  # before, as it draws in fp32
         set_precision(config, device, generator, discriminator)
         betas = (config.adam_beta1, config.adam_beta2)
@@ -437,6 +438,13 @@ def phases_of(
             generator, config.path_length_weight, config.path_length_interval
         )
     return phases
+
+
+def freeze_highest(discriminator: Discriminator, num: int) -> None:
+    """Train all but the `num` highest resolutions, which images come in by (Mo et al. 2020)."""
+    for level in range(len(discriminator.from_rgb) - num, len(discriminator.from_rgb)):
+        discriminator.from_rgb[level].requires_grad_(False)
+        discriminator.blocks[level - 1].requires_grad_(False)
 
 
 def set_precision(
