@@ -181,6 +181,7 @@ def test_one_rate_and_one_batch_hold_everywhere(capsys: pytest.CaptureFixture[st
     [
         (["train", "nobody"], "no dataset 'nobody'"),
         (["train", "--resume", "nobody"], "no training run 'nobody'"),
+        (["train", "faces", "--init-from", "nobody"], "no training run 'nobody'"),
         (["generate", "nobody", "--out", "x.png"], "no training run 'nobody'"),
         (["figure", "mixing", "nobody", "--out", "x.png"], "no training run 'nobody'"),
         (["video", "nobody", "--out", "x.mp4"], "no training run 'nobody'"),
