@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -112,8 +113,24 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         Share(0, 2).check(config)
 
 
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """The same batches on two processes give the same statistics and weights, to rounding, and one set of files.
+def node(index: int, port: int) -> tuple[str, ...]:
+    """torchrun's launcher of one of two nodes, a process each, which meet at a port of this host."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run")
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test")
+    return (*torchrun, "--nnodes", "2", "--node-rank", str(index), "--nproc-per-node", "1", *meeting)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        port: int = asked.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2])
+def test_two_processes_train_as_one(tmp_path: Path, num_nodes: int) -> None:
+    """The same batches on two processes, of a node or two, give one set of files, and as one process but for rounding.
 
     The bias of the constant is left out: instance norm takes it away again while the noise has no strength, so Adam
     follows the rounding of a gradient that is zero. From there rounding grows, hence two steps of weights.
@@ -129,7 +146,11 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     }
     alone = tiny_run.trained(store, dataset, **settings)
     shared = tiny_run.untrained(store, dataset, **settings)
-    assert start(shared, TORCHRUN).wait(120) == 0, said(shared)
+    port = free_port()
+    launchers = [TORCHRUN] if num_nodes == 1 else [node(index, port) for index in range(2)]
+    processes = [start(shared, launcher) for launcher in launchers]
+    assert [process.wait(240) for process in processes] == [0] * num_nodes, said(shared)
+    assert json.loads(shared.result_path.read_bytes())["num_processes"] == 2
     assert [folder.name for folder in shared.checkpoints()] == [folder.name for folder in alone.checkpoints()]
     found, expected = weights(shared), weights(alone)
     for name in expected.keys() - {f"{g}.synthesis.layers.0.bias" for g in ("generator", "generator_ema")}:

@@ -27,7 +27,7 @@ from storage.runs import Run, create_run
 from storage.store import Store
 from training.checkpoint import network_tensors, read_state
 from training.config import TrainConfig
-from training.device import resolve_device
+from training.device import is_nvidia, resolve_device
 from training.drawing.images import images_from_seeds
 from training.drawing.pictures import read_grid_metadata
 from training.drawing.trained import load_generator
@@ -403,6 +403,21 @@ def test_absent_gpu_is_an_error() -> None:
     with pytest.raises(DeviceError, match="no GPU is usable here"):
         resolve_device("cuda")
     assert resolve_device("auto").type == "cpu"
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="an Apple GPU is here")
+def test_an_absent_apple_gpu_is_an_error() -> None:
+    """Asking for one where there is none is an error with what may be chosen."""
+    with pytest.raises(DeviceError, match="no Apple GPU is usable here: choose cpu or auto"):
+        resolve_device("mps")
+
+
+def test_gpus_that_are_not_nvidias_compute_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of our own and compiled steps are for NVIDIA's alone; a torch for ROCm calls AMD's "cuda" too."""
+    assert is_nvidia(torch.device("cuda"))
+    assert not is_nvidia(torch.device("mps"))
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert not is_nvidia(torch.device("cuda"))
 
 
 def test_random_numbers_depend_on_seed_and_images() -> None:

@@ -292,8 +292,9 @@ class TrainConfig(Config):
         None, description="One of `metrics`: the checkpoint best by it is kept beside the newest."
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of weights, latents, noise and data order.")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where training runs; auto takes a GPU if there is one."
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto",
+        description="Where training runs; auto takes an NVIDIA or AMD GPU if there is one, mps is Apple's.",
     )
     num_cpu_threads: int = Field(
         1,

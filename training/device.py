@@ -11,12 +11,22 @@ from storage.errors import DeviceError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that "auto", "cpu" or "cuda" means here; DeviceError where it is not here."""
+    """The device that "auto", "cpu", "cuda" or "mps" means here; DeviceError where it is not here.
+
+    An AMD GPU is "cuda" to a torch that was built for ROCm. An Apple GPU, "mps", is taken where it is asked for.
+    """
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("device mps was asked for, but no Apple GPU is usable here: choose cpu or auto")
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("device cuda was asked for, but no GPU is usable here: choose cpu or auto")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def is_nvidia(device: torch.device) -> bool:
+    """Whether kernels of our own and compiled steps are for it; other GPUs compute plainly."""
+    return device.type == "cuda" and torch.version.hip is None
 
 
 @contextmanager

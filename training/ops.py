@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
+from training.device import is_nvidia
+
 GAIN_LRELU = math.sqrt(2)
 """He's gain for (leaky) ReLU, used wherever a layer's output meets one."""
 
@@ -211,7 +213,7 @@ Measured on an H100."""
 
 
 def _is_fast(x: Tensor) -> bool:
-    return x.device.type == "cuda" and x.dtype in (torch.bfloat16, torch.float16)
+    return is_nvidia(x.device) and x.dtype in (torch.bfloat16, torch.float16)
 
 
 def _together(x: Tensor, stride: int, weight_shape: Sequence[int]) -> tuple[int, int, int]:
@@ -367,7 +369,7 @@ def append_batch_deviation(x_NCHW: Tensor, group_size: int = 4, eps: float = 1e-
 
 
 def _has_kernels(x: Tensor) -> bool:
-    return x.device.type == "cuda" and x.dtype != torch.float64
+    return is_nvidia(x.device) and x.dtype != torch.float64
 
 
 def activated(x_NCHW: Tensor, bias_C: Tensor, *, filters: bool) -> Tensor:

@@ -46,7 +46,9 @@ class CheckpointOptions(StoreOptions):
 class DrawOptions(CheckpointOptions):
     """Which weights draw, and where."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto takes a GPU if there is one."
+    )
 
 
 class PictureOptions(DrawOptions):

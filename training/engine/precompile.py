@@ -30,7 +30,7 @@ from storage.errors import PipelineError
 from storage.runs import Run
 from storage.store import Store
 from training.config import TrainConfig
-from training.device import resolve_device
+from training.device import is_nvidia, resolve_device
 from training.engine.ranks import Ranks
 from training.engine.state import Training
 from training.schedule import Stage, stages_from
@@ -95,9 +95,9 @@ def compiling_ahead(run: Run, config: TrainConfig, ranks: Ranks, device: torch.d
     What it says is in the run's precompile.log. Where it fails, training compiles by itself.
     """
     jobs = min(MAX_JOBS, len(os.sched_getaffinity(0)) // CORES_A_JOB)
-    if device.type == "cuda":
+    if is_nvidia(device):
         jobs = min(jobs, torch.cuda.mem_get_info()[0] // 4 // JOB_BYTES)
-    if device.type != "cuda" or not config.compile or jobs < 1 or not ranks.is_first_here:
+    if not is_nvidia(device) or not config.compile or jobs < 1 or not ranks.is_first_here:
         yield
         return
     command = [sys.executable, "-m", "training.engine.precompile", str(run.folder), "--device", str(device)]

@@ -122,7 +122,7 @@ class Ranks:
 
 @contextmanager
 def joined(device_name: str) -> Iterator[tuple[Ranks, torch.device]]:
-    """The ranks that were started together, and this one's device of the kind that is named: auto, cpu or cuda.
+    """The ranks that were started together, and this one's device of the kind that is named: auto, cpu, cuda or mps.
 
     To be entered before anything in this process has used, or counted, GPUs: each rank's own is number 0 to it.
     DeviceError where there is no such device; ConfigError where there are fewer GPUs than processes.

@@ -23,6 +23,7 @@ from storage.errors import TrainingError
 from training.augment import AdaptiveStrength, draw_augmentation
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
+from training.device import is_nvidia
 from training.engine.gradients import GradientFunction
 from training.engine.ranks import GROUP, Ranks
 from training.loss import (
@@ -71,7 +72,8 @@ class Tally:
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         self.counts = torch.zeros(len(terms), dtype=torch.int64, device=device)
         """How many steps each term's sum is of."""
-        self.sums = torch.zeros(len(terms), dtype=torch.float64, device=device)
+        exact = torch.float32 if device.type == "mps" else torch.float64  # which an Apple GPU does not know
+        self.sums = torch.zeros(len(terms), dtype=exact, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.most_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
@@ -82,7 +84,7 @@ class Tally:
         self.steps += ~is_skipped
         is_there = ~(terms.isnan() | is_skipped)
         self.counts += is_there
-        self.sums += torch.where(is_there, terms.double(), 0.0)
+        self.sums += torch.where(is_there, terms.to(self.sums.dtype), 0.0)
         self.skipped += is_skipped
         self.skipped_in_a_row.add_(1).mul_(is_skipped)
         torch.maximum(self.most_in_a_row, self.skipped_in_a_row, out=self.most_in_a_row)
@@ -134,7 +136,7 @@ class Training:
     def begin(cls, config: TrainConfig, device: torch.device, ranks: Ranks = ALONE) -> Training:
         """A run's state before its first image."""
         on_gpu = device.type == "cuda"
-        is_compiled = config.compile and on_gpu
+        is_compiled = config.compile and is_nvidia(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             generator, discriminator = build_generator(config), build_discriminator(config)
