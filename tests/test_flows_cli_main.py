@@ -164,7 +164,7 @@ def test_commands_are_listed_in_the_pipelines_order(capsys: pytest.CaptureFixtur
     _, bare, _ = likeness(capsys)
     _, asked, _ = likeness(capsys, "--help")
     assert bare == asked
-    listed = re.findall(r"^\W ([a-z-]+)", bare, re.MULTILINE)
+    listed = re.findall(r"^\W ([a-z][a-z-]*)", bare, re.MULTILINE)
     assert listed == list(COMMANDS)
     for name in COMMANDS.keys() - GROUPS:
         command = app[name].default_command
