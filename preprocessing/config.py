@@ -34,7 +34,7 @@ class BuildConfig(Config):
     source: str = Field(
         "sample:",
         description="folder:PATH, urls:LIST (txt, csv, tsv, jsonl, parquet), congress:, commons:, wikidata:, flickr:, "
-        "openverse:, nasa:, smithsonian: (docs/sources.md), or sample: (offline demo).",
+        "openverse:, nasa:, smithsonian:, europeana:, loc: (docs/sources.md), or sample: (offline demo).",
     )
     name: str = Field("faces", pattern=f"^{NAME_PATTERN}$", description="The dataset's name in the store.")
     resolution: Annotated[int, OneOf(32, 64, 128, 256, 512, 1024)] = Field(

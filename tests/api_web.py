@@ -406,6 +406,72 @@ class Smithsonian(Service):
         return web.json_response({"status": 200, "response": {"rows": rows, "rowCount": len(numbers)}})
 
 
+class Europeana(Service):
+    """A cursor over pages of 100; beyond them `start` is an error."""
+
+    async def answer(self, request: web.Request, path: str) -> web.Response:
+        """A page of the cursor."""
+        asked = request.query
+        if request.headers.get("X-Api-Key") != KEY:
+            return web.json_response(
+                {"success": False, "error": f"Invalid API key {request.headers.get('X-Api-Key')}"}, status=401
+            )
+        if int(asked["rows"]) > 100 or "start" in asked or "wskey" in asked:
+            self.forbidden.append("a page too long, or by start")
+        start = 0 if asked["cursor"] == "*" else int(asked["cursor"].removeprefix("c+/"))
+        items = [
+            {
+                "id": f"/1/{number}",
+                "title": [f"Photo {number}", "Bild"],
+                "rights": [f"http://creativecommons.org/{('publicdomain/mark/1.0', 'licenses/by-sa/4.0')[number % 2]}/"],
+                "edmIsShownBy": [self.media(f"{number}.jpg")],
+                "edmIsShownAt": [f"https://museum.example/{number}"],
+                "dcCreator": [f"Maker {number}"],
+                "dataProvider": ["Museum"],
+            }
+            for number in range(start, min(start + 100, NUM))
+        ]
+        body: dict[str, Any] = {
+            "success": True,
+            "itemsCount": len(items),
+            "totalResults": NUM,
+            "items": items,
+        }
+        if start + 100 < NUM:
+            body["nextCursor"] = f"c+/{start + 100}"
+        return web.json_response(body)
+
+
+class Loc(Service):
+    """Pages of a search without rights, and items with them."""
+
+    async def answer(self, request: web.Request, path: str) -> web.Response:
+        """A page of the search, or an item."""
+        asked = request.query
+        if path.startswith("item/"):
+            number = int(path.split("/")[1])
+            sizes = [self.media(f"{number}_{size}.jpg#h=1&w=1") for size in ("150px", "r", "v")]
+            rights = "No known restrictions on publication." if number % 2 else "Rights status not evaluated."
+            item = {
+                "title": f"Ada {number}",
+                "image_url": sizes,
+                "rights_information": rights,
+                "contributor_names": [f"Harris & Ewing {number}"],
+                "access_restricted": False,
+            }
+            return web.json_response({"item": item, "resources": []})
+        page, size = int(asked["sp"]), int(asked["c"])
+        if not 25 <= size <= 150:
+            self.forbidden.append("a page of another length")
+        numbers = range((page - 1) * size, min(page * size, NUM))
+        results = [
+            {"id": f"http://www.loc.gov/item/{number}/", "title": f"Ada {number}"} for number in numbers
+        ]
+        results.append({"id": "http://www.loc.gov/collections/ada/", "title": "a collection"})
+        following = f"https://www.loc.gov/photos/?sp={page + 1}" if page * size < NUM else None
+        return web.json_response({"results": results, "pagination": {"next": following, "total": 10}})
+
+
 class Replay:
     """All services on one port, and their photographs on another address of it."""
 
@@ -421,6 +487,8 @@ class Replay:
         self.openverse = Openverse(self, "openverse", speed, ((100, minute), (10_000, day)))
         self.nasa = Nasa(self, "nasa", speed)
         self.smithsonian = Smithsonian(self, "smithsonian", speed, ((1000, hour),))
+        self.europeana = Europeana(self, "europeana", speed)
+        self.loc = Loc(self, "loc", speed, ((20, 10.0), (80, minute)), media_at_once=1)
         self.services: dict[str, Service] = {
             service.name: service for service in vars(self).values() if isinstance(service, Service)
         }
@@ -500,6 +568,8 @@ SOURCES: dict[str, tuple[str, Settings]] = {
         "nasa:portrait",
         lambda of: {"nasa": {"base_url": of.nasa.base, "year_from": 1968, "year_to": 1982}},
     ),
+    "europeana": ("europeana:portrait", lambda of: {"europeana": {"base_url": of.europeana.base}}),
+    "loc": ("loc:portrait", lambda of: {"loc": {"base_url": of.loc.base}}),
     "smithsonian": ("smithsonian:portrait", lambda of: {"smithsonian": {"base_url": of.smithsonian.base}}),
 }
 """Each source as it is named, and the settings by which a replay stands for its service."""

@@ -27,8 +27,14 @@ FETCH = FetchConfig(
     backoff_s=0.01,
     timeout_s=10,
 )
-SPEEDS = {"smithsonian": 100.0, "wikidata": 20.0}
-KEYS = {"FLICKR_API_KEY", "OPENVERSE_CLIENT_ID", "OPENVERSE_CLIENT_SECRET", "SMITHSONIAN_API_KEY"}
+SPEEDS = {"europeana": 100.0, "loc": 200.0, "smithsonian": 100.0, "wikidata": 20.0}
+KEYS = {
+    "EUROPEANA_API_KEY",
+    "FLICKR_API_KEY",
+    "OPENVERSE_CLIENT_ID",
+    "OPENVERSE_CLIENT_SECRET",
+    "SMITHSONIAN_API_KEY",
+}
 
 
 def secret(name: str) -> str | None:
@@ -58,6 +64,10 @@ def expected(name: str, replay: Replay) -> set[str]:
         return {replay.flickr.media(f"{number}.jpg") for number in range(replay.flickr.TOTAL)}
     if name == "openverse":
         return {replay.openverse.media(f"{number}.jpg") for number in range(NUM)}
+    if name == "europeana":
+        return {replay.europeana.media(f"{number}.jpg") for number in range(NUM)}
+    if name == "loc":
+        return {replay.loc.media(f"{number}_v.jpg") for number in range(NUM)}
     if name == "smithsonian":
         return {replay.smithsonian.media(f"{number}.jpg") for number in range(1200) if number % 6}
     return {
@@ -74,6 +84,8 @@ LICENSES = {
     "openverse": {"CC-BY-4.0": 500, "CC0-1.0": 500},
     "nasa": {"US-Gov-NASA": 1000},
     "smithsonian": {"CC0-1.0": 1000},
+    "europeana": {"PDM-1.0": 500, "CC-BY-SA-4.0": 500},
+    "loc": {"NKC": 500, "Rights status not evaluated.": 500},
 }
 LICENSES["search"] = LICENSES["wikidata"] = LICENSES["commons"]
 
@@ -162,6 +174,7 @@ def test_keys_that_are_missing_or_wrong_are_said(tmp_path: Path) -> None:
         for name, said in (
             ("flickr", "Invalid API Key"),
             ("smithsonian", "status 403"),
+            ("europeana", r"Invalid API key \.\.\."),
             ("openverse", "401"),
         ):
             with pytest.raises(SourceError, match=said) as raised:
@@ -211,6 +224,8 @@ def test_quotas_are_what_is_asked(name: str) -> None:
         ("wikidata:politicians", "such as P106=Q82955"),
         ("flickr:", "lacks what to look for"),
         ("openverse:", "lacks what to look for"),
+        ("europeana:", "lacks what to look for"),
+        ("loc:", "lacks what to look for"),
         ("nasa:", "lacks what to look for"),
         ("tumblr:x", "is none of folder:PATH, urls:LIST, congress:"),
     ],

@@ -3,7 +3,7 @@
     folder:PATH             a local folder              urls:LIST     a list of addresses to fetch
     sample:                 the embedded demo           congress:     portraits of members of Congress
     commons:CATEGORY        Wikimedia Commons           wikidata:     portraits of people
-    flickr:, openverse:     searches                    nasa:, smithsonian:    collections
+    flickr:, openverse:     searches                    nasa:, smithsonian:, europeana:, loc:    collections
 
 A package adds another kind by an entry point of the group `likeness.sources`: its name is the kind, and what it names
 is called with the argument and an `Access`, and gives a `Source`. Not here: faces, and any store of what was read.
@@ -22,8 +22,10 @@ from preprocessing.records import Item, Rejection
 from preprocessing.sources.access import Access
 from preprocessing.sources.commons import CommonsSource
 from preprocessing.sources.congress import CongressSource
+from preprocessing.sources.europeana import EuropeanaSource
 from preprocessing.sources.flickr import FlickrSource
 from preprocessing.sources.folder import FolderSource
+from preprocessing.sources.loc import LocSource
 from preprocessing.sources.nasa import NasaSource
 from preprocessing.sources.openverse import OpenverseSource
 from preprocessing.sources.sample import SampleSource
@@ -45,6 +47,8 @@ KINDS = (
     "openverse:WORDS",
     "nasa:WORDS",
     "smithsonian:WORDS",
+    "europeana:WORDS",
+    "loc:WORDS",
     "sample:",
     "sample:N",
 )
@@ -129,6 +133,10 @@ def open_source(
             return OpenverseSource.open(argument, sources.openverse, access)
         case "nasa":
             return NasaSource.open(argument, sources.nasa, access)
+        case "europeana":
+            return EuropeanaSource.open(argument, sources.europeana, access)
+        case "loc":
+            return LocSource.open(argument, sources.loc, access)
         case "smithsonian":
             return SmithsonianSource.open(argument, sources.smithsonian, access)
     added = entry_points(group=GROUP)

@@ -10,6 +10,7 @@ free, such as a logo under fair use, is all rights reserved.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -23,6 +24,8 @@ from preprocessing.sources.service import Params, Quota, Service, ServiceSource
 from storage.config import Config, OneOf
 from storage.errors import ConfigError, SourceError
 
+logger = logging.getLogger(__name__)
+
 LIMITS = Limits(interval_s=0.3, slow_s=1.0, rest_s=5.0)
 """One at a time and 200 a minute with a user agent that says who asks; after a second's work, five seconds' rest
 (Wikimedia's robot policy and API rate limits)."""
@@ -30,6 +33,8 @@ BATCH = 50
 """Files whose details one answer holds."""
 WIDTHS = (0, 20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)
 """Widths that Wikimedia keeps; others are refused."""
+MOST_FOUND = 10_000
+"""Files of a search beyond which Commons does not answer."""
 MAX_CONTINUATIONS = 100
 """Answers after which a batch that does not end is taken as it is."""
 _DETAILS = {
@@ -139,6 +144,9 @@ def files(wiki: Wiki, config: CommonsConfig, asked: Params) -> Iterator[Item]:
                     yield item
             pages, num_answers = {}, 0
         if not more:
+            return
+        if int(more.get("gsroffset", 0)) >= MOST_FOUND:
+            logger.warning("Commons gives no more than %d files of a search", MOST_FOUND)
             return
 
 

@@ -151,7 +151,7 @@ def licensed(item: Item, config: LicensesConfig) -> tuple[Item, Rejection | None
     item = declared(item, config)
     found = license_of(item.license, item.license_url)
     license_, url = (found.id, found.url or item.license_url) if found else (item.license, item.license_url)
-    item = _with(item, license=license_, author=plain_text(item.author))
+    item = _with(item, license=license_, author=plain_text(item.author), title=plain_text(item.title))
     if item.license_url is not None and item.license_url != url:
         item = _with(item, license_url=url)
     return replace(item, license_url=url), _refusal(item, found, config)

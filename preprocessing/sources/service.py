@@ -1,8 +1,8 @@
 """A service that lists photographs, asked in JSON at the rate that it publishes, and what sources of that kind share.
 
-Answers are kept in the store for a day, by their request and without any key: a listing that was cut short goes on
-where it was, and a second build of the day asks nothing. Not here: what each service is asked, which its own file
-says.
+Answers are kept in the store, by their request and time and without any key, and stand for a day: a listing that was
+cut short goes on where it was, and a second build of the day asks nothing.
+Not here: what each service is asked, which its own file says.
 """
 
 from __future__ import annotations
@@ -96,15 +96,16 @@ class Service:
     def get(self, url: str, params: Params | None = None) -> Any:
         """The JSON that answers a request, asked for or kept; SourceError where there is none to be had."""
         request = f"{url}?{urlencode(params, quote_via=quote)}" if params else url
-        key = f"answers/{urlsplit(url).hostname}/{json_digest(request)}.json"
-        if (kept := self._kept(key)) is not None:
+        folder = f"answers/{urlsplit(url).hostname}/{json_digest(request)}"
+        if (kept := self._kept(folder)) is not None:
             return kept
         hidden = urlencode(self._hidden, quote_via=quote)
         sent = f"{request}{'&' if '?' in request else '?'}{hidden}" if hidden else request
         body = self._asked(sent, request, None)
         if self._access.store is not None:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            record = AnswerRecord.new(request=request, asked_at=now, body=body)
+            now = datetime.now(UTC)
+            record = AnswerRecord.new(request=request, asked_at=now.isoformat(timespec="seconds"), body=body)
+            key = f"{folder}/{now.strftime('%Y%m%d-%H%M%S')}.json"
             self._access.store.put(key, record.as_bytes(), durable=False)
         return body
 
@@ -126,6 +127,8 @@ class Service:
         body = _json(answer)
         if answer.status != 200 or body is None:
             said = answer.body[:_SHOWN].decode("utf-8", "replace")
+            for value in (*self._hidden.values(), *self._headers.values()):
+                said = said.replace(str(value), "...")
             raise SourceError(f"{request} is answered with status {answer.status}: {' '.join(said.split())}")
         self.check(body, request)
         return body
@@ -139,12 +142,13 @@ class Service:
     def check(self, body: Any, request: str) -> None:
         """Raise SourceError where the JSON says an error."""
 
-    def _kept(self, key: str) -> Any:
+    def _kept(self, folder: str) -> Any:
         store = self._access.store
-        if store is None or self._access.is_fresh or not store.exists(key):
+        keys = list(store.keys(folder)) if store is not None and not self._access.is_fresh else []
+        if store is None or not keys:
             return None
         try:
-            record = AnswerRecord.read(store.path(key))
+            record = AnswerRecord.read(store.path(keys[-1]))
             is_old = datetime.now(UTC) - datetime.fromisoformat(record.asked_at) > KEPT
         except (IntegrityError, ValueError, TypeError):
             return None

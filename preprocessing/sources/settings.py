@@ -4,7 +4,9 @@ from pydantic import Field
 
 from preprocessing.sources.commons import CommonsConfig
 from preprocessing.sources.congress import CongressConfig
+from preprocessing.sources.europeana import EuropeanaConfig
 from preprocessing.sources.flickr import FlickrConfig
+from preprocessing.sources.loc import LocConfig
 from preprocessing.sources.nasa import NasaConfig
 from preprocessing.sources.openverse import OpenverseConfig
 from preprocessing.sources.smithsonian import SmithsonianConfig
@@ -23,4 +25,6 @@ class SourcesConfig(Config):
     flickr: FlickrConfig = Field(FlickrConfig(), description="Flickr.")
     openverse: OpenverseConfig = Field(OpenverseConfig(), description="Openverse.")
     nasa: NasaConfig = Field(NasaConfig(), description="NASA's image library.")
+    europeana: EuropeanaConfig = Field(EuropeanaConfig(), description="Europeana.")
+    loc: LocConfig = Field(LocConfig(), description="Library of Congress.")
     smithsonian: SmithsonianConfig = Field(SmithsonianConfig(), description="Smithsonian Open Access.")

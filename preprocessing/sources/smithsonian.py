@@ -41,11 +41,11 @@ class SmithsonianConfig(Config):
     """Photographs of the Smithsonian."""
 
     base_url: str = Field(default="https://api.si.edu", description="Of the API.")
-    unit: str | None = Field(
-        default="NPG", pattern=r"^[A-Z0-9_-]{2,20}$", description="Museum, by its code; none: all."
+    unit: str = Field(
+        default="NPG", pattern=r"^(all|[A-Z0-9_-]{2,20})$", description="Museum, by its code, or all."
     )
-    object_type: str | None = Field(
-        default="Photographs", pattern=r'^[^"\\]{1,60}$', description="Kind of object; none: all."
+    object_type: str = Field(
+        default="Photographs", pattern=r'^[^"\\]{1,60}$', description="Kind of object, or all."
     )
 
 
@@ -79,9 +79,9 @@ class SmithsonianSource(ServiceSource):
     def _part(self, service: Service, digits: str) -> Iterator[Item]:
         """The photographs of records whose hash begins with some digits."""
         words = ["online_media_type:Images", "media_usage:CC0"]
-        if self.config.unit:
+        if self.config.unit != "all":
             words.append(f"unit_code:{self.config.unit}")
-        if self.config.object_type:
+        if self.config.object_type != "all":
             words.append(f'object_type:"{self.config.object_type}"')
         if self.argument.strip():
             words.append(f"({self.argument.strip()})")

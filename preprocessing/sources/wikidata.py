@@ -3,7 +3,7 @@
     wikidata:P106=Q82955             politicians
     wikidata:P106=Q82955,P27=Q183    politicians of Germany
 
-People are asked for by decade of birth, since one query for all would take too long; those without a date of birth
+People are asked for by ten years of birth, since one query for all would take too long; those without a date of birth
 are not found. P18 depicts the person usually: statues and graves occur.
 """
 
@@ -39,6 +39,9 @@ class WikidataConfig(Config):
     base_url: str = Field(default="https://query.wikidata.org", description="Of the query service.")
     born_from: int = Field(default=1900, ge=0, le=2100, description="First year of birth.")
     born_to: int = Field(default=2009, ge=0, le=2100, description="Last year of birth.")
+    years: int = Field(
+        default=10, ge=1, le=100, description="Years of birth of one query; fewer where one takes too long."
+    )
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,10 @@ class WikidataSource(ServiceSource):
         return cls(fetch, argument, config, access, commons)
 
     def listed(self) -> Generator[Item, None, None]:
-        """Portraits by decade of birth, then by person."""
+        """Portraits by years of birth, then by person."""
         with Service(self.access, LIMITS) as query, Wiki(self.access, COMMONS_LIMITS) as wiki:
-            for start in range(self.config.born_from, self.config.born_to + 1, 10):
-                end = min(start + 10, self.config.born_to + 1)
+            for start in range(self.config.born_from, self.config.born_to + 1, self.config.years):
+                end = min(start + self.config.years, self.config.born_to + 1)
                 people: dict[str, str] = {}
                 for person, name in self._portraits(query, start, end):
                     people.setdefault(f"File:{name.replace('_', ' ')}", person)
@@ -77,8 +80,8 @@ class WikidataSource(ServiceSource):
                     yield item
 
     def quota(self, photographs: int) -> Quota:
-        """A query a decade, and the details of the files."""
-        num = -(-(self.config.born_to + 1 - self.config.born_from) // 10)
+        """A query a slice of years, and the details of the files."""
+        num = -(-(self.config.born_to + 1 - self.config.born_from) // self.config.years)
         of_files = commons_quota(photographs)
         return Quota(
             photographs,
