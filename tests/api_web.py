@@ -409,6 +409,8 @@ class Smithsonian(Service):
 class Europeana(Service):
     """A cursor over pages of 100; beyond them `start` is an error."""
 
+    RIGHTS = ("publicdomain/mark/1.0", "licenses/by-sa/4.0")
+
     async def answer(self, request: web.Request, path: str) -> web.Response:
         """A page of the cursor."""
         asked = request.query
@@ -423,7 +425,7 @@ class Europeana(Service):
             {
                 "id": f"/1/{number}",
                 "title": [f"Photo {number}", "Bild"],
-                "rights": [f"http://creativecommons.org/{('publicdomain/mark/1.0', 'licenses/by-sa/4.0')[number % 2]}/"],
+                "rights": [f"http://creativecommons.org/{self.RIGHTS[number % 2]}/"],
                 "edmIsShownBy": [self.media(f"{number}.jpg")],
                 "edmIsShownAt": [f"https://museum.example/{number}"],
                 "dcCreator": [f"Maker {number}"],
