@@ -7,11 +7,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from certificates import SIGNER, write_certificates
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import tiny_run
+from certificates import SIGNER, write_certificates
 from commands import likeness
 from flows.build import build, run_with
 from flows.options import BuildOptions

@@ -10,10 +10,10 @@ from typing import Any
 import c2pa
 import numpy as np
 import pytest
-from certificates import SIGNER, PrivateKey, write_certificates
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from PIL import Image
 
+from certificates import SIGNER, PrivateKey, write_certificates
 from preprocessing.crawl.readers import read_photograph
 from preprocessing.crawl.signals import SignalsConfig, policy
 from storage.errors import ConfigError

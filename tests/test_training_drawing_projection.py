@@ -17,6 +17,7 @@ from training.drawing.figures import fixed_noise
 from training.drawing.images import images_from_seeds, images_from_w
 from training.drawing.pictures import read_grid_metadata
 from training.drawing.projection import (
+    not_noise,
     project,
     ramp,
     resampled,
@@ -65,6 +66,30 @@ def test_a_drawn_image_is_found_again(generator: Generator, target: ImageArray, 
     assert (result.target.transpose(1, 2, 0) == target).all()
     assert result.w_LD.shape == (6, 8)
     assert bool((result.w_LD == result.w_LD[:1]).all()) is (space == "w")
+
+
+def test_penalised_noise_stays_noise(generator: Generator, target: ImageArray) -> None:
+    """Noise that is searched for has mean 0, deviation 1, and neighbours no more alike than drawn noise has."""
+    config = QUICK.model_copy(update={"noise": "optimised", "seed": 6})
+    result = project(generator, target, config)
+    drawn = fixed_noise(generator, 77)
+    for found, layer in zip(result.noise, drawn, strict=True):
+        assert abs(float(found.mean())) < 1e-4
+        assert abs(float(found.std()) - 1) < 1e-4
+        assert not_noise(found) < not_noise(layer) + 0.05, (not_noise(found), not_noise(layer))
+    again = images_from_w(generator, result.w_LD[None], result.noise)[0]
+    assert (again == result.image).all()
+    assert result.distances[-1] < 0.3 * result.distances[0], result.curve(5)
+
+
+def test_pictures_are_told_from_noise() -> None:
+    """The penalty is near 0 of noise at every size, and far from it of a slope, whose neighbours are alike."""
+    rng = torch.Generator().manual_seed(0)
+    for side in (8, 16, 64):
+        noise = torch.randn(1, 1, side, side, generator=rng)
+        slope = torch.linspace(-1.7, 1.7, side).expand(1, 1, side, side)
+        assert not_noise(noise) < 0.2
+        assert not_noise(slope) > 0.8
 
 
 def test_the_same_seed_is_the_same_result(generator: Generator, target: ImageArray) -> None:

@@ -1,4 +1,4 @@
-"""What a trained generator is used for, as commands: images, figures, videos, projection, export.
+"""What a trained generator is used for, as commands: images, figures, videos, projection, edits, export.
 
     likeness generate RUN --seeds 0-15 --out grid.png
     likeness figure mixing RUN --rows 0-2 --columns 3-8 --out mixing.png
@@ -29,6 +29,8 @@ from storage.runs import find_checkpoint
 from storage.store import Store
 from storage.wording import numbered
 from training.drawing.settings import (
+    DirectionsConfig,
+    EditConfig,
     ExportConfig,
     GenerateConfig,
     MixingConfig,
@@ -80,14 +82,14 @@ def generate(
     if (out.suffix.lower() == ".png") == config.separate:
         wanted = "a folder, with --separate" if config.separate else "a .png, or with --separate a folder"
         raise ConfigError(f"--out {out} is to be {wanted}")
-    trained = _trained(run, options)
+    trained = opened(run, options)
     seeds, psis = config.seeds, config.truncation_psi
     from training.drawing.pictures import check_tiles, generate_files, generate_grid
 
     if not config.separate:
         check_tiles(len(seeds) * len(psis), trained.generator.resolution, "fewer seeds, or --separate")
     if dry_run:
-        return _resolved(trained, out, config, options, json_)
+        return resolved(trained, out, config, options, json_)
     with _writing(out):
         if config.separate:
             made = {"files": [str(path) for path in generate_files(trained, seeds, out, psis)]}
@@ -108,14 +110,14 @@ def truncation(
     json_: Json = False,
 ) -> None:
     """Figure 8: seeds in rows, truncations in columns, from the image itself over the mean face to its opposite."""
-    trained = _trained(run, options)
+    trained = opened(run, options)
     from training.drawing.figures import tiled, truncation_figure
     from training.drawing.pictures import check_tiles
 
     generator = trained.style_generator("truncation")
     check_tiles(len(config.seeds) * len(config.psis), generator.resolution, "fewer seeds or psis")
     if dry_run:
-        return _resolved(trained, out, config, options, json_)
+        return resolved(trained, out, config, options, json_)
     images = truncation_figure(
         generator, config.seeds, config.psis, cutoff=config.cutoff, noise_seed=config.noise_seed
     )
@@ -141,7 +143,7 @@ def mixing(
     json_: Json = False,
 ) -> None:
     """Figure 3: each image takes some layers' styles from the source above it, all others from the one at its left."""
-    trained = _trained(run, options)
+    trained = opened(run, options)
     from training.drawing.figures import mixing_figure, mixing_layers, mixing_rows, tiled
     from training.drawing.pictures import check_tiles
 
@@ -150,7 +152,7 @@ def mixing(
     num_rows = len(layers) * len(config.rows) + 1
     check_tiles(num_rows * (len(config.columns) + 1), generator.resolution, "fewer rows, columns or layers")
     if dry_run:
-        return _resolved(trained, out, config, options, json_)
+        return resolved(trained, out, config, options, json_)
     images = mixing_figure(
         generator,
         config.rows,
@@ -186,13 +188,13 @@ def noise(
     First row: the image, a place of it under other noise, enlarged, and each pixel's standard deviation, white being
     the largest. Second row: the four cases; third: the same place of them.
     """
-    trained = _trained(run, options)
+    trained = opened(run, options)
     from training.drawing.figures import NOISE_CASES, check_noise, noise_figure, tiled
 
     generator = trained.style_generator("the figure of noise")
     check_noise(generator)
     if dry_run:
-        return _resolved(trained, out, config, options, json_)
+        return resolved(trained, out, config, options, json_)
     drawn = noise_figure(
         generator,
         config.seed,
@@ -224,7 +226,7 @@ def video(
     json_: Json = False,
 ) -> None:
     """Film a smooth closed walk through the styles of seeds, noise held still, as H.264."""
-    trained = _trained(run, options)
+    trained = opened(run, options)
     from training.drawing.figures import fixed_noise
     from training.drawing.images import w_from_seeds
     from training.drawing.video import check_video, closed_loop, frames, write_video
@@ -232,7 +234,7 @@ def video(
     check_video()
     generator = trained.style_generator("a walk through styles")
     if dry_run:
-        return _resolved(trained, out, config, options, json_)
+        return resolved(trained, out, config, options, json_)
     keys = w_from_seeds(generator, config.seeds, config.psi, trained.cutoff)
     w_FLD = closed_loop(keys, config.num_frames)
     metadata = {
@@ -247,7 +249,7 @@ def video(
     with _writing(out), _bar("video", len(w_FLD), "frame", json_) as advance:
         metadata = write_video(_counted(pictures, advance), out, config.fps, metadata, trained.signer)
     num_frames, seeds = numbered(len(w_FLD), "frame"), numbered(len(config.seeds), "seed")
-    line = f"{num_frames} in {out}, through {seeds} of {_run_name(trained)}"
+    line = f"{num_frames} in {out}, through {seeds} of {run_name(trained)}"
     answer(json_, {"out": str(out), **metadata}, line)
 
 
@@ -275,7 +277,7 @@ def project(
 
     Written are the target beside what w draws, and w itself as safetensors.
     """
-    trained = _trained(run, options)
+    trained = opened(run, options)
     from preprocessing.portrait import portrait
     from training.drawing.projection import project as search
     from training.drawing.projection import resolve_distance, save_projection
@@ -285,7 +287,7 @@ def project(
         if not photo.is_file():
             raise SourceError(f"{photo} cannot be read: it is no file")
         found = config.model_copy(update={"distance": resolve_distance(config.distance)})
-        return _resolved(trained, out, found, options, json_, photo=str(photo), align=align)
+        return resolved(trained, out, found, options, json_, photo=str(photo), align=align)
     pixels, facts = portrait(photo, generator.resolution, align)
     if not facts.get("shows_face", True):
         warn(f"{photo} is square and is projected as it is, but no face that fills half of it was found")
@@ -308,6 +310,80 @@ def project(
     answer(json_, {"out": str(out), "w": str(tensors), **metadata}, *lines)
 
 
+def directions(
+    run: RunName,
+    *,
+    out: Annotated[
+        Path,
+        Parameter(
+            help="The PNG to write, each direction a row; vectors go to .safetensors.",
+            validator=ends_in(".png"),
+        ),
+    ],
+    config: Annotated[DirectionsConfig, FLAT] = DirectionsConfig(),
+    options: Signed = PictureOptions(),
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Find directions in w that change a picture in one way each, without labels: SeFa and GANSpace.
+
+    Written are a figure, and the directions as safetensors. They follow from the checkpoint: `likeness edit` takes them
+    by name.
+    """
+    trained = opened(run, options)
+    from training.drawing.directions import directions as search
+    from training.drawing.directions import directions_figure, save_directions
+
+    generator = trained.style_generator("a search for directions")
+    tensors = out.with_suffix(".safetensors")
+    if dry_run:
+        return resolved(trained, out, config, options, json_)
+    found = search(generator, config)
+    about = {
+        "figure": "directions",
+        "directions": [one.name for one in found],
+        "seeds": [config.seed],
+        "strengths": list(config.strengths),
+        "truncation_psi": config.psi,
+    }
+    with _writing(out):
+        save_directions(found, tensors, {**trained.origin, "kind": "directions", **about})
+    lines = [f"  {one.name:<16}{one.share:6.1%}  layers {_span(one.layers)}" for one in found]
+    picture = directions_figure(generator, found, config, trained.cutoff)
+    shown = {"vectors": str(tensors), "found": {one.name: round(one.share, 6) for one in found}}
+    _finish(trained, picture, out, about, json_, *lines, f"  vectors in {tensors}", **shown)
+
+
+def edit(
+    run: RunName,
+    *,
+    out: Out,
+    config: Annotated[EditConfig, FLAT] = EditConfig(seeds=(0,), direction="sefa.all.0"),
+    options: Signed = PictureOptions(),
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Move pictures of seeds, or projected photographs, along a direction, or from one to another.
+
+    A row is a picture, a column a strength. With --between, one row leads from the first to the second.
+    """
+    trained = opened(run, options)
+    from training.drawing.edits import edited, sources_of
+    from training.drawing.figures import tiled
+
+    generator = trained.style_generator("an edit")
+    sources = sources_of(trained, config)
+    if dry_run:
+        return resolved(trained, out, config, options, json_)
+    rows = edited(generator, sources, config)
+    about = {
+        "figure": "edit",
+        **config.model_dump(mode="json", exclude={"projected"}, exclude_none=True),
+        **{"projected": [source.record for source in sources if source.record]},
+    }
+    _finish(trained, tiled([list(row) for row in rows]), out, about, json_)
+
+
 def export(
     run: RunName,
     *,
@@ -323,13 +399,13 @@ def export(
     """
     if out.suffix.lower() != f".{config.format}":
         raise ConfigError(f"--out {out} is to end in .{config.format}, as its --format")
-    trained = _trained(run, DrawOptions(**options.model_dump(), device="cpu"))
+    trained = opened(run, DrawOptions(**options.model_dump(), device="cpu"))
     from training.drawing.export import check_onnx, export_onnx, export_safetensors
 
     if config.format == "onnx":
         check_onnx()
     if dry_run:
-        return _resolved(trained, out, config, options, json_)
+        return resolved(trained, out, config, options, json_)
     with _writing(out):
         if config.format == "safetensors":
             metadata = export_safetensors(trained, out, precision=config.precision)
@@ -346,7 +422,7 @@ def export(
 # --------------------------------------------------------------------------------------------------------------
 
 
-def _trained(run: str, options: DrawOptions) -> Trained:
+def opened(run: str, options: DrawOptions) -> Trained:
     """What draws: a checkpoint of a run, an import, or the generator in the box."""
     store = Store(options.store)
     if run == BUNDLED:
@@ -370,13 +446,13 @@ def _trained(run: str, options: DrawOptions) -> Trained:
     return dataclasses.replace(trained, signer=Signer.open(*options.sign))
 
 
-def _resolved(trained: Trained, out: Path, config: Config, options: Config, json_: bool, **of: str) -> None:
+def resolved(trained: Trained, out: Path, config: Config, options: Config, json_: bool, **of: str) -> None:
     """What a dry run says: the checkpoint is opened and checked, and nothing is drawn."""
     checkpoint = {} if IMPORTED in trained.origin else {"checkpoint": str(trained.origin["checkpoint"])}
-    print_resolved(json_, config, options, run=_run_name(trained), **checkpoint, **of, out=str(out))
+    print_resolved(json_, config, options, run=run_name(trained), **checkpoint, **of, out=str(out))
 
 
-def _run_name(trained: Trained) -> str:
+def run_name(trained: Trained) -> str:
     """The run, as a command takes it."""
     if BUNDLED_SHA256 in trained.origin:
         return BUNDLED
@@ -392,14 +468,26 @@ def _source(trained: Trained) -> str:
     return f"checkpoint {trained.origin['checkpoint']} of {trained.origin['run_id']}"
 
 
-def _finish(trained: Trained, picture: ImageArray, out: Path, about: dict[str, Any], json_: bool) -> None:
-    """Write a figure with its metadata, and say so."""
+def _finish(
+    trained: Trained,
+    picture: ImageArray,
+    out: Path,
+    about: dict[str, Any],
+    json_: bool,
+    *lines: str,
+    **more: Any,
+) -> None:
+    """Write a figure with its metadata, and say so, with more for people and for scripts."""
     from training.drawing.pictures import write_png
 
     metadata = {**trained.origin, "kind": "figure", **about}
     with _writing(out):
         metadata = write_png(picture, out, metadata, trained.signer)
-    answer(json_, {"out": str(out), **metadata}, f"{out}, from {_source(trained)}")
+    answer(json_, {"out": str(out), **metadata, **more}, f"{out}, from {_source(trained)}", *lines)
+
+
+def _span(layers: range) -> str:
+    return f"{layers[0]}-{layers[-1]}"
 
 
 @contextmanager

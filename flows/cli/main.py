@@ -13,6 +13,7 @@ import ast
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -45,6 +46,9 @@ COMMANDS = {
     "figure": "draw",
     "video": "draw",
     "project": "draw",
+    "directions": "draw",
+    "edit": "draw",
+    "explore": "explore",
     "export": "draw",
     "evaluate": "measure",
     "audit": "measure",
@@ -79,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a PipelineError or a wrong option prints one sentence and exits 1."""
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
-    tokens = [token for token in tokens if token != "--debug"]
+    tokens = _with_negatives([token for token in tokens if token != "--debug"])
     if debug:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     signal.signal(signal.SIGTERM, _terminate)
@@ -103,6 +107,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         which = "written" if error.errno in (*FULL, errno.EROFS) else "read or written"
         warn(f"{error.filename or 'a file'} cannot be {which}: {error.strerror}")
         raise SystemExit(1) from None
+
+
+def _with_negatives(tokens: Sequence[str]) -> list[str]:
+    """The tokens, a list of numbers that begins with a negative one joined to its option: it looks like an option."""
+    joined: list[str] = []
+    for token in tokens:
+        is_list = re.fullmatch(r"-[\d.]+(,-?[\d.]+)+", token)
+        if is_list and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={token}"
+        else:
+            joined.append(token)
+    return joined
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

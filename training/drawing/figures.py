@@ -10,12 +10,14 @@ Suffixes: N images, L layers, D entries of w, H height, W width, C colours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from storage.errors import ConfigError
@@ -254,6 +256,20 @@ def tiled(rows: Sequence[Sequence[ImageArray | None]], gap_px: int = 2) -> Image
                 top, left = y * step, x * step
                 canvas[top : top + side, left : left + side] = image.transpose(1, 2, 0)
     return canvas
+
+
+def labelled(picture_HWC: ImageArray, labels: Sequence[str], gap_px: int = 2) -> ImageArray:
+    """A picture of `tiled` rows with a name at the left of each, as large as the picture asks for."""
+    step = (len(picture_HWC) + gap_px) // len(labels)
+    font = ImageFont.load_default(max(10.0, step / 8))
+    width = math.ceil(max(font.getlength(label) for label in labels) + step / 6)
+    canvas = Image.new("RGB", (width + picture_HWC.shape[1], len(picture_HWC)), "white")
+    canvas.paste(Image.fromarray(picture_HWC), (width, 0))
+    draw = ImageDraw.Draw(canvas)
+    for row, label in enumerate(labels):
+        middle = (width - step / 12, row * step + (step - gap_px) / 2)
+        draw.text(middle, label, fill="black", font=font, anchor="rm")
+    return np.asarray(canvas)
 
 
 def mixing_rows(

@@ -1,8 +1,9 @@
-"""The w that draws a picture: gradient descent on the styles of a trained generator, its noise held fixed.
+"""The w that draws a picture: gradient descent on the styles of a trained generator.
 
 The search starts at the mean w and goes on by Adam, its rate rising at the start and falling at the end, while noise
 added to w, which dies away before the end, keeps it out of narrow valleys. w is measured in its own standard
-deviations, so that settings mean the same for every generator. Not here: finding and aligning a face (`flows`), and
+deviations, so that settings mean the same for every generator. Noise is held fixed, or searched for too, under a
+penalty on what is no noise (Karras et al. 2020, Appendix D). Not here: finding and aligning a face (`flows`), and
 the networks that compare pictures (`training.extractors`).
 
     result = project(generator, target_HWC, ProjectConfig(space="w+"))
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,8 @@ RAMP_UP, RAMP_DOWN = 0.05, 0.25
 EXPLORED = 0.75
 """Share of the steps after which no noise is added to w."""
 NUM_W_SAMPLES = 10_000
+NOISE_WEIGHT = 1e5
+"""Of the penalty on noise that is none, beside the distance."""
 WEIGHTS = WeightsPlace()
 """Those of LPIPS: in torch hub's cache."""
 
@@ -67,6 +71,11 @@ class Projection:
     """Before each step; of w with the noise of that step."""
     distance: str
     """The distance's name, as `ProjectConfig.distance`, "auto" resolved."""
+    final_distance: float
+    """Of the image, without the noise of the search."""
+    noise: list[Tensor]
+    """A layer each, (1, 1, H, W): those that the image is drawn with."""
+    seconds: float
 
     @property
     def psnr_db(self) -> float:
@@ -83,7 +92,13 @@ class Projection:
         """For the record."""
         psnr_db = round(self.psnr_db, 3) if math.isfinite(self.psnr_db) else None
         curve = [float(f"{value:.6g}") for value in self.curve(21)]
-        return {"distance": self.distance, "psnr_db": psnr_db, "distance_curve": curve}
+        return {
+            "distance": self.distance,
+            "psnr_db": psnr_db,
+            "final_distance": float(f"{self.final_distance:.6g}"),
+            "distance_curve": curve,
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def project(
@@ -96,6 +111,7 @@ def project(
 
     The same seed on the same machine gives the same result. `on_step` is called after each step.
     """
+    begun = time.perf_counter()
     device = generator.w_avg.device
     target = resampled(target_HWC, generator.resolution).transpose(2, 0, 1)
     target_13HW = torch.from_numpy(np.ascontiguousarray(target))[None].to(device) / 127.5 - 1
@@ -110,7 +126,10 @@ def project(
     def styles(x: Tensor) -> Tensor:
         return (generator.w_avg + sigma * x).expand(generator.synthesis.num_layers, -1)
 
-    optimizer = torch.optim.Adam([x_RD], lr=config.learning_rate)
+    searched = noise if config.noise == "optimised" else []
+    for layer in searched:
+        layer.requires_grad_(True)
+    optimizer = torch.optim.Adam([x_RD, *searched], lr=config.learning_rate)
     distances = []
     for step in range(config.steps):
         done = step / config.steps
@@ -118,13 +137,38 @@ def project(
         strength = config.exploration * max(0.0, 1 - done / EXPLORED) ** 2
         jitter = torch.randn(x_RD.shape, generator=rng).to(device) * strength
         loss = distance(synthesized(generator, styles(x_RD + jitter)[None], noise))
+        total = loss + sum(NOISE_WEIGHT * not_noise(layer) for layer in searched)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        normalize(searched)
         distances.append(loss.item())
         on_step()
     w_LD = styles(x_RD.detach()).contiguous()
-    return Projection(w_LD, images_from_w(generator, w_LD[None], noise)[0], target, distances, name)
+    noise = [layer.detach() for layer in noise]
+    image = images_from_w(generator, w_LD[None], noise)[0]
+    with torch.no_grad():
+        final = distance(torch.from_numpy(image)[None].to(device) / 127.5 - 1).item()
+    return Projection(w_LD, image, target, distances, name, final, noise, time.perf_counter() - begun)
+
+
+def not_noise(noise_11HW: Tensor) -> Tensor:
+    """How far a map is from noise: the squared mean products of neighbours, at each scale down to 8 px, summed."""
+    total = noise_11HW.new_zeros(())
+    x = noise_11HW
+    while True:
+        for dimension in (2, 3):
+            total = total + (x * x.roll(1, dimension)).mean().square()
+        if x.shape[-1] <= 8:
+            return total
+        x = F.avg_pool2d(x, 2) * 2  # of noise, the deviation stays 1
+
+
+@torch.no_grad()
+def normalize(noise: Sequence[Tensor]) -> None:
+    """Give each map a mean of 0 and a deviation of 1, as noise has."""
+    for layer in noise:
+        layer.sub_(layer.mean()).div_(layer.std())
 
 
 def save_projection(
@@ -132,12 +176,14 @@ def save_projection(
 ) -> Path:
     """Write target and projection side by side to `path`, and beside it a safetensors file, whose path is returned.
 
-    That holds `w` (L, D) and `distances` (steps,). Both files carry `metadata`.
+    That holds `w` (L, D), `distances` (steps,), and noise that was searched for. Both files carry `metadata`.
     """
     write_png(tiled([[result.target, result.image]]), path, metadata, signer)
     tensors = path.with_suffix(".safetensors")
     text = json.dumps(dict(metadata), sort_keys=True)
     found = {"w": result.w_LD.cpu(), "distances": torch.tensor(result.distances)}
+    if metadata.get("noise") == "optimised":
+        found |= {f"noise_{index}": layer.cpu() for index, layer in enumerate(result.noise)}
     with whole_file(tensors) as partial:
         partial.write_bytes(save(found, {GRID_TEXT: text}))
     return tensors

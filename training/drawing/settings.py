@@ -1,12 +1,14 @@
 """What is drawn with a trained generator: a config for each kind of picture, film and file.
 
-They are the options of `likeness generate`, `figure`, `video`, `project` and `export`, and import no torch, so that a
+They are the options of `likeness generate`, `figure`, `video`, `project`, `directions`, `edit` and
+`export`, and import no torch, so that a
 command line knows them at once. Not here: any drawing (the modules beside this one).
 """
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -47,6 +49,10 @@ Seeds = Annotated[
     tuple[Seed, ...], Field(min_length=1, max_length=MAX_SEEDS), BeforeValidator(expanded_seeds)
 ]
 """Given as numbers, or as text such as "0-15,20"."""
+LayerNumbers = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=64)], ...], Field(min_length=1), BeforeValidator(expanded_seeds)
+]
+"""Given as numbers, or as text such as "0-3,6"."""
 Psi = Annotated[float, Field(ge=-MAX_PSI, le=MAX_PSI, allow_inf_nan=False)]
 Psis = Annotated[tuple[Psi, ...], Field(min_length=1), BeforeValidator(comma_separated)]
 """Given as numbers, or as text such as "1,0.7,-0.5"."""
@@ -150,7 +156,77 @@ class ProjectConfig(Config):
         description="lpips: LPIPS of VGG16, from torch's hub folder; features: EfficientNet-Lite0's and pixels; "
         "pixels: squared differences at every scale; auto: the first of these that is installed.",
     )
-    seed: Seed = Field(0, description="Seed of the noise held fixed and of the search.")
+    noise: Literal["fixed", "optimised"] = Field(
+        "fixed",
+        description="optimised: the noise maps are searched for too, and kept from holding the picture themselves.",
+    )
+    seed: Seed = Field(0, description="Seed of the noise and of the search.")
+
+
+Method = Literal["sefa", "pca"]
+Block = Literal["all", "coarse", "middle", "fine"]
+METHODS: tuple[Method, ...] = ("sefa", "pca")
+BLOCKS: tuple[Block, ...] = ("all", "coarse", "middle", "fine")
+Strength = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Strengths = Annotated[
+    tuple[Strength, ...], Field(min_length=1, max_length=64), BeforeValidator(comma_separated)
+]
+
+
+class DirectionsConfig(Config):
+    """Which directions are looked for, and on which picture they are shown."""
+
+    methods: Annotated[tuple[Method, ...], Field(min_length=1), BeforeValidator(comma_separated)] = Field(
+        METHODS, description="sefa: what the layers' styles change most; pca: how w varies most (GANSpace)."
+    )
+    blocks: Annotated[tuple[Block, ...], Field(min_length=1), BeforeValidator(comma_separated)] = Field(
+        BLOCKS,
+        description="Layers that they act on: coarse are those of 4-8 px, middle of 16-32, fine of 64 and above.",
+    )
+    num_directions: int = Field(4, ge=1, le=4096, description="How many of each method and block.")
+    seed: Seed = Field(0, description="The seed whose picture the figure moves.")
+    strengths: Strengths = Field(
+        (-2.0, -1.0, 0.0, 1.0, 2.0), description="Standard deviations of w along a direction, a column each."
+    )
+    psi: Psi = Field(0.7, description="Truncation: 0 is the mean face, 1 is none.")
+
+
+class EditConfig(Config):
+    """What is edited, along which direction, and how far; or between which two projections."""
+
+    seeds: Seeds | None = Field(None, description="Seeds, a row each, such as 0-3 or 1,5,7.")
+    projected: Annotated[tuple[Path, ...], BeforeValidator(comma_separated)] = Field(
+        (), description="Files of w that `likeness project` wrote, a row each; of two, what lies between."
+    )
+    direction: str | None = Field(
+        None, description="Such as sefa.coarse.0 or pca.all.2: see `likeness directions`."
+    )
+    strengths: Strengths = Field(
+        (-2.0, -1.0, 0.0, 1.0, 2.0), description="Standard deviations of w along it, a column each."
+    )
+    layers: LayerNumbers | None = Field(
+        None, description="Layers to move, such as 0-3 or 4,6; unset: those of the direction's block."
+    )
+    between: int | None = Field(
+        None,
+        ge=2,
+        le=1000,
+        description="Instead of a direction: pictures from one source to the other, both among them.",
+    )
+    psi: Psi = Field(0.7, description="Truncation of seeds: 0 is the mean face, 1 is none.")
+    noise_seed: Seed | None = Field(
+        None, description="The seed whose noise all pictures share; unset: each has its own."
+    )
+
+    @model_validator(mode="after")
+    def _edits_one_thing(self) -> EditConfig:
+        if bool(self.projected) == bool(self.seeds):
+            raise ValueError("give seeds or projected, and not both")
+        if (self.direction is None) == (self.between is None):
+            raise ValueError("give a direction, or between, and not both")
+        if self.between is not None and len(self.projected or self.seeds or ()) != 2:
+            raise ValueError("between needs two projections, or two seeds")
+        return self
 
 
 class ExportConfig(Config):
