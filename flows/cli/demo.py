@@ -68,6 +68,7 @@ def run_demo(options: RunOptions) -> Iterator[str]:
     yield f"faces          {draw_bundled(store)}, by the generator in the box"
     yield ""
     yield "look further:"
+    yield "  likeness explore bundled    (a page to steer the generator in the box by)"
     yield "  likeness generate bundled --seeds 16-31 --out faces.png"
     yield f"  likeness trace {grids[-1]} --store {store.root}"
     yield f"  likeness verify {dataset['name']} --store {store.root}"

@@ -1,0 +1,58 @@
+"""The command `likeness explore`: a page to steer a trained generator by, served on this machine or as a file.
+
+    likeness explore RUN
+    likeness explore bundled --port 8100
+
+Not here: the page and its server (`flows.explorer`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from flows.cli.draw import RunName, opened, run_name
+from flows.cli.output import print_resolved, say
+from flows.cli.parameters import FLAT, DryRun, Json, PictureOptions, Signed
+from storage.bundled.generator import BUNDLED
+from storage.config import Config
+from storage.runs import find_checkpoint
+from storage.store import Store
+
+
+class ExploreConfig(Config):
+    """Where the page is."""
+
+    port: int = Field(8765, ge=0, le=65_535, description="Port on 127.0.0.1; 0: any that is free.")
+
+
+def explore(
+    run: RunName,
+    *,
+    config: Annotated[ExploreConfig, FLAT] = ExploreConfig(),
+    options: Signed = PictureOptions(),
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Steer a generator in the browser: seeds, truncation, directions, mixing, noise, and the run's checkpoints.
+
+    The page is served to this machine alone, until Ctrl-C, and asks nobody else for anything.
+    """
+    trained = opened(run, options)
+    from flows.explorer.server import Explorer, serve
+    from training.device import resolve_device
+
+    store = Store(options.store)
+    trained.style_generator("the explorer")
+    checkpoints = {}
+    if run != BUNDLED:
+        checkpoint = find_checkpoint(store, run, options.checkpoint)
+        beside = sorted(path.parent for path in checkpoint.parent.glob("[0-9]*/state.json"))
+        checkpoints = {path.name: path for path in beside}
+    if dry_run:
+        return print_resolved(
+            json_, config, options, run=run_name(trained), checkpoint=trained.origin["checkpoint"]
+        )
+    explorer = Explorer(trained, checkpoints, store, resolve_device(options.device))
+    serve(explorer, config.port, lambda address: say(f"{run_name(trained)} at {address} (Ctrl-C ends it)"))

@@ -1,0 +1,67 @@
+"""The explorer's page as one text, and what it is told of a generator.
+
+Not here: who draws (`flows.explorer.server`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from storage.bundled.generator import BUNDLED, BUNDLED_SHA256
+from training.drawing.directions import block_layers, blocks_of
+from training.drawing.views import Stage
+
+WEB = Path(__file__).with_name("web")
+
+
+def page(data: str = "", *scripts: str) -> str:
+    """The page, with nothing to load from anywhere; `data` is markup before its script, other scripts come first."""
+    text = (WEB / "explorer.html").read_text(encoding="utf-8")
+    script = "\n".join([*scripts, (WEB / "explorer.js").read_text(encoding="utf-8")])
+    parts = {
+        "/*STYLE*/": (WEB / "explorer.css").read_text(encoding="utf-8"),
+        "<!--DATA-->": data,
+        "/*SCRIPT*/": script,
+    }
+    for mark, part in parts.items():
+        before, _, after = text.partition(mark)
+        text = f"{before}{part}{after}"
+    return text
+
+
+def about_stage(stage: Stage, checkpoints: list[str]) -> dict[str, Any]:
+    """What there is to steer of a generator, for the page."""
+    origin, generator = stage.trained.origin, stage.generator
+    is_bundled = BUNDLED_SHA256 in origin
+    sides = [4 << (index // 2) for index in range(stage.num_layers)]
+    return {
+        "run": BUNDLED if is_bundled else origin["run_id"],
+        "checkpoint": origin["checkpoint"],
+        "checkpoints": checkpoints or [origin["checkpoint"]],
+        "dataset": origin["dataset"],
+        "resolution": generator.resolution,
+        "preview_px": stage.colours.side_px if stage.colours else None,
+        "psi": 0.7,
+        "cutoff": min(stage.trained.cutoff, stage.num_layers),
+        "layers": [{"px": side} for side in sides],
+        "blocks": [
+            {"name": name, "px": f"{sides[layers[0]]}-{sides[layers[-1]]} px"}
+            for name in blocks_of(generator)
+            if (layers := block_layers(generator, name))
+        ],
+        "has_noise": generator.has_noise,
+        "has_nearest": True,
+        "has_film": importlib.util.find_spec("av") is not None,
+        "directions": [
+            {
+                "name": one.name,
+                "method": one.method,
+                "block": one.block,
+                "index": one.index,
+                "share": round(one.share, 4),
+            }
+            for one in stage.directions.values()
+        ],
+    }

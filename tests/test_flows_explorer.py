@@ -1,0 +1,403 @@
+"""likeness explore: a page of this machine alone, on which the newest picture is drawn and no other is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from aiohttp.test_utils import TestClient, TestServer
+from PIL import Image
+
+import tiny_run
+from browser import Browser, find_browser
+from flows.explorer.desk import Desk, Urgency
+from flows.explorer.nearest import TrainingCrops, may_be_shown
+from flows.explorer.page import page
+from flows.explorer.server import Explorer
+from storage.lineage.origin import pixels_hold, read_provenance
+from storage.lineage.trace import trace
+from storage.runs import Run
+from storage.store import Store
+from training.drawing.trained import open_bundled, open_trained
+from training.drawing.views import Overtaken, Stage, View
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A trained run with two checkpoints."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    return tiny_run.trained(store, tiny_run.tiny_dataset(store, tiny_run.noise_images(8)))
+
+
+def explorer(run: Run) -> Explorer:
+    """Of a run."""
+    checkpoints = {path.name: path for path in run.checkpoints()}
+    return Explorer(open_trained(run.newest_checkpoint(), CPU), checkpoints, run.store, CPU)
+
+
+@asynccontextmanager
+async def client_of(made: Explorer) -> AsyncIterator[TestClient[Any, Any]]:
+    """A client of the explorer's server."""
+    async with TestClient(TestServer(made.app, host="127.0.0.1")) as client:
+        yield client
+
+
+def pixels_of(data: bytes) -> Any:
+    """Of a PNG."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The desk
+
+
+def test_only_the_newest_is_drawn() -> None:
+    """Of many requests for one picture while another is drawn, the last alone is: the others have no result."""
+
+    async def asked() -> tuple[list[Any], list[int]]:
+        desk, release, drawn = Desk(), Event(), []
+
+        def slow(is_overtaken: Callable[[], bool]) -> str:
+            release.wait(10)
+            return "first"
+
+        def quick(number: int) -> Callable[[Callable[[], bool]], int]:
+            return lambda _: drawn.append(number) or number
+
+        first = asyncio.create_task(desk.ask("other", Urgency.PICTURE, slow))
+        await asyncio.sleep(0.05)
+        rest = [asyncio.create_task(desk.ask("page", Urgency.PICTURE, quick(number))) for number in range(20)]
+        await asyncio.sleep(0.05)
+        release.set()
+        results = [await first, *await asyncio.gather(*rest)]
+        desk.close()
+        return results, drawn
+
+    results, drawn = asyncio.run(asked())
+    assert results == ["first", *[None] * 19, 19]
+    assert drawn == [19]
+
+
+def test_a_preview_stops_what_is_drawn() -> None:
+    """A hand that moves does not wait for a picture that it has left, and small pictures wait for both."""
+
+    async def asked() -> tuple[Any, Any, Any, list[str]]:
+        desk, begun, order = Desk(), Event(), []
+
+        def whole(is_overtaken: Callable[[], bool]) -> str:
+            begun.set()
+            while not is_overtaken():
+                pass
+            raise Overtaken
+
+        picture = asyncio.create_task(desk.ask("picture", Urgency.PICTURE, whole))
+        await asyncio.to_thread(begun.wait, 10)
+        aside = asyncio.create_task(desk.ask("aside", Urgency.ASIDE, lambda _: order.append("aside") or 1))
+        await asyncio.sleep(0.01)
+        preview = asyncio.create_task(
+            desk.ask("small", Urgency.PREVIEW, lambda _: order.append("preview") or 2)
+        )
+        results = await picture, await preview, await aside
+        desk.close()
+        return *results, order
+
+    assert asyncio.run(asked()) == (None, 2, 1, ["preview", "aside"])
+
+
+def test_a_page_that_goes_away_is_not_drawn_for() -> None:
+    """A request that is cancelled is taken off the desk, and an error is its own asker's alone."""
+
+    async def asked() -> list[str]:
+        desk, release, drawn = Desk(), Event(), []
+        busy = asyncio.create_task(desk.ask("busy", Urgency.PICTURE, lambda _: release.wait(10)))
+        await asyncio.sleep(0.05)
+        left = asyncio.create_task(desk.ask("left", Urgency.PICTURE, lambda _: drawn.append("left")))
+        await asyncio.sleep(0.05)
+        left.cancel()
+        await asyncio.sleep(0)
+        wrong = asyncio.create_task(desk.ask("wrong", Urgency.PICTURE, lambda _: 1 / 0))
+        release.set()
+        await busy
+        with pytest.raises(ZeroDivisionError):
+            await wrong
+        await desk.ask("last", Urgency.PICTURE, lambda _: drawn.append("last"))
+        desk.close()
+        return drawn
+
+    assert asyncio.run(asked()) == ["last"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The server
+
+
+def test_the_server_draws_views(run: Run) -> None:
+    """What it shows is what Python draws of the same view, of any checkpoint; it knows what there is to steer."""
+    view = View(seed=3, psi=0.5, moves={"pca.all.0": 1.0}, mixed=View(seed=4), boundary=3)
+
+    async def asked() -> tuple[dict[str, Any], dict[str, bytes]]:
+        async with client_of(explorer(run)) as client:
+            about = await (await client.get("/about")).json()
+            drawn = {
+                name: await (await client.get(f"/picture?{view.query()}&checkpoint={name}")).read()
+                for name in about["checkpoints"]
+            }
+            return about, drawn
+
+    about, drawn = asyncio.run(asked())
+    assert about["checkpoints"] == [path.name for path in run.checkpoints()]
+    assert [layer["px"] for layer in about["layers"]] == [4, 4, 8, 8, 16, 16]
+    assert {one["block"] for one in about["directions"]} == {"all", "coarse", "middle"}
+    for path in run.checkpoints():
+        expected = Stage(open_trained(path, CPU)).picture(view)
+        assert np.abs(pixels_of(drawn[path.name]).astype(int) - expected).max() <= 1
+    assert len(set(drawn.values())) == len(run.checkpoints())
+
+
+def test_downloads_carry_their_lineage(run: Run, tmp_path: Path) -> None:
+    """A picture and a film, as they are saved, lead back to the images; the view in them draws it again."""
+    pytest.importorskip("av")
+    view = View(seed=3, moves={"sefa.coarse.0": 2.0})
+    pins = [View(seed=1).query(), View(seed=2, psi=0.3).query()]
+
+    async def saved() -> None:
+        async with client_of(explorer(run)) as client:
+            answer = await client.get(f"/download?{view.query()}")
+            assert answer.headers["Content-Disposition"] == 'attachment; filename="likeness-seed3.png"'
+            (tmp_path / "picture.png").write_bytes(await answer.read())
+            parameters = [("pin", pin) for pin in pins] + [("seconds", "0.5"), ("fps", "8")]
+            answer = await client.get("/film", params=parameters)
+            (tmp_path / "film.mp4").write_bytes(await answer.read())
+
+    asyncio.run(saved())
+    for name, kind in (("picture.png", "view"), ("film.mp4", "video")):
+        chain = trace(run.store, str(tmp_path / name))
+        assert [step.kind for step in chain.steps] == [kind, "checkpoint", "training run", "dataset"]
+        metadata = read_provenance(tmp_path / name)
+        assert metadata is not None
+        assert pixels_hold(tmp_path / name, metadata) is True
+    metadata = read_provenance(tmp_path / "picture.png")
+    assert metadata is not None
+    again = Stage(open_trained(run.newest_checkpoint(), CPU)).picture(View.of_query(metadata["view"]))
+    assert np.abs(pixels_of((tmp_path / "picture.png").read_bytes()).astype(int) - again).max() <= 1
+
+
+def test_a_walk_begins_at_its_first_pin(run: Run) -> None:
+    """The frame at 0 is the first pinned picture, that half way the second of two, and the end is the beginning."""
+    stage = Stage(open_trained(run.newest_checkpoint(), CPU))
+    views = [View(seed=1), View(seed=2)]
+
+    async def asked() -> list[Any]:
+        async with client_of(explorer(run)) as client:
+            pins = [("pin", view.query()) for view in views]
+            answers = [await client.get("/frame", params=[*pins, ("at", at)]) for at in ("0", "0.5", "1")]
+            return [pixels_of(await answer.read()).astype(int) for answer in answers]
+
+    frames = asyncio.run(asked())
+    noise = stage.noise(views[0])
+    for frame, view in zip(frames, [*views, views[0]], strict=True):
+        assert np.abs(frame - stage.drawn(stage.styles(view), noise)).max() <= 1
+
+
+def test_photographs_are_shown_where_lineage_allows(run: Run, tmp_path: Path) -> None:
+    """Crops come nearest first, with page and author; without a free licence no pixel of them goes out."""
+
+    async def asked() -> tuple[dict[str, Any], bytes, int]:
+        made = explorer(run)
+        async with client_of(made) as client:
+            said = await (await client.get("/nearest?seed=1")).json()
+            best = said["found"][0]
+            crop = await (await client.get(f"/crop/{best['index']}")).read()
+            assert isinstance(made._crops, TrainingCrops)
+            for row in made._crops.rows:
+                row["license"] = "CC-BY-NC-4.0"
+            hidden = await client.get(f"/crop/{best['index']}")
+            again = await (await client.get("/nearest?seed=1")).json()
+            assert not any(one["shown"] for one in again["found"])
+            return said, crop, hidden.status
+
+    said, crop, status = asyncio.run(asked())
+    assert (said["num"], status) == (8, 404)
+    distances = [one["distance"] for one in said["found"]]
+    assert distances == sorted(distances)
+    best = said["found"][0]
+    assert (best["shown"], best["license"]) == (True, "CC-BY-4.0")
+    assert best["page"].startswith("https://photos.example/")
+    assert pixels_of(crop).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("license_", "allowed"),
+    [
+        ("CC0-1.0", True), ("PDM-1.0", True), ("CC-BY-4.0", True), ("CC BY-SA 4.0", True), ("CC-BY-2.0", True),
+        ("CC-BY-NC-4.0", False), ("CC-BY-ND-4.0", False), ("CC-BY-NC-SA-2.0", False), ("all rights reserved", False),
+        (None, False), ("", False),
+    ],
+)  # fmt: skip
+def test_which_licences_let_a_crop_be_shown(license_: str | None, allowed: bool) -> None:
+    """Public domain, BY and BY-SA; not NC, not ND, and not what nobody wrote down."""
+    assert may_be_shown({"license": license_}) is allowed
+
+
+def test_a_store_without_the_photographs_says_so(tmp_path: Path) -> None:
+    """The generator in the box learned from what is not here: one sentence, and no crop."""
+
+    async def asked() -> dict[str, Any]:
+        made = Explorer(open_bundled(CPU), {}, Store(tmp_path), CPU)
+        async with client_of(made) as client:
+            said: dict[str, Any] = await (await client.get("/nearest?seed=1")).json()
+            return said
+
+    said = asyncio.run(asked())
+    assert said["found"] == []
+    assert said["why"].startswith("The training photographs are not in this store")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/picture?seed=x", "seed: Input should be a valid integer"),
+        ("/picture?seed=1&move=sefa.fine.0:1", "this generator has no fine layers"),
+        ("/picture?seed=1&checkpoint=5", "checkpoint '5' is not there"),
+        ("/film?pin=seed%3D1", "a walk goes through 2 to 24 pinned pictures"),
+        ("/frame?pin=seed%3D1&pin=seed%3D2&at=x", "could not convert string to float"),
+        ("/film?pin=seed%3D1&pin=seed%3D2&seconds=9999", "a film has at most"),
+    ],
+)
+def test_mistakes_are_one_sentence(run: Run, path: str, message: str) -> None:
+    """A wrong address is answered with what is wrong, and the server goes on."""
+
+    async def asked() -> tuple[int, str]:
+        async with client_of(explorer(run)) as client:
+            answer = await client.get(path)
+            assert (await client.get("/picture?seed=1")).status == 200
+            return answer.status, (await answer.json())["error"]
+
+    status, said = asyncio.run(asked())
+    assert status == 400
+    assert message in said
+
+
+def test_the_page_is_for_this_machine_alone(run: Run) -> None:
+    """Another name that leads here is refused, and the page may ask nobody else for anything."""
+
+    async def asked() -> None:
+        async with client_of(explorer(run)) as client:
+            answer = await client.get("/", headers={"Host": "rebound.example"})
+            assert answer.status == 403
+            answer = await client.get("/")
+            assert answer.status == 200
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+    asyncio.run(asked())
+    addresses = re.findall(r"(?:https?:)?//[a-z][\w.-]+\.\w+", page())
+    assert addresses == [], addresses
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A browser
+
+DRAWN = "document.getElementById('picture').getAttribute('aria-label').includes('seed {}')"
+VALUES = (
+    "JSON.stringify([...document.querySelector('#picture').getContext('2d').getImageData(0, 0, 16, 16).data])"
+)
+
+
+@pytest.fixture
+def program() -> str:
+    """The browser's."""
+    found = find_browser()
+    if found is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome is on the PATH")
+    return found
+
+
+@pytest.mark.browser
+def test_the_page_in_a_browser(run: Run, program: str, tmp_path: Path) -> None:
+    """Keys and sliders draw, an address draws it again, no page is wider than its window, and nobody else is asked."""
+
+    async def driven() -> None:
+        made = explorer(run)
+        async with (
+            TestServer(made.app, host="127.0.0.1") as server,
+            Browser(program, tmp_path / "profile") as browser,
+        ):
+            home = f"http://127.0.0.1:{server.port}/"
+            await browser.open(home)
+            await browser.until(DRAWN.format(0))
+            await browser.press("ArrowRight")
+            await browser.until(DRAWN.format(1))
+            await browser.run(
+                "(() => { const input = document.querySelector('#directions input'); input.value = 2;"
+                "input.dispatchEvent(new Event('input', {bubbles: true})); })()"
+            )
+            await browser.until("document.getElementById('picture').ariaLabel.includes('sefa.all.0 2')")
+            await browser.press("p")
+            await browser.until("location.hash.includes('pin=')")
+            address, first = await browser.run("location.href"), await browser.run(VALUES)
+            expected = Stage(open_trained(run.newest_checkpoint(), CPU)).picture(
+                View(seed=1, moves={"sefa.all.0": 2.0})
+            )
+            shown = np.array(json.loads(first)).reshape(16, 16, 4)[..., :3]
+            assert np.abs(shown - expected).max() <= 1
+            await browser.open("about:blank")
+            await browser.open(address)
+            await browser.until(DRAWN.format(1))
+            assert await browser.run(VALUES) == first
+            assert await browser.run("document.querySelectorAll('#pins li').length") == 1
+            for width, dark in ((1440, False), (768, True), (360, False)):
+                await browser.size(width, 800, dark=dark)
+                assert await browser.run("document.documentElement.scrollWidth") <= width
+            names = await browser.run(
+                "[...document.querySelectorAll('button, input, select')].filter(one => one.offsetParent && !("
+                "one.labels?.length || one.ariaLabel || one.textContent.trim() || one.querySelector('img')?.alt"
+                ")).length"
+            )
+            assert names == 0, "controls without a name for a screen reader"
+            assert browser.errors == []
+            others = [
+                one for one in browser.requests if not one.startswith((home, "data:", "blob:", "about:"))
+            ]
+            assert others == []
+
+    asyncio.run(driven())
+
+
+@pytest.mark.browser
+def test_a_dragged_slider_leaves_no_queue(run: Run, program: str, tmp_path: Path) -> None:
+    """A hundred moves in a moment ask for few pictures, and the last one is what is shown."""
+
+    async def driven() -> None:
+        made = explorer(run)
+        async with (
+            TestServer(made.app, host="127.0.0.1") as server,
+            Browser(program, tmp_path / "profile") as browser,
+        ):
+            await browser.open(f"http://127.0.0.1:{server.port}/")
+            await browser.until(DRAWN.format(0))
+            before = len(browser.requests)
+            await browser.run(
+                "(() => { const input = document.getElementById('seed'); for (let seed = 1; seed <= 100; seed++) {"
+                "input.value = seed; input.dispatchEvent(new Event('input', {bubbles: true})); } })()"
+            )
+            await browser.until(DRAWN.format(100))
+            asked = [one for one in browser.requests[before:] if "picture?" in one]
+            assert len(asked) < 10, asked
+            expected = Stage(open_trained(run.newest_checkpoint(), CPU)).picture(View(seed=100))
+            shown = np.array(json.loads(await browser.run(VALUES))).reshape(16, 16, 4)[..., :3]
+            assert np.abs(shown - expected).max() <= 1
+
+    asyncio.run(driven())
