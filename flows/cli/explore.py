@@ -2,18 +2,20 @@
 
     likeness explore RUN
     likeness explore bundled --port 8100
+    likeness explore bundled --static explorer.html --runtime node_modules/onnxruntime-web
 
 Not here: the page and its server (`flows.explorer`).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from flows.cli.draw import RunName, opened, run_name
-from flows.cli.output import print_resolved, say
+from flows.cli.output import answer, print_resolved, say
 from flows.cli.parameters import FLAT, DryRun, Json, PictureOptions, Signed
 from storage.bundled.generator import BUNDLED
 from storage.config import Config
@@ -22,8 +24,15 @@ from storage.store import Store
 
 
 class ExploreConfig(Config):
-    """Where the page is."""
+    """Where the page is: on this machine, or in a file."""
 
+    static: Path | None = Field(
+        None, description="Write the page as one HTML file that needs no server, and serve nothing."
+    )
+    runtime: Path = Field(
+        Path("node_modules/onnxruntime-web"),
+        description="The folder of npm's package onnxruntime-web, which draws in a page without a server.",
+    )
     port: int = Field(8765, ge=0, le=65_535, description="Port on 127.0.0.1; 0: any that is free.")
 
 
@@ -41,6 +50,7 @@ def explore(
     """
     trained = opened(run, options)
     from flows.explorer.server import Explorer, serve
+    from flows.explorer.static import check_runtime, write_static
     from training.device import resolve_device
 
     store = Store(options.store)
@@ -51,8 +61,16 @@ def explore(
         beside = sorted(path.parent for path in checkpoint.parent.glob("[0-9]*/state.json"))
         checkpoints = {path.name: path for path in beside}
     if dry_run:
+        if config.static is not None:
+            check_runtime(config.runtime)
         return print_resolved(
             json_, config, options, run=run_name(trained), checkpoint=trained.origin["checkpoint"]
         )
+    if config.static is not None:
+        made = write_static(trained, config.static, config.runtime)
+        line = (
+            f"{config.static}, {made['num_bytes'] / 1e6:.0f} MB, opens from disk and asks nobody for anything"
+        )
+        return answer(json_, {"out": str(config.static), **made}, line)
     explorer = Explorer(trained, checkpoints, store, resolve_device(options.device))
     serve(explorer, config.port, lambda address: say(f"{run_name(trained)} at {address} (Ctrl-C ends it)"))

@@ -29,7 +29,8 @@ from storage.local import whole_file
 from training.drawing.images import inputs_from_seeds, synthesized
 from training.drawing.settings import ExportPrecision, NoiseMode
 from training.drawing.trained import Trained
-from training.networks import Generator, TraditionalGenerator
+from training.drawing.views import Colours, features
+from training.networks import Generator, TraditionalGenerator, blend, level_and_fade
 from training.ops import upsample
 
 OPSET = 18
@@ -137,6 +138,130 @@ def export_onnx(
             )
         metadata["max_difference"] = difference
     return metadata
+
+
+class _Mapping(nn.Module):
+    """z (1, Z) to untruncated w (1, D)."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.mapping = generator.mapping
+
+    def forward(self, z: Tensor) -> Tensor:
+        w: Tensor = self.mapping(z)
+        return w
+
+
+class _Lower(nn.Module):
+    """w a layer (1, L, D) and noise a layer (1, 1, H, W) to features at the preview's level, and to the preview."""
+
+    def __init__(self, generator: Generator, colours: Colours) -> None:
+        super().__init__()
+        self.generator, self.level = generator, colours.level
+        self.register_buffer("weight_3C11", colours.weight_C3.T.contiguous()[:, :, None, None])
+        self.register_buffer("bias_3", colours.bias_3)
+
+    def forward(self, w: Tensor, noise: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        x_NCHW = features(self.generator, w, noise, self.level)
+        small = nn.functional.conv2d(x_NCHW, self.get_buffer("weight_3C11"), self.get_buffer("bias_3"))
+        return x_NCHW, small
+
+
+class _Upper(nn.Module):
+    """Features at the preview's level, w and the noise of the layers above it to images (1, 3, R, R)."""
+
+    def __init__(self, generator: Generator, colours: Colours) -> None:
+        super().__init__()
+        self.generator, self.level = generator, colours.level
+
+    def forward(self, x: Tensor, w: Tensor, noise: Sequence[Tensor] = ()) -> Tensor:
+        generator, synthesis = self.generator, self.generator.synthesis
+        top, fraction = level_and_fade(generator.resolution, generator.lod)
+        first = 2 * self.level + 2
+        previous = x
+        for index in range(first, 2 * top + 2):
+            if index % 2 == 0:
+                previous = x
+            x = synthesis.layers[index](x, w[:, index], noise[index - first] if noise else None, w.dtype)
+        image: Tensor = synthesis.to_rgb[top](x)
+        if fraction > 0:
+            image = blend(image, upsample(synthesis.to_rgb[top - 1](previous)), fraction)
+        return upsample(image, generator.resolution // image.shape[-1])
+
+
+def export_parts(trained: Trained, folder: Path, colours: Colours) -> float:
+    """Write mapping.onnx, lower.onnx and upper.onnx, between which pictures are steered and seen early.
+
+    Returned is how far their picture is from torch's; ConfigError where that is not below `TOLERANCE`. Weights that are
+    halves are stored as halves.
+    """
+    check_onnx()
+    import onnxruntime
+
+    generator = trained.style_generator("a page that draws")
+    z_1Z, noise = inputs_from_seeds(generator, [1])
+    first = 2 * colours.level + 2
+    lower = _Lower(generator, colours)
+    with torch.no_grad():
+        w_1LD = generator.broadcast(generator.mapping(z_1Z)).contiguous()
+        x_1CHW, _ = lower(w_1LD, noise)
+    named = {f"noise_{index}": layer for index, layer in enumerate(noise)}
+    parts: list[tuple[str, nn.Module, dict[str, Tensor], list[Tensor], list[str]]] = [
+        ("mapping", _Mapping(generator), {"z": z_1Z}, [], ["w"]),
+        ("lower", lower, {"w": w_1LD}, noise[:first], ["x", "small"]),
+        ("upper", _Upper(generator, colours), {"x": x_1CHW, "w": w_1LD}, noise[first:], ["images"]),
+    ]
+    difference, before = 0.0, 0
+    for name, module, given, layers, outputs in parts:
+        path = folder / f"{name}.onnx"
+        arguments = (*given.values(), layers) if layers else tuple(given.values())
+        given = {**given, **{key: named[key] for key in list(named)[before : before + len(layers)]}}
+        before += len(layers)
+        with torch.no_grad(), _quiet():
+            expected = module.eval()(*arguments)
+            program = torch.onnx.export(
+                module,
+                arguments,
+                input_names=list(given),
+                output_names=outputs,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+            assert program is not None
+            program.save(str(path), external_data=False)
+        _halve(path)
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        found = session.run(outputs, {key: value.cpu().numpy() for key, value in given.items()})
+        wanted = expected if isinstance(expected, tuple) else (expected,)
+        for one, other in zip(found, wanted, strict=True):
+            difference = max(difference, float(np.abs(one - other.cpu().numpy()).max()))
+    if not difference < TOLERANCE:
+        raise ConfigError(f"the ONNX parts differ by {difference:.2g} from torch, more than {TOLERANCE:g}")
+    return difference
+
+
+def _halve(path: Path) -> None:
+    """Store as float16 the weights of a file that lose nothing by it, cast back as they are read."""
+    import onnx
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if values.size >= 1024 and (halves.astype(np.float32) == values).all():
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(halves, f"{name}_half"))
+            casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*casts, *nodes])
+    onnx.save(model, str(path))
 
 
 def largest_difference(wrapped: ExportedGenerator, path: Path, noise: NoiseMode) -> float:
