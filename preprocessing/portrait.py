@@ -6,6 +6,7 @@ Not here: alignment itself (`preprocessing.faces`).
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +21,12 @@ from preprocessing.photo.detect import DetectConfig, detect_faces
 from preprocessing.photo.encode import EncodeConfig
 from preprocessing.records import Rejection
 from preprocessing.reject import Rejected
+from preprocessing.scores.models import embedding_of
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, SourceError
 
+EMBEDDED_PX = 256
+"""The least side of a crop that a face is embedded in."""
 Align = Literal["auto", "always", "never"]
 
 
@@ -57,6 +61,27 @@ def portrait(photo: Path, output_px: int, align: Align = "auto") -> tuple[NDArra
     facts |= {"aligned": True, "quad_px": face.quad_px, "image_sha256": face.image_sha256}
     with Image.open(io.BytesIO(face.image)) as image:
         return np.asarray(image.convert("RGB")), facts
+
+
+def identity_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float | None:
+    """How far apart dlib's embedding finds the faces of two crops (S, S, 3), or None where one shows none to it.
+
+    The same person's faces lie within about 0.6.
+    """
+    vectors = [_embedding(crop) for crop in (a, b)]
+    if vectors[0] is None or vectors[1] is None:
+        return None
+    return float(np.linalg.norm(np.subtract(vectors[0], vectors[1])))
+
+
+def _embedding(crop: NDArray[np.uint8]) -> Sequence[float] | None:
+    """Of the largest face of a crop, enlarged where the crop is small."""
+    side = max(len(crop), EMBEDDED_PX)
+    enlarged = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
+    found = detect_faces(enlarged, DetectConfig(min_quad_px=side // 2, upsample=1))
+    if not found:
+        return None
+    return embedding_of(enlarged, (found[0].landmarks + 0.5) / side)
 
 
 def _shows_face(crop: NDArray[np.uint8]) -> bool:

@@ -17,7 +17,7 @@ from PIL import Image
 import tiny_run
 from commands import likeness
 from flows.cli.main import main
-from preprocessing.portrait import portrait
+from preprocessing.portrait import identity_distance, portrait
 from preprocessing.sources.sample import scene_bytes
 from storage.config import Config
 from storage.datasets.dataset import open_dataset
@@ -390,6 +390,19 @@ def test_a_full_disk_is_one_sentence(style: Run, tmp_path: Path, name: str) -> N
     )
     assert "Traceback" not in done.stderr
     assert list(out.parent.iterdir()) == []
+
+
+def test_identity_is_compared(tmp_path: Path) -> None:
+    """Crops of one person lie within 0.6 and of two beyond it; where there is no face there is no distance."""
+    crops = []
+    for number in (0, 1, 2, 3):
+        (tmp_path / "scene.jpg").write_bytes(scene_bytes(number))
+        crops.append(portrait(tmp_path / "scene.jpg", 128, "always")[0])
+    assert identity_distance(crops[0], crops[0]) == 0
+    for first, second in ((0, 2), (1, 3)):
+        assert (identity_distance(crops[first], crops[second]) or 1) < 0.4
+        assert (identity_distance(crops[0], crops[1 if first == 0 else 3]) or 0) > 0.6
+    assert identity_distance(crops[0], np.zeros_like(crops[0])) is None
 
 
 def test_what_cannot_be_written_is_named(

@@ -268,6 +268,12 @@ def project(
         Literal["auto", "always", "never"],
         Parameter(help="Crop the face as the datasets'; auto: unless the photograph is square."),
     ] = "auto",
+    identity: Annotated[
+        bool,
+        Parameter(
+            negative="", help="Say how far apart dlib's embedding finds both faces: of one person, up to 0.6."
+        ),
+    ] = False,
     config: Annotated[ProjectConfig, FLAT] = ProjectConfig(),
     options: Signed = PictureOptions(),
     dry_run: DryRun = False,
@@ -278,7 +284,7 @@ def project(
     Written are the target beside what w draws, and w itself as safetensors.
     """
     trained = opened(run, options)
-    from preprocessing.portrait import portrait
+    from preprocessing.portrait import identity_distance, portrait
     from training.drawing.projection import project as search
     from training.drawing.projection import resolve_distance, save_projection
 
@@ -294,6 +300,9 @@ def project(
     with _bar("project", config.steps, "step", json_) as advance:
         result = search(generator, pixels, config, advance)
     about = {"kind": "projection", **facts, **config.model_dump(mode="json"), **result.summary()}
+    if identity:
+        crops = (result.target.transpose(1, 2, 0), result.image.transpose(1, 2, 0))
+        about["identity_distance"] = identity_distance(*crops)
     metadata = {**trained.origin, **about}
     with _writing(out):
         tensors = save_projection(result, out, metadata, trained.signer)
@@ -303,6 +312,10 @@ def project(
         f"  distance ({result.distance}) {curve}",
         f"  w in {tensors}",
     ]
+    if identity:
+        distance = about["identity_distance"]
+        said = "one of them shows no face" if distance is None else f"{distance:.2f}, of one person up to 0.6"
+        lines.append(f"  identity: {said}")
     if not facts["aligned"]:
         lines.append(
             f"  {photo} is square and was taken as an aligned crop: --align always looks for the face in it"

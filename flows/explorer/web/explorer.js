@@ -193,15 +193,16 @@ async function aside() {
   const own = turn;
   const {signal} = stopper;
   const isOld = () => own !== turn || isPumping;
+  const size = about.resolution <= 256 ? "full" : "preview";
   try {
     for (const pin of state.pins) {
       if (isOld()) return;
-      await thumb(`pin ${state.checkpoint} ${pin}`, () => backend.picture(pin, {size: "preview", aside: "pin", checkpoint: state.checkpoint, signal}));
+      await thumb(`pin ${state.checkpoint} ${pin}`, () => backend.picture(pin, {size, aside: "pin", checkpoint: state.checkpoint, signal}));
     }
     const view = viewOf(state);
     for (const checkpoint of shownCheckpoints()) {
       if (isOld()) return;
-      await thumb(`checkpoint ${checkpoint}`, () => backend.picture(view, {size: "preview", aside: "checkpoint", checkpoint, signal}), view);
+      await thumb(`checkpoint ${checkpoint}`, () => backend.picture(view, {size, aside: "checkpoint", checkpoint, signal}), view);
     }
     if (!isOld() && $("nearest-on").checked && nearestOf !== view + state.checkpoint) {
       $("nearest-why").textContent = "Looking through the training crops…";
@@ -413,7 +414,7 @@ function syncCheckpoints() {
   const list = $("checkpoints");
   if (!list.children.length) {
     list.replaceChildren(...shownCheckpoints().map(checkpoint => {
-      const kimg = `${(Number(checkpoint) / 1000).toLocaleString("en")} kimg`;
+      const kimg = `${Math.round(Number(checkpoint) / 1000).toLocaleString("en")} kimg`;
       const button = make("button", {type: "button", className: "thumb"}, picture(`checkpoint ${checkpoint}`, `Checkpoint at ${kimg}`));
       button.dataset.checkpoint = checkpoint;
       button.addEventListener("click", () => choose(checkpoint));
