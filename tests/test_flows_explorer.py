@@ -183,8 +183,10 @@ def test_downloads_carry_their_lineage(run: Run, tmp_path: Path) -> None:
             assert answer.headers["Content-Disposition"] == 'attachment; filename="likeness-seed3.png"'
             (tmp_path / "picture.png").write_bytes(await answer.read())
             parameters = [("pin", pin) for pin in pins] + [("seconds", "0.5"), ("fps", "8")]
-            answer = await client.get("/film", params=parameters)
-            (tmp_path / "film.mp4").write_bytes(await answer.read())
+            film = asyncio.create_task(client.get("/film", params=parameters))
+            for seed in range(5):  # a hand that moves meanwhile
+                assert (await client.get(f"/picture?seed={seed}&size=preview")).status == 200
+            (tmp_path / "film.mp4").write_bytes(await (await film).read())
 
     asyncio.run(saved())
     for name, kind in (("picture.png", "view"), ("film.mp4", "video")):

@@ -1,7 +1,8 @@
 """One thread that draws, and the order of its work: what is wanted most first, and nothing that nobody waits for.
 
 Each request has a slot, such as the big picture of one page. A newer request of a slot takes the place of one that
-still waits there. A preview stops whatever is being drawn, since a hand is moving. What was overtaken has no result.
+still waits there. What is wanted more stops what is being drawn, as a preview does, since a hand is moving. What was
+overtaken has no result.
 Not here: what is drawn (`training.drawing.views`).
 
     pixels = await desk.ask(("page", "preview"), Urgency.PREVIEW, lambda is_overtaken: stage.picture(...))
@@ -56,7 +57,7 @@ class Desk:
         if older := self._waiting.pop(slot, None):
             older.result.set_result(None)
         running = self._running
-        if running and (running.slot == slot or urgency is Urgency.PREVIEW):
+        if running and (running.slot == slot or urgency < running.urgency):
             running.overtaken.set()
         self._waiting[slot] = request
         if self._task is None or self._task.done():

@@ -16,10 +16,11 @@ import asyncio
 import io
 import tempfile
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from aiohttp import web
 from PIL import Image
 from torch import Tensor
 
-from flows.explorer.desk import Desk, Urgency
+from flows.explorer.desk import Desk, Urgency, Work
 from flows.explorer.nearest import TrainingCrops
 from flows.explorer.page import about_stage, page
 from storage.errors import ConfigError, PipelineError
@@ -37,7 +38,7 @@ from training.data import ImageArray
 from training.drawing.pictures import write_png
 from training.drawing.trained import Trained, open_trained
 from training.drawing.video import MIN_SIDE_PX, check_video, closed_loop, write_video
-from training.drawing.views import Stage, View
+from training.drawing.views import Overtaken, Stage, View
 
 HOST = "127.0.0.1"
 MAX_STAGES = 8
@@ -173,26 +174,52 @@ class Explorer:
         if not (0 < seconds <= 600 and 1 <= fps <= 60 and seconds * fps <= MAX_FRAMES):
             raise ConfigError(f"a film has at most {MAX_FRAMES} frames, and 1 to 60 a second")
 
-        def draw(is_overtaken: Callable[[], bool]) -> bytes:
-            stage = self.stage(request.query.get("checkpoint"))
-            w_FLD = _walk(stage, views, max(2, round(seconds * fps)))
-            noise = stage.noise(views[0])
-            metadata = {
-                **stage.trained.origin,
-                "kind": "video",
-                "seeds": [view.seed for view in views],
-                "views": [view.query() for view in views],
-                "fps": fps,
-            }
+        name = request.query.get("checkpoint")
+        walk = partial(self._walked, name, views, max(2, round(seconds * fps)))
+        w_FLD, noise, trained = await self._patient(walk)
+        metadata = {
+            **trained.origin,
+            "kind": "video",
+            "seeds": [view.seed for view in views],
+            "views": [view.query() for view in views],
+            "fps": fps,
+        }
+        loop, is_gone = asyncio.get_running_loop(), Event()
+
+        def frames() -> Iterator[ImageArray]:
+            """Each drawn when nothing else is wanted, so that hands may move while a film is made."""
+            for w_LD in w_FLD:
+                if is_gone.is_set():
+                    raise Overtaken
+
+                def draw(is_overtaken: Callable[[], bool], w_LD: Tensor = w_LD) -> ImageArray:
+                    return self.stage(name).drawn(w_LD, noise, is_overtaken=is_overtaken)
+
+                yield _enlarged(asyncio.run_coroutine_threadsafe(self._patient(draw), loop).result())
+
+        def film() -> bytes:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "walk.mp4"
-                frames = (_enlarged(stage.drawn(w_LD, noise, is_overtaken=is_overtaken)) for w_LD in w_FLD)
-                write_video(frames, path, fps, metadata, stage.trained.signer)
+                write_video(frames(), path, fps, metadata, trained.signer)
                 return path.read_bytes()
 
-        # while a film is drawn nothing else is, unless a hand moves: then the page asks again
-        drawn = await self.desk.ask(("film", id(request)), Urgency.ASIDE, draw)
-        return _drawn(drawn, "likeness-walk.mp4", "video/mp4")
+        try:
+            return _drawn(await asyncio.to_thread(film), "likeness-walk.mp4", "video/mp4")
+        finally:
+            is_gone.set()
+
+    def _walked(
+        self, checkpoint: str | None, views: list[View], num: int, is_overtaken: Callable[[], bool]
+    ) -> tuple[Tensor, list[Tensor], Trained]:
+        stage = self.stage(checkpoint)
+        return _walk(stage, views, num), stage.noise(views[0]), stage.trained
+
+    async def _patient(self, work: Work) -> Any:
+        """The result of what nobody waits for by the second: asked for again when it was overtaken."""
+        while True:
+            result = await self.desk.ask(object(), Urgency.ASIDE, work)
+            if result is not None:
+                return result
 
     async def _nearest(self, request: web.Request) -> web.Response:
         view = View.of_query(request.query_string)
