@@ -19,6 +19,7 @@ from storage.errors import NotFoundError, PipelineError
 from storage.lineage.origin import pixels_hold, read_provenance
 from storage.lineage.trace import Chain, trace
 from storage.store import Store
+from training.drawing.marks import generator_of
 
 SUFFIXES_WITHOUT_PIXELS = (".safetensors", ".onnx")
 
@@ -70,7 +71,7 @@ class Verdict:
         if self.lineage is None:
             return "none"
         settings = [f"{name} {_short(self.lineage[name])}" for name in ("seeds",) if name in self.lineage]
-        drawn = f"run {self.lineage.get('run_id')}, checkpoint {self.lineage.get('checkpoint')}"
+        drawn = generator_of(self.lineage) or "by nobody that it names"
         return ", ".join([self.lineage.get("kind", "grid"), drawn, *settings])
 
     def _pixels(self) -> str:

@@ -17,8 +17,9 @@ from pydantic import Field
 from flows.cli.draw import RunName, opened, run_name
 from flows.cli.output import answer, print_resolved, say
 from flows.cli.parameters import FLAT, DryRun, Json, PictureOptions, Signed
-from storage.bundled.generator import BUNDLED
+from storage.bundled.generator import BUNDLED_SHA256
 from storage.config import Config
+from storage.imports import IMPORTED
 from storage.runs import find_checkpoint
 from storage.store import Store
 
@@ -56,7 +57,7 @@ def explore(
     store = Store(options.store)
     trained.style_generator("the explorer")
     checkpoints = {}
-    if run != BUNDLED:
+    if not trained.origin.keys() & {BUNDLED_SHA256, IMPORTED}:
         checkpoint = find_checkpoint(store, run, options.checkpoint)
         beside = sorted(path.parent for path in checkpoint.parent.glob("[0-9]*/state.json"))
         checkpoints = {path.name: path for path in beside}
@@ -64,7 +65,7 @@ def explore(
         if config.static is not None:
             check_runtime(config.runtime)
         return print_resolved(
-            json_, config, options, run=run_name(trained), checkpoint=trained.origin["checkpoint"]
+            json_, config, options, run=run_name(trained), checkpoint=str(trained.origin.get("checkpoint"))
         )
     if config.static is not None:
         made = write_static(trained, config.static, config.runtime)

@@ -57,6 +57,8 @@ class TrainingCrops:
         is_overtaken: Callable[[], bool],
     ) -> TrainingCrops:
         """Of the version that an origin names; PipelineError where the store has it not, or another."""
+        if "dataset" not in origin:
+            raise PipelineError("it is not on record what the generator learned from")
         dataset = open_dataset(store, origin["dataset"])
         if dataset.manifest_sha256 != origin["dataset_manifest_sha256"]:
             raise PipelineError(f"{dataset.folder} is not the version that the generator learned from")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.bundled.generator import BUNDLED, BUNDLED_SHA256
+from storage.imports import IMPORTED
 from training.drawing.directions import block_layers, blocks_of
 from training.drawing.views import Stage
 
@@ -34,13 +35,12 @@ def page(data: str = "", *scripts: str) -> str:
 def about_stage(stage: Stage, checkpoints: list[str]) -> dict[str, Any]:
     """What there is to steer of a generator, for the page."""
     origin, generator = stage.trained.origin, stage.generator
-    is_bundled = BUNDLED_SHA256 in origin
     sides = [4 << (index // 2) for index in range(stage.num_layers)]
     return {
-        "run": BUNDLED if is_bundled else origin["run_id"],
-        "checkpoint": origin["checkpoint"],
-        "checkpoints": checkpoints or [origin["checkpoint"]],
-        "dataset": origin["dataset"],
+        "run": BUNDLED if BUNDLED_SHA256 in origin else origin.get(IMPORTED) or origin["run_id"],
+        "checkpoint": origin.get("checkpoint", ""),
+        "checkpoints": checkpoints or [origin.get("checkpoint", "")],
+        "dataset": origin.get("dataset"),
         "resolution": generator.resolution,
         "preview_px": stage.colours.side_px if stage.colours else None,
         "psi": 0.7,
@@ -52,7 +52,7 @@ def about_stage(stage: Stage, checkpoints: list[str]) -> dict[str, Any]:
             if (layers := block_layers(generator, name))
         ],
         "has_noise": generator.has_noise,
-        "has_nearest": True,
+        "has_nearest": "dataset" in origin,
         "has_film": importlib.util.find_spec("av") is not None,
         "directions": [
             {

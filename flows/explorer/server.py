@@ -64,7 +64,7 @@ class Explorer:
     @property
     def name(self) -> str:
         """Of the checkpoint that the page begins with."""
-        return str(self.first.origin["checkpoint"])
+        return str(self.first.origin.get("checkpoint", ""))
 
     def stage(self, checkpoint: str | None = None) -> Stage:
         """A checkpoint ready to draw, on the drawing thread; ConfigError where the run has none of that name."""

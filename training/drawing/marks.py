@@ -27,7 +27,16 @@ SYNTHETIC = f"{_TYPES}/trainedAlgorithmicMedia"
 COMPOSITE = f"{_TYPES}/compositeWithTrainedAlgorithmicMedia"
 BESIDE_PHOTOGRAPHS = ("audit", "projection")
 """Kinds of pictures that show photographs beside what was drawn."""
-SAID = ("run_id", "checkpoint", "generator_sha256", "bundled_sha256", "pixels_sha256", "media_sha256")
+SAID = (
+    "run_id",
+    "checkpoint",
+    "generator_sha256",
+    "bundled_sha256",
+    "imported",
+    "imported_sha256",
+    "pixels_sha256",
+    "media_sha256",
+)
 """Entries of the lineage that a manifest names, with those of the dataset."""
 SETTINGS = {
     "builder": {"thumbnail": {"enabled": False}},
@@ -41,6 +50,15 @@ def source_type(metadata: Mapping[str, Any]) -> str:
     return COMPOSITE if metadata.get("kind") in BESIDE_PHOTOGRAPHS else SYNTHETIC
 
 
+def generator_of(metadata: Mapping[str, Any]) -> str | None:
+    """What drew a picture of that lineage, in words; None where it does not say."""
+    if "imported" in metadata:
+        return f"imported network {metadata['imported']}"
+    if "run_id" in metadata:
+        return f"run {metadata['run_id']}, checkpoint {metadata.get('checkpoint')}"
+    return None
+
+
 def xmp_packet(metadata: Mapping[str, Any]) -> str:
     """An XMP packet (ISO 16684-1) that says that a model drew the picture, and which one."""
     said = {
@@ -48,8 +66,7 @@ def xmp_packet(metadata: Mapping[str, Any]) -> str:
         "Iptc4xmpExt:DigitalSourceType": source_type(metadata),
         "Iptc4xmpExt:AISystemUsed": "likeness",
     }
-    if "run_id" in metadata:
-        drawn_by = f"run {metadata['run_id']}, checkpoint {metadata.get('checkpoint')}"
+    if drawn_by := generator_of(metadata):
         said["Iptc4xmpExt:AISystemVersionUsed"] = drawn_by
     properties = "".join(f"\n   {name}={quoteattr(value)}" for name, value in said.items())
     return (

@@ -265,7 +265,8 @@ let block = "all";
 
 function build() {
   $("run").textContent = about.run;
-  $("about").textContent = `${about.resolution} px, ${about.layers.length} layers, learned from ${about.dataset}`;
+  const learned = about.dataset ? `learned from ${about.dataset}` : "an imported network";
+  $("about").textContent = `${about.resolution} px, ${about.layers.length} layers, ${learned}`;
   document.title = `likeness ${about.run}`;
   $("truncation").replaceChildren(
     slider({name: "psi", label: "Truncation psi: 0 is the mean face, 1 is none", low: -1, high: 1.5, step: 0.05, start: () => about.psi, get: () => state.psi, set: value => { state.psi = value; }}),
