@@ -1,6 +1,6 @@
 """What records cost, apart from pixels: reuse of what was aligned, a build's memory, and a question to a version.
 
-    python benchmarks/records.py [--faces 80000] [--most 1000000] [--parts reuse memory trace] [--bare]
+    python benchmarks/records.py [--faces 80000] [--most 1000000] [--parts reuse memory trace open] [--bare]
 
 Photographs, faces and crops are drawn by lot: no pixel is decoded, and a crop is a few bytes. The stages are those of
 a build, but for workers that write chunks of such faces. Each line is measured in a process of its own; seconds are of
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,28 +31,39 @@ import pyarrow.parquet as pq
 
 from flows.pages.report import write_report
 from flows.stages.align import Aligned, align
-from flows.stages.crawl import CRAWL_VERSION, KNOWN_SCHEMA, Crawled, crawl
+from flows.stages.crawl import Crawled, crawl
 from flows.stages.curate import curate
 from flows.stages.publish import publish
 from flows.stages.shard import shard
 from flows.stages.work import Context, Progress
 from preprocessing.columns import FACE_FIELDS, IMAGE_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA, REJECTION_SCHEMA
 from preprocessing.config import BuildConfig
+from preprocessing.crawl import ledger
+from preprocessing.crawl.standing import Rule
+from preprocessing.crawl.urls import host_of, web_address
 from preprocessing.curation.choose import columns_to_judge
-from preprocessing.sources import open_source
 from storage.datasets import manifest
 from storage.datasets.lookup import write_lookup
-from storage.digest import bytes_digest, json_digest
+from storage.digest import bytes_digest, file_digest, json_digest
 from storage.gathered import Gathered
 from storage.lineage.trace import trace
+from storage.shards import Entry, index_json
 from storage.store import Store, original_key
 from storage.tables import fitted
+from training.data import image_places
 
 CHUNK = 256
 """Photographs in a chunk, as in a build by default."""
 CONFIG = BuildConfig.model_validate(
-    {"source": "urls:list.jsonl", "curate": {"preset": "ffhq", "min_quad_px": 128}}
+    {
+        "source": "urls:list.jsonl",
+        "curate": {"preset": "ffhq", "min_quad_px": 128},
+        "fetch": {"user_agent": "benchmark/1 (+https://benchmark.example)"},
+        "licenses": {"assume": "CC0-1.0", "assume_author": "Somebody"},
+    }
 )
+SIGNALS = '{"looked_at":["robots.txt","x-robots-tag","tdm-reservation","c2pa-training","synthetic"]}'
+"""What an address said about its photograph's use: nothing against it."""
 
 
 def silent(_: Progress) -> None:
@@ -165,16 +177,26 @@ def listed(store: Store, num: int, bare: bool) -> Path:
                          "license": "CC BY 2.0", "license_url": "https://creativecommons.org/licenses/by/2.0/",
                          "title": f"A face, the {number}th of those that were photographed"}  # fmt: skip
             file.write(json.dumps(item) + "\n")
-    source = open_source(config.source, config.fetch)
-    for start in range(0, num, CHUNK):
-        part = slice(start, start + CHUNK)
-        many = len(refs[part])
-        nothing = pa.nulls(many, pa.string())
-        table = pa.table([refs[part], sha256s[part], np.full(many, 9), nothing, nothing, ["2026-01-01"] * many],
-                         schema=KNOWN_SCHEMA)  # fmt: skip
-        folder = store.path(f"chunks/crawl/{json_digest([CRAWL_VERSION, source.description()])}")
-        folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, folder / f"{start}-{num}.parquet", compression="zstd")
+    at = ledger.timestamp(datetime.now(UTC))
+    said = {
+        "status": 200,
+        "rule": Rule.of(config.fetch).model_dump_json(exclude_defaults=True),
+        "signals": SIGNALS,
+    }
+    with ledger.Ledger(store).held(range(ledger.PARTITIONS)) as held:
+        for start in range(0, num, 10_000):
+            rows = []
+            for number in range(start, min(start + 10_000, num)):
+                address = web_address(refs[number])
+                given = {
+                    **said,
+                    "sha256": sha256s[number],
+                    "num_bytes": 9,
+                    "asked_at": at,
+                    "first_asked_at": at,
+                }
+                rows.append(ledger.Entry(address.key, host_of(address), ledger.KEPT, attempts=1, **given))
+            held.put(rows)
     (store.root / "original").write_bytes(b"")
     for sha256 in sha256s:
         link = store.path(original_key(sha256))
@@ -280,6 +302,26 @@ def traced(folder: Path, num: int) -> dict[str, float]:
     return {"seconds": seconds, "kb": peak_kb() - before}
 
 
+def indexed(store: Store, num: int) -> None:
+    """The indices of shards of a thousand images, beside tars that are empty."""
+    for first in range(0, num, 1000):
+        entries = []
+        for number, sha256 in enumerate(digests(f"image {first}", range(min(1000, num - first)))):
+            for suffix in ("webp", "json"):
+                entries.append(Entry(f"{sha256[:16]}.{suffix}", 4096 * number, 3000, sha256))
+        store.put(f"shards/{first // 1000:05d}.tar", b"", durable=False)
+        store.put(f"shards/{first // 1000:05d}.index.json", index_json("0" * 64, entries), durable=False)
+
+
+def opened(folder: Path, num: int) -> dict[str, float]:
+    """Check the indices of a version, and find where each image lies, as training does before its first image."""
+    paths = sorted(folder.glob("shards/*.tar"))
+    sha256s = [file_digest(path.with_suffix(".index.json")) for path in paths]
+    before, clock = peak_kb(), cpu()
+    image_places(paths, sha256s, num)
+    return {"seconds": cpu() - clock, "kb": peak_kb() - before}
+
+
 def cpu() -> float:
     """Seconds of CPU that this process took, its own and the system's for it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -312,21 +354,27 @@ def main() -> None:
     parser.add_argument(
         "--most", type=int, default=0, help="and so many more, to see that cost grows in proportion"
     )
-    parser.add_argument("--parts", nargs="+", default=["reuse", "memory", "trace"])
+    parser.add_argument("--parts", nargs="+", default=["reuse", "memory", "trace", "open"])
     parser.add_argument("--bare", action="store_true", help="nothing is known of a photograph but its URL")
     parser.add_argument("--verbose", action="store_true", help="each stage of a build as it ends")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         what, folder, *numbers = json.loads(arguments.measure)
-        print(json.dumps({"reuse": reuse, "build": build, "trace": traced}[what](Path(folder), *numbers)))
+        print(
+            json.dumps(
+                {"reuse": reuse, "build": build, "trace": traced, "open": opened}[what](
+                    Path(folder), *numbers
+                )
+            )
+        )
         return
     sizes = [num for num in (arguments.faces // 4, arguments.faces, arguments.most) if num]
     for part in arguments.parts:
         for num in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 clock = time.perf_counter()
-                line = {"reuse": _reuse, "memory": _memory, "trace": _trace}[part](
+                line = {"reuse": _reuse, "memory": _memory, "trace": _trace, "open": _open}[part](
                     Path(folder), num, arguments
                 )
                 print(f"{num:>9} {line} ({time.perf_counter() - clock:.0f} s in all)", flush=True)
@@ -351,6 +399,12 @@ def _trace(folder: Path, num: int, arguments: argparse.Namespace) -> str:
     version_of(Store(folder), num)
     found = measured("trace", folder, num)
     return f"images: trace of one {found['seconds']:.3f} CPU s, {found['kb'] / 1024:.0f} MB more"
+
+
+def _open(folder: Path, num: int, arguments: argparse.Namespace) -> str:
+    indexed(Store(folder), num)
+    found = measured("open", folder, num)
+    return f"images: training opens them in {found['seconds']:.2f} CPU s, {found['kb'] / 1024:.0f} MB more"
 
 
 if __name__ == "__main__":
