@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from storage.bundled.generator import BUNDLED, check_reserved
-from storage.datasets.records import VersionSummary
+from storage.datasets.records import VersionName, VersionSummary
 from storage.digest import json_digest
 from storage.environment import Facts, run_facts
 from storage.errors import ConfigError, IntegrityError, NotFoundError
@@ -112,6 +112,8 @@ class CheckpointState(StoredRecord):
     """Real images shown so far."""
     sha256: dict[FileName, Sha256]
     """Of each file beside it, by name."""
+    run_id: str | None = None
+    dataset: VersionName | None = None
 
 
 class RunResult(StoredRecord):

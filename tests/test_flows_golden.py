@@ -134,7 +134,8 @@ def test_versions_are_intact(store: Store, reference: str, shards: int, images: 
     """Every hash of a version holds, over as many shards, images and photographs as there were."""
     checked = verify(open_dataset(store, reference))
     assert checked.problems == []
-    assert (checked.shards, checked.images, checked.originals) == (shards, images, originals)
+    assert (checked.counts["shard"], checked.counts["original"]) == (shards, originals)
+    assert open_dataset(store, reference).num_images == images
 
 
 def test_damage_is_found(store: Store) -> None:

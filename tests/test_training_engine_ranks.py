@@ -317,7 +317,7 @@ def test_fewer_gpus_than_processes_are_refused(
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     with (
-        pytest.raises(ConfigError, match="2 processes were started here, and there are 1 GPUs"),
+        pytest.raises(ConfigError, match="2 processes were started here, and this machine has 1 GPU"),
         ranks.joined("auto"),
     ):
         pass

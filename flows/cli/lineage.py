@@ -13,8 +13,9 @@ from cyclopts import Parameter
 from flows.cli.output import answer, print_value, say
 from flows.cli.parameters import FLAT, Json
 from flows.options import StoreOptions
-from storage.errors import IntegrityError, NotFoundError
+from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store
+from storage.wording import numbered
 
 
 def trace(
@@ -42,37 +43,55 @@ def trace(
 
 def verify(
     reference: Annotated[
-        str, Parameter(help="A dataset, NAME or NAME@VERSION, or a drawn or exported file.")
-    ],
+        str | None,
+        Parameter(
+            help="A dataset (NAME or NAME@VERSION), a run, a checkpoint's folder, or a drawn or exported file."
+        ),
+    ] = None,
     *,
+    everything: Annotated[
+        bool, Parameter(name="--all", negative="", help="All that the store holds, chunks among it.")
+    ] = False,
+    fast: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Hash no file again that has the size and the time which it had when it was hashed last.",
+        ),
+    ] = False,
     options: Annotated[StoreOptions, FLAT] = StoreOptions(),
     json_: Json = False,
 ) -> None:
-    """Check every hash of a dataset version, or what a drawn file says of itself.
+    """Check every hash of a dataset version, a run, a checkpoint or a whole store, or what a drawn file says of itself.
 
-    Of a version: manifest, tables, shards, images, original photographs. Of a file: its lineage, its pixels, its IPTC
-    mark, its C2PA manifest and whether the signature holds, and the way back to photographs.
+    Of a version: manifest, tables, shards, images, original photographs. Of a run: its record, its version's manifest,
+    and every file of its checkpoints. Of a file: its lineage, its pixels, its IPTC mark, its C2PA manifest and whether
+    the signature holds, and the way back to photographs.
     """
     store = Store(options.store)
     from storage.datasets.dataset import dataset_names
 
-    if Path(reference).is_file() and reference.split("@")[0] not in dataset_names(store):
+    if (reference is None) != everything:
+        raise ConfigError("say what to verify: likeness verify NAME, a run, a file and so on, or --all")
+    if reference and Path(reference).is_file() and reference.split("@")[0] not in dataset_names(store):
         return _verify_file(store, Path(reference), json_)
-    _verify_dataset(store, reference, json_)
+    _verify_stored(store, reference, fast, json_)
 
 
-def _verify_dataset(store: Store, reference: str, json_: bool) -> None:
-    from storage.datasets.dataset import open_dataset
-    from storage.datasets.verify import verify as verify_dataset
+def _verify_stored(store: Store, reference: str | None, fast: bool, json_: bool) -> None:
+    from storage.verify import verify as verify_reference
 
-    opened = open_dataset(store, reference)
-    checked = verify_dataset(opened)
+    name, checked = verify_reference(store, reference, fast=fast)
     if json_:
-        print_value({"dataset": opened.reference, **checked.as_json()}, json_)
-    if checked.problems:
-        raise IntegrityError("; ".join(checked.problems))
+        print_value({**name, **checked.as_json()}, json_)
+    [what] = name.values()
     if not json_:
-        say(f"{opened.reference} is intact: {checked.summary()}")
+        for problem in checked.problems:
+            say(problem)
+    if checked.problems:
+        raise IntegrityError(f"{what} is not intact: {numbered(len(checked.problems), 'problem')}")
+    if not json_:
+        say(f"{what} is intact: {checked.summary()}")
 
 
 def _verify_file(store: Store, path: Path, json_: bool) -> None:

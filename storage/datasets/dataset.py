@@ -108,7 +108,11 @@ class Dataset:
     @property
     def shard_paths(self) -> list[Path]:
         """The tars, in order."""
-        return [self._file(shard.file) for shard in self.manifest.shards]
+        return [self.shard_path(shard) for shard in self.manifest.shards]
+
+    def shard_path(self, shard: ShardFacts) -> Path:
+        """One of them."""
+        return self._file(shard.file)
 
     def images(self) -> list[Row]:
         """Every image's row, ordered by key, with whatever columns the code that wrote it had."""

@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -103,8 +103,34 @@ def lookup_key(dataset: Dataset) -> str:
     return f"{dataset.key}/lookup.parquet"
 
 
+def lookup_problems(dataset: Dataset) -> Iterator[str]:
+    """Why the lookup that lies there is not the one that the tables give; nothing where it is, or there is none."""
+    if not dataset.store.exists(lookup_key(dataset)):
+        return
+    lookup = _opened(dataset, None)
+    parts, tables = _made(dataset)
+    if lookup.parts != parts or any(
+        not lookup.stored.part(number).equals(table) for number, table in enumerate(tables)
+    ):
+        yield f"{lookup.stored.path} is not what its version's tables give: delete it, and it is made again"
+
+
 def write_lookup(dataset: Dataset) -> Lookup:
     """Make the lookup of a version, whose tables stand."""
+    parts, tables = _made(dataset)
+    facts = {"format": FORMAT, "of": dataset.manifest_sha256, "parts": parts}
+    schema = SCHEMA.with_metadata({METADATA: json.dumps(facts).encode()})
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema), row_group_size=PART_ROWS)
+    data = buffer.getvalue()
+    dataset.store.put_derived(lookup_key(dataset), data)
+    return _opened(dataset, data)
+
+
+def _made(dataset: Dataset) -> tuple[list[tuple[TableName, Kind]], list[pa.Table]]:
+    """The parts of a lookup: of each its table and kind, and its rows."""
     parts: list[tuple[TableName, Kind]] = []
     tables = []
     for name in COLUMNS_OF:
@@ -116,15 +142,7 @@ def write_lookup(dataset: Dataset) -> Lookup:
             for start in range(0, numbered.num_rows, PART_ROWS):
                 tables.append(numbered.slice(start, PART_ROWS))
                 parts.append((name, kind))
-    facts = {"format": FORMAT, "of": dataset.manifest_sha256, "parts": parts}
-    schema = SCHEMA.with_metadata({METADATA: json.dumps(facts).encode()})
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
-        for table in tables:
-            writer.write_table(table.cast(schema), row_group_size=PART_ROWS)
-    data = buffer.getvalue()
-    dataset.store.put_derived(lookup_key(dataset), data)
-    return _opened(dataset, data)
+    return parts, tables
 
 
 def _opened(dataset: Dataset, data: bytes | None) -> Lookup:

@@ -7,103 +7,91 @@ Not here: mending what differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
+from storage.checks import Check, Checked, Digests, run_checks, sound
 from storage.datasets.dataset import COLUMNS_OF, Dataset, TableName
+from storage.datasets.lookup import lookup_problems
 from storage.datasets.records import ShardFacts
-from storage.errors import IntegrityError, NotFoundError
+from storage.errors import IntegrityError
 from storage.shards import check_shard
-from storage.tables import Row, arrow, rows_by_value
-from storage.wording import numbered
+from storage.store import original_key
+from storage.tables import arrow, rows_by_value
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What `verify` checked, and every difference it found."""
+def verify(dataset: Dataset, *, fast: bool = False) -> Checked:
+    """Check every hash of a version: manifest, tables, shards and indexes, images, and original photographs.
 
-    shards: int
-    images: int
-    originals: int
-    problems: list[str]
-
-    def as_json(self) -> dict[str, Any]:
-        """For scripts."""
-        return {
-            "intact": not self.problems,
-            "shards": self.shards,
-            "images": self.images,
-            "originals": self.originals,
-            "problems": self.problems,
-        }
-
-    def summary(self) -> str:
-        """For people."""
-        counts = {"shard": self.shards, "image": self.images, "original": self.originals}
-        return ", ".join(["manifest", "tables", *(numbered(num, noun) for noun, num in counts.items())])
+    A `fast` check does not hash files again that have the size and the time that they had when they were hashed last.
+    """
+    with Digests(dataset.store, fast=fast) as digests:
+        return run_checks(checks_of_version(dataset, digests))
 
 
-def verify(dataset: Dataset) -> Checked:
-    """Check every hash of a version: manifest, tables, shards and indexes, images, and original photographs."""
-    problems: list[str] = []
-    store = dataset.store
+def checks_of_version(dataset: Dataset, digests: Digests) -> Iterator[Check]:
+    """All of a version; of one whose manifest does not hold nothing else, since it says what else there is."""
     try:
-        dataset.manifest  # noqa: B018
+        shards = dataset.manifest.shards
     except IntegrityError as error:
-        return Checked(0, 0, 0, [str(error)])  # it names what else to check, and is not to be trusted
-    for name in COLUMNS_OF:
-        problems += _table_problems(dataset, name)
+        yield Check("manifest", partial(_said, str(error)))
+        return
+    yield Check("manifest", lambda: ())
     images = _columns(dataset, "images", ["key", "shard", "offset", "image_sha256", "photo_sha256"])
-    by_shard = rows_by_value(images["shard"])
-    for shard in dataset.manifest.shards:
-        its = images.take(arrow(by_shard.get(shard.file, np.empty(0, np.int64))))
-        problems += _shard_problems(dataset, shard, its.to_pylist())
     refused = _columns(dataset, "rejections", ["reason", "photo_sha256"])
-    by_reason = rows_by_value(refused["reason"])
+    for name in COLUMNS_OF:
+        yield sound("table", partial(_each_part, dataset, name))
+    yield Check("lookup", partial(lookup_problems, dataset))
+    by_shard = rows_by_value(images["shard"])
+    for shard in shards:
+        its = images.take(arrow(by_shard.get(shard.file, np.empty(0, np.int64))))
+        yield Check("shard", partial(_shard_problems, dataset, shard, its, digests))
     photos = [images["photo_sha256"]]
-    for reason, rows in by_reason.items():
+    for reason, rows in rows_by_value(refused["reason"]).items():
         if reason != "checksum_mismatch":  # whose bytes were never kept
             photos.append(refused["photo_sha256"].take(arrow(rows)))
     found = pa.chunked_array([chunk for column in photos for chunk in column.chunks], pa.string())
-    originals = found.unique().drop_null().sort()
-    for sha256 in originals:
-        try:
-            store.original(sha256.as_py())
-        except (NotFoundError, IntegrityError) as error:
-            problems.append(str(error))
-    return Checked(len(dataset.manifest.shards), images.num_rows, len(originals), problems)
+    for sha256 in found.unique().drop_null().sort():
+        yield original_check(dataset, sha256.as_py(), digests)
 
 
-def _table_problems(dataset: Dataset, name: TableName) -> Iterator[str]:
-    try:
-        for _ in dataset.table(name).each_part():
-            pass
-    except IntegrityError as error:
-        yield str(error)
+def original_check(dataset: Dataset, sha256: str, digests: Digests) -> Check:
+    """Of a photograph that a version was made of."""
+
+    def problems() -> Iterator[str]:
+        path = dataset.store.file(original_key(sha256))
+        yield from digests.problems(path, sha256, "the sha256 of its name")
+
+    return Check("original", problems, sha256)
 
 
-def _columns(dataset: Dataset, name: TableName, columns: Sequence[str]) -> pa.Table:
+def _said(problem: str) -> list[str]:
+    return [problem]
+
+
+def _each_part(dataset: Dataset, name: TableName) -> None:
+    for _ in dataset.table(name).each_part():
+        pass
+
+
+def _columns(dataset: Dataset, name: TableName, columns: list[str]) -> pa.Table:
     """Columns of a table; none of its rows where it cannot be read, which is a problem by itself."""
     try:
         return dataset.table(name).read(columns)
     except IntegrityError:
-        return pa.table({column: pa.array([], pa.string()) for column in columns})
+        return pa.table({column: pa.chunked_array([], pa.string()) for column in columns})
 
 
-def _shard_problems(dataset: Dataset, shard: ShardFacts, rows: list[Row]) -> Iterator[str]:
-    path = dataset.folder / shard.file
-    try:
-        entries = dataset.index(shard).entries
-    except (NotFoundError, IntegrityError) as error:
-        yield str(error)
-        return
-    yield from check_shard(path, shard.sha256, entries)
+def _shard_problems(dataset: Dataset, shard: ShardFacts, rows: pa.Table, digests: Digests) -> Iterator[str]:
+    path = dataset.shard_path(shard)
+    entries = dataset.index(shard).entries
+    if not path.is_file() or digests.of(path) != shard.sha256:
+        yield from check_shard(path, shard.sha256, entries)
     images = {entry.name.split(".")[0]: entry for entry in entries if not entry.name.endswith(".json")}
-    for row in rows:
+    for row in rows.to_pylist():
         entry = images.get(row["key"])
         if entry is None or (entry.sha256, entry.offset) != (row["image_sha256"], row["offset"]):
             yield f"image {row['key']} of {path} is not the one that the manifest records"

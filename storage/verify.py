@@ -1,0 +1,143 @@
+"""Whether runs, checkpoints, and all that a store holds are what they were: every hash on record, checked.
+
+    what, checked = verify(Store("./store"), "20261123-101500-faces-smoke-3f2a")
+
+Not here: how a version is checked (`storage.datasets.verify`), drawn files (`flows.verify_file`), and mending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from storage.checks import Check, Checked, Digests, run_checks, sound
+from storage.datasets.dataset import Dataset, all_versions, dataset_names, open_dataset, open_recorded
+from storage.datasets.records import BuildRecord, Latest
+from storage.datasets.verify import checks_of_version
+from storage.digest import bytes_digest
+from storage.errors import NotFoundError
+from storage.records import json_object
+from storage.runs import CheckpointState, Run, find_run, list_runs, recorded_metrics
+from storage.shards import check_shard, open_index
+from storage.store import Store
+from storage.tables import Stored
+
+Checks = Callable[[Digests], Iterator[Check]]
+
+
+def verify(store: Store, reference: str | None, *, fast: bool = False) -> tuple[dict[str, str], Checked]:
+    """Check a dataset, a run or a checkpoint's folder, or for None all of a store: what it is, and what was found.
+
+    A `fast` check does not hash files again that have the size and the time that they had when they were hashed last.
+    """
+    what, checks = _asked(store, reference)
+    with Digests(store, fast=fast) as digests:
+        return what, run_checks(checks(digests))
+
+
+def _asked(store: Store, reference: str | None) -> tuple[dict[str, str], Checks]:
+    if reference is None:
+        return {"store": str(store.root)}, partial(checks_of_store, store)
+    folder = Path(reference).resolve()
+    if (folder / "state.json").is_file():
+        return {"checkpoint": reference}, partial(checks_of_checkpoint, Run(folder.parent.parent), folder)
+    run = None
+    try:
+        run = find_run(store, reference)
+    except NotFoundError:
+        dataset = open_dataset(store, reference)
+        return {"dataset": dataset.reference}, partial(checks_of_version, dataset)
+    return {"run": run.id}, partial(checks_of_run, run)
+
+
+def checks_of_run(run: Run, digests: Digests) -> Iterator[Check]:
+    """All of a run."""
+    yield sound("run", lambda: open_recorded(run.store, run.record.dataset, f"run {run.id}").manifest)
+    if run.result_path.exists():
+        yield sound("record", lambda: run.result)
+    for path in sorted(run.folder.glob("audit/*.json")):
+        yield sound("record", partial(_json, path))
+    for folder in run.checkpoints():
+        yield from checks_of_checkpoint(run, folder, digests)
+
+
+def checks_of_checkpoint(run: Run, folder: Path, digests: Digests) -> Iterator[Check]:
+    """A checkpoint, and what was measured of it."""
+    yield Check("checkpoint", partial(_checkpoint_problems, run, folder, digests))
+    yield sound("record", partial(recorded_metrics, run, folder))
+
+
+def checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
+    """All of a store, each thing once."""
+    seen = set()
+    for check in _checks_of_store(store, digests):
+        if (check.kind, check.name) not in seen:
+            yield check
+        if check.name:
+            seen.add((check.kind, check.name))
+
+
+def _checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
+    for dataset in all_versions(store):
+        yield from checks_of_version(dataset, digests)
+    for name in dataset_names(store):
+        yield Check("name", partial(_name_problems, store, name))
+        for key in store.keys(f"datasets/{name}/builds"):
+            yield sound("build", partial(BuildRecord.read, store.path(key)))
+    for run in list_runs(store):
+        yield from checks_of_run(run, digests)
+    for key in store.keys("chunks/shard"):
+        if key.endswith(".index.json"):
+            yield Check("chunk", partial(_shard_problems, store.path(key), digests))
+    for key in store.keys("chunks/align"):
+        if key.endswith(".parquet") and "/gathered/" not in key:
+            yield Check("chunk", partial(_align_problems, store.path(key)))
+    for prefix, kind in (("ledger", "segment"), ("originals", "original")):
+        for path in map(store.path, store.keys(prefix)):
+            if len(path.stem) == 64:
+                problems = partial(digests.problems, path, path.stem, "the sha256 of its name")
+                yield Check(kind, problems, path.stem)
+
+
+def _checkpoint_problems(run: Run, folder: Path, digests: Digests) -> Iterator[str]:
+    state = CheckpointState.read(folder / "state.json")
+    for name, sha256 in state.sha256.items():
+        yield from digests.problems(folder / name, sha256)
+    record, dataset = run.record, state.dataset
+    named = (state.run_id, dataset and dataset.manifest_sha256)
+    if named != (record.run_id, record.dataset.manifest_sha256):
+        yield f"{folder / 'state.json'} is of another run, or of another dataset, than {run.folder / 'run.json'}"
+
+
+def _name_problems(store: Store, name: str) -> Iterator[str]:
+    path = store.path(f"datasets/{name}/latest.json")
+    if not path.exists():
+        yield f"{path} is missing: it is written again as soon as {name} is opened"
+    elif not (store.path(Dataset(store, name, Latest.read(path).version).key) / "manifest.json").is_file():
+        yield f"{path} names a version that is not there"
+
+
+def _shard_problems(index_path: Path, digests: Digests) -> Iterator[str]:
+    index = open_index(index_path, None)
+    path = index_path.with_name(index_path.name.removesuffix(".index.json") + ".tar")
+    if not path.is_file() or digests.of(path) != index.sha256:
+        yield from check_shard(path, index.sha256, index.entries)
+
+
+def _align_problems(path: Path) -> Iterator[str]:
+    columns = ["image_sha256", "offset", "size"]
+    table: pa.Table = Stored(path, columns).read(columns)
+    blob = path.with_suffix(".images")
+    with blob.open("rb") as stream:
+        for row in table.filter(table["image_sha256"].is_valid()).to_pylist():
+            stream.seek(row["offset"])
+            if bytes_digest(stream.read(row["size"])) != row["image_sha256"]:
+                yield f"{blob} no longer holds image {row['image_sha256']}: delete it and {path.name}, and build again"
+                return
+
+
+def _json(path: Path) -> object:
+    return json_object(path.read_bytes(), path)

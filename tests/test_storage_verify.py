@@ -1,0 +1,176 @@
+"""storage.verify: whatever is stored and has changed is named, and what has not is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from commands import likeness
+from storage.checks import KNOWN
+from storage.datasets.dataset import open_dataset
+from storage.datasets.lookup import lookup_key, write_lookup
+from storage.store import Store
+from storage.verify import verify
+
+GOLDEN = Path(__file__).with_name("data") / "golden" / "store"
+FIRST = "golden@71485f1fada17d95"
+RUN = "20261126-131151-golden-smoke-d82a"
+NEWEST = f"runs/{RUN}/checkpoints/000000096"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The golden store."""
+    return Store(shutil.copytree(GOLDEN, tmp_path / "store"))
+
+
+def problems(store: Store, reference: str | None = None, *, fast: bool = False) -> list[str]:
+    """What verify finds."""
+    return verify(store, reference, fast=fast)[1].problems
+
+
+def test_a_store_that_is_intact_is_looked_through(store: Store) -> None:
+    """All kinds of things are counted, each once, and nothing is found."""
+    what, checked = verify(store, None)
+    assert (what, checked.problems) == ({"store": str(store.root)}, [])
+    num_originals = len(list(store.keys("originals")))
+    assert checked.counts == {
+        "manifest": 3, "table": 6, "lookup": 3, "shard": 5, "original": num_originals, "name": 2, "build": 3,
+        "run": 1, "record": 4, "checkpoint": 2, "chunk": 11,
+    }  # fmt: skip
+
+
+def flipped(path: Path) -> None:
+    """Another byte in the middle; not in a file that others share."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    """As by a full disk."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def emptied(path: Path) -> None:
+    """As by a power cut."""
+    path.write_bytes(b"")
+
+
+DAMAGES: list[tuple[str, tuple[Callable[[Path], None], ...]]] = [
+    ("datasets/golden/71485f1fada17d95/manifest.json", (flipped, cut, emptied)),
+    ("datasets/golden/71485f1fada17d95/rejections.parquet", (cut, emptied, Path.unlink)),
+    ("datasets/golden/71485f1fada17d95/shards/00001.tar", (flipped, cut, emptied, Path.unlink)),
+    ("datasets/golden/71485f1fada17d95/shards/00001.index.json", (flipped, cut, emptied, Path.unlink)),
+    ("datasets/golden/latest.json", (cut, emptied)),
+    ("datasets/golden-web/builds/20261126-131209-golden-web-f870.json", (cut, emptied)),
+    (f"runs/{RUN}/run.json", (cut, emptied)),
+    (f"runs/{RUN}/result.json", (cut, emptied)),
+    (f"runs/{RUN}/metrics/000000096.json", (cut, emptied)),
+    (f"runs/{RUN}/audit/000000096.json", (cut, emptied)),
+    (f"{NEWEST}/state.json", (cut, emptied)),
+    (f"{NEWEST}/optimizers.safetensors", (flipped, cut, emptied, Path.unlink)),
+    ("originals/69/69b40f2bb6409c5d4c2141c1b09b3a20ce509d463e0e266b2d3255f48834ebf0", (flipped, cut, Path.unlink)),
+    ("chunks/shard/268f289121fc01a970c78e73604fa6876fab40116208190d23f35c51a2b64398.tar", (flipped, Path.unlink)),
+    ("chunks/shard/268f289121fc01a970c78e73604fa6876fab40116208190d23f35c51a2b64398.index.json", (cut, emptied)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"), [(name, harm) for name, harms in DAMAGES for harm in harms], ids=lambda value: str(value)[-40:]
+)  # fmt: skip
+def test_every_damage_is_named(store: Store, name: str, harm: Callable[[Path], None]) -> None:
+    """A file that was altered, cut, emptied or deleted is named, whether or not all is hashed again."""
+    verify(store, None)
+    path = store.path(name)
+    harm(path)
+    for fast in (False, True):
+        found = problems(store, fast=fast)
+        assert any(str(path) in problem for problem in found), found
+        assert all("\n" not in problem for problem in found)
+
+
+@pytest.mark.parametrize("suffix", [".images", ".parquet"])
+def test_a_damaged_chunk_is_named(store: Store, suffix: str) -> None:
+    """Of aligned chunks the crops and the table."""
+    path = next(
+        path for path in sorted(store.path("chunks/align").rglob(f"*{suffix}")) if path.stat().st_size
+    )
+    flipped(path) if suffix == ".images" else cut(path)
+    assert any(str(path.with_suffix("")) in problem for problem in problems(store))
+
+
+def test_a_lookup_that_hides_a_row_is_named(store: Store) -> None:
+    """A lookup is derived, but one that was altered would hide a photograph: it is held to the tables."""
+    dataset = open_dataset(store, FIRST)
+    write_lookup(dataset)
+    assert problems(store, FIRST) == []
+    path = store.path(lookup_key(dataset))
+    file = pq.ParquetFile(path)
+    parts = [file.read_row_group(number) for number in range(file.num_row_groups)]
+    with pq.ParquetWriter(path, file.schema_arrow, write_page_checksum=True) as writer:
+        for part in parts:
+            bits = pa.array([bits + 1 for bits in part["bits"].to_pylist()], pa.uint64())
+            writer.write_table(part.set_column(0, "bits", bits).cast(file.schema_arrow))
+    [problem] = problems(store, FIRST)
+    assert problem.startswith(f"{path} is not what its version's tables give")
+
+
+def test_a_fast_check_hashes_what_has_changed(store: Store) -> None:
+    """A file of the same size and time is taken for the same, by a fast check alone."""
+    verify(store, None)
+    path = store.path(f"{NEWEST}/generator_ema.safetensors")
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert problems(store, fast=True) == []
+    assert problems(store) == [f"{path} no longer has its recorded sha256"]
+    store.path(KNOWN).write_bytes(b"no table")
+    assert problems(store, fast=True) == [f"{path} no longer has its recorded sha256"]
+
+
+def test_a_checkpoint_of_another_run_is_named(store: Store) -> None:
+    """A checkpoint that was put into a run of other data is told by its record."""
+    path = store.path(f"{NEWEST}/state.json")
+    value = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**value, "run_id": "another"}))
+    assert problems(store, RUN) == problems(store, str(path.parent))
+    [problem] = problems(store, RUN)
+    assert problem.startswith(f"{path} is of another run")
+
+
+def test_the_command_says_a_problem_a_line(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each problem is a line, or an entry of the JSON, and the status says whether there is any."""
+    where = ("--store", store.root)
+    for reference in ("golden", FIRST, RUN, store.path(NEWEST), "--all"):
+        status, out, _ = likeness(capsys, "verify", reference, *where)
+        assert status == 0
+        assert " is intact: " in out
+    victims = [store.path(f"{NEWEST}/{name}.safetensors") for name in ("discriminator", "generator")]
+    for victim in victims:
+        emptied(victim)
+    for words in ((RUN,), ("--all",), (store.path(NEWEST), "--fast")):
+        status, out, err = likeness(capsys, "verify", *words, *where)
+        assert (status, out.splitlines()) == (
+            1,
+            [f"{victim} no longer has its recorded sha256" for victim in victims],
+        )
+        assert err.endswith("is not intact: 2 problems\n")
+    status, out, _ = likeness(capsys, "verify", RUN, "--json", *where)
+    found = json.loads(out)
+    assert (status, found["run"], found["intact"], len(found["problems"])) == (1, RUN, False, 2)
+    assert likeness(capsys, "verify", FIRST, *where)[0] == 0
+    for unclear in ([], ["golden", "--all"]):
+        status, _, err = likeness(capsys, "verify", *unclear, *where)
+        assert status == 1
+        assert "say what to verify" in err
