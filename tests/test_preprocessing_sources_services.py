@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from preprocessing.records import Item, Rejection
 from preprocessing.sources import AskingSource, Source, open_source
 from preprocessing.sources.access import Access
 from preprocessing.sources.licenses import LicensesConfig, licensed
+from preprocessing.sources.service import STAMP
 from preprocessing.sources.settings import SourcesConfig
 from storage.errors import ConfigError, SourceError
 from storage.store import Store
@@ -164,6 +166,20 @@ def test_without_a_token_openverse_ends_at_240(caplog: pytest.LogCaptureFixture)
         assert len(items) == 240
         assert len(replay.openverse.requests) == 12
         assert replay.openverse.forbidden == []
+
+
+def test_a_day_has_so_many_requests(tmp_path: Path) -> None:
+    """What was asked within a day counts, by whichever build; answers that are older do not, and the rest is asked."""
+    store = Store(tmp_path)
+    with replayed(1000.0, is_moody=False) as replay:
+        now = datetime.now(UTC)
+        for number in range(300):
+            asked_at = now - timedelta(hours=25 if number < 105 else 5)
+            store.put(f"answers/127.0.0.1/{number}/{asked_at.strftime(STAMP)}.json", b"{}")
+        source = opened("openverse", replay, 1000.0, secret=no_secret, store=store)
+        with pytest.raises(SourceError, match="may be asked 200 times a day, and was: it goes on from 2"):
+            source.items()
+        assert len(replay.openverse.requests) == 5
 
 
 def test_keys_that_are_missing_or_wrong_are_said(tmp_path: Path) -> None:

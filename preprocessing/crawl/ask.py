@@ -51,7 +51,8 @@ class Limits:
     """How a service may be asked: one request at a time, `interval_s` between the starts of two.
 
     After a request that took longer than `slow_s` it is left alone for `rest_s`, and after any for `rest_share` times
-    as long as it took. `timeout_s` is how long it may take to answer.
+    as long as it took. `timeout_s` is how long it may take to answer. `per_day` is how often it may be asked in a day,
+    which whoever knows of earlier ones holds to.
     """
 
     interval_s: float
@@ -59,6 +60,7 @@ class Limits:
     rest_s: float = 0.0
     rest_share: float = 0.0
     timeout_s: float = 60.0
+    per_day: int | None = None
 
     def sped_up(self, factor: float) -> Limits:
         """The same on a clock that runs so many times as fast."""

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -130,7 +130,7 @@ class LicensesConfig(Config):
             )
         return None if found is None else found.id
 
-    @property
+    @cached_property
     def families(self) -> frozenset[str]:
         """The names of all families that are allowed."""
         names = set(self.allow)
@@ -150,11 +150,11 @@ def licensed(item: Item, config: LicensesConfig) -> tuple[Item, Rejection | None
     """
     item = declared(item, config)
     found = license_of(item.license, item.license_url)
-    license_, url = (found.id, found.url or item.license_url) if found else (item.license, item.license_url)
-    item = _with(item, license=license_, author=plain_text(item.author), title=plain_text(item.title))
-    if item.license_url is not None and item.license_url != url:
-        item = _with(item, license_url=url)
-    return replace(item, license_url=url), _refusal(item, found, config)
+    values = {"author": plain_text(item.author), "title": plain_text(item.title)}
+    if found:
+        values |= {"license": found.id, "license_url": found.url or item.license_url}
+    item = _with(item, **values)
+    return item, _refusal(item, found, config)
 
 
 def declared(item: Item, config: LicensesConfig) -> Item:
@@ -162,7 +162,7 @@ def declared(item: Item, config: LicensesConfig) -> Item:
     if config.assume and not (item.license or item.license_url):
         found = license_of(config.assume, None)
         assert found is not None
-        item = replace(_with(item, license=found.id), license_url=found.url)
+        item = _with(item, license=found.id, license_url=found.url)
     if config.assume_author and plain_text(item.author) is None:
         item = _with(item, author=config.assume_author)
     return item
@@ -170,12 +170,13 @@ def declared(item: Item, config: LicensesConfig) -> Item:
 
 def _with(item: Item, **values: Any) -> Item:
     """The item with other values; what it had before is noted in `said`, unless that was noted already."""
-    old = {name: getattr(item, name) for name in values}
-    changed = {name: value for name, value in old.items() if value != values[name]}
-    if not changed:
+    old = {name: getattr(item, name) for name, value in values.items() if value != getattr(item, name)}
+    if not old:
         return item
-    said = json.dumps(changed | json.loads(item.said or "{}"), ensure_ascii=False)
-    return replace(item, **values, said=said)
+    if old.get("license_url", "") is None:  # a link that is found says nothing new
+        del old["license_url"]
+    said = json.dumps(old | json.loads(item.said or "{}"), ensure_ascii=False) if old else item.said
+    return replace(item, said=said, **values)
 
 
 def _refusal(item: Item, found: License | None, config: LicensesConfig) -> Rejection | None:

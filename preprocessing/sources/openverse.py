@@ -25,9 +25,9 @@ from storage.errors import ConfigError, SourceError
 
 logger = logging.getLogger(__name__)
 
-ANONYMOUS = Limits(interval_s=3.0)
+ANONYMOUS = Limits(interval_s=3.0, per_day=200)
 """20 requests a minute, and 200 a day."""
-SIGNED_IN = Limits(interval_s=0.6)
+SIGNED_IN = Limits(interval_s=0.6, per_day=10_000)
 """100 requests a minute, and 10,000 a day."""
 ANONYMOUS_PAGE, SIGNED_IN_PAGE = 20, 50
 MOST_ANONYMOUS = 240

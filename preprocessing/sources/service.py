@@ -14,6 +14,7 @@ from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 from urllib.parse import quote, urlencode, urlsplit
@@ -33,8 +34,10 @@ from storage.records import StoredRecord
 
 logger = logging.getLogger(__name__)
 
-KEPT = timedelta(days=1)
+DAY = KEPT = timedelta(days=1)
 """How long an answer stands for the service."""
+STAMP = "%Y%m%d-%H%M%S"
+"""How answers are named: by when they were asked."""
 TOLD = 100
 """Photographs after which it is told how many there are."""
 _SHOWN = 200
@@ -82,6 +85,7 @@ class Service:
         self._headers = dict(headers or {})
         self._limits = limits.sped_up(access.speed)
         self._asker: Asker | None = None
+        self._asked_at: list[datetime] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -99,13 +103,14 @@ class Service:
         folder = f"answers/{urlsplit(url).hostname}/{json_digest(request)}"
         if (kept := self._kept(folder)) is not None:
             return kept
+        self._check_day(url)
         hidden = urlencode(self._hidden, quote_via=quote)
         sent = f"{request}{'&' if '?' in request else '?'}{hidden}" if hidden else request
         body = self._asked(sent, request, None)
         if self._access.store is not None:
             now = datetime.now(UTC)
             record = AnswerRecord.new(request=request, asked_at=now.isoformat(timespec="seconds"), body=body)
-            key = f"{folder}/{now.strftime('%Y%m%d-%H%M%S')}.json"
+            key = f"{folder}/{now.strftime(STAMP)}.json"
             self._access.store.put(key, record.as_bytes(), durable=False)
         return body
 
@@ -132,6 +137,24 @@ class Service:
             raise SourceError(f"{request} is answered with status {answer.status}: {' '.join(said.split())}")
         self.check(body, request)
         return body
+
+    def _check_day(self, url: str) -> None:
+        """Raise SourceError where a service was asked as often within a day as it lets; note one request more."""
+        if self._limits.per_day is None:
+            return
+        now, host = datetime.now(UTC), urlsplit(url).hostname
+        if self._asked_at is None:
+            store = self._access.store
+            names = [Path(key).stem for key in store.keys(f"answers/{host}")] if store is not None else []
+            self._asked_at = sorted(datetime.strptime(name, STAMP).replace(tzinfo=UTC) for name in names)
+        self._asked_at = [asked_at for asked_at in self._asked_at if now - asked_at < DAY]
+        if len(self._asked_at) >= self._limits.per_day:
+            until = (self._asked_at[-self._limits.per_day] + DAY).strftime("%Y-%m-%dT%H:%M:%SZ")
+            raise SourceError(
+                f"{host} may be asked {self._limits.per_day} times a day, and was: it goes on from {until}, with the "
+                f"answers so far"
+            )
+        self._asked_at.append(now)
 
     def passes(self, answer: Answer) -> str | None:
         """Why an answer is none and may be another one later: a page in the place of JSON, as of a busy service."""

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 KEYED = Limits(interval_s=5.0)
 """1,000 requests an hour."""
-DEMO = Limits(interval_s=120.0)
+DEMO = Limits(interval_s=120.0, per_day=50)
 """30 requests an hour, and 50 a day an address."""
 PER_PAGE = 1000
 KEY = "SMITHSONIAN_API_KEY"
