@@ -384,7 +384,7 @@ def test_the_page_in_a_browser(run: Run, program: str, tmp_path: Path) -> None:
 
 @pytest.mark.browser
 def test_a_dragged_slider_leaves_no_queue(run: Run, program: str, tmp_path: Path) -> None:
-    """A hundred moves in a moment ask for few pictures, and the last one is what is shown."""
+    """A hundred moves in a moment ask for few pictures, a hand that drags sees what it does, and the last one stays."""
 
     async def driven() -> None:
         made = explorer(run)
@@ -402,7 +402,16 @@ def test_a_dragged_slider_leaves_no_queue(run: Run, program: str, tmp_path: Path
             await browser.until(DRAWN.format(100))
             asked = [one for one in browser.requests[before:] if "picture?" in one]
             assert len(asked) < 10, asked
-            expected = Stage(open_trained(run.newest_checkpoint(), CPU)).picture(View(seed=100))
+            num_seen = await browser.run(
+                "(async () => { const input = document.getElementById('seed'), seen = new Set();"
+                "for (let seed = 101; seed <= 200; seed++) { input.value = seed;"
+                "input.dispatchEvent(new Event('input', {bubbles: true}));"
+                "await new Promise(requestAnimationFrame); seen.add(document.getElementById('picture').toDataURL()); }"
+                "return seen.size })()"
+            )
+            assert num_seen >= 5, "nothing is seen while a slider is dragged"
+            await browser.until(DRAWN.format(200))
+            expected = Stage(open_trained(run.newest_checkpoint(), CPU)).picture(View(seed=200))
             shown = np.array(json.loads(await browser.run(VALUES))).reshape(16, 16, 4)[..., :3]
             assert np.abs(shown - expected).max() <= 1
 

@@ -89,7 +89,7 @@ def test_styles_are_moved_and_mixed(stage: Stage) -> None:
 def test_a_preview_is_like_the_picture(stage: Stage, level: int) -> None:
     """Of seeds that it was not fitted to, a preview is twice as near to the shrunk picture as the untrained toRGB."""
     generator = stage.generator
-    colours = fit_colours(generator, level, stage.trained.cutoff, num_pixels=3000)
+    colours = fit_colours(generator, level, stage.trained.cutoff, num=8)
     assert colours.side_px == 4 << level
     for seed in (101, 102):
         w_1LD = w_from_seeds(generator, [seed], 0.7, stage.trained.cutoff)

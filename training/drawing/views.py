@@ -40,8 +40,9 @@ PREVIEW_SECONDS = 0.05
 """What a preview may take: the highest level that is drawn in it."""
 LEAST_LEVEL = 2
 """Of a preview: 16 px."""
-FIT_PIXELS = 12_000
-"""That a preview's colours are fitted to, over pictures of many seeds."""
+FIT_SECONDS = 3.0
+"""What whole pictures may take that a preview's colours are fitted to: so many, within these limits."""
+FIT_LIMITS = (4, 32)
 NUM_DIRECTIONS = 6
 """Of each method and block, that the explorer offers."""
 
@@ -218,14 +219,17 @@ class Stage:
     @torch.no_grad()
     def _fitted(self, preview_seconds: float) -> Colours | None:
         w_LD, noise = self._w(0), self._noise(0)
-        if _seconds(lambda: self.drawn(w_LD, noise)) <= preview_seconds:
+        whole = _seconds(lambda: self.drawn(w_LD, noise), preview_seconds)
+        if whole <= preview_seconds:
             return None
+        least, most = FIT_LIMITS
+        num = min(most, max(least, int(FIT_SECONDS / whole)))
         top = level_and_fade(self.generator.resolution, self.generator.lod)[0]
         levels = range(top - 1, LEAST_LEVEL - 1, -1)
         for level in levels:
-            seconds = _seconds(partial(features, self.generator, w_LD[None], noise, level))
-            if seconds <= preview_seconds or level == levels[-1]:
-                return fit_colours(self.generator, level, self.trained.cutoff)
+            lower = partial(features, self.generator, w_LD[None], noise, level)
+            if _seconds(lower, preview_seconds) <= preview_seconds or level == levels[-1]:
+                return fit_colours(self.generator, level, self.trained.cutoff, num)
         return None
 
 
@@ -241,13 +245,12 @@ def features(generator: Generator, w_NLD: Tensor, noise: Sequence[Tensor], level
 
 
 @torch.no_grad()
-def fit_colours(generator: Generator, level: int, cutoff: int, num_pixels: int = FIT_PIXELS) -> Colours:
-    """Weights by which features at a level come nearest to the whole picture, shrunk by area, over pictures of seeds.
+def fit_colours(generator: Generator, level: int, cutoff: int, num: int = FIT_LIMITS[1]) -> Colours:
+    """Weights by which features at a level come nearest to the whole picture, shrunk by area, over `num` seeds.
 
     Half of the seeds are truncated at 0.7, and half are not.
     """
     side = 4 << level
-    num = max(4, -(-num_pixels // side**2))
     w_NLD = torch.cat(
         [w_from_seeds(generator, range(start, num, 2), psi, cutoff) for start, psi in ((0, 0.7), (1, 1.0))]
     )
@@ -265,10 +268,10 @@ def fit_colours(generator: Generator, level: int, cutoff: int, num_pixels: int =
     return Colours(level, solved[:-1], solved[-1])
 
 
-def _seconds(draw: Callable[[], object]) -> float:
-    """The shortest of three times."""
-    times = []
-    for _ in range(3):
+def _seconds(draw: Callable[[], object], enough: float) -> float:
+    """The shortest of three times, or the first where that is far more than enough."""
+    times: list[float] = []
+    while len(times) < 3 and not (times and times[0] > 5 * enough):
         begun = time.perf_counter()
         draw()
         times.append(time.perf_counter() - begun)

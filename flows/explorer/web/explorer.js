@@ -1,7 +1,8 @@
 "use strict";
 // The page's state is the address: what stands behind its # draws the same picture again.
 // A backend draws: a server's (below), or in a page without one, onnx.js. Only one picture is asked for at a time, and
-// always the newest; what the hand has left behind is given up.
+// always the newest. What is drawn quickly is shown even when the hand has moved on, so that one sees what one does; a
+// whole picture that takes longer is given up.
 
 const $ = id => document.getElementById(id);
 const make = (tag, properties = {}, ...children) => {
@@ -135,12 +136,13 @@ async function pump() {
     const now = {view: viewOf(state), checkpoint: state.checkpoint};
     try {
       if (about.preview_px) {
-        const small = await timed(() => backend.picture(now.view, {size: "preview", checkpoint: now.checkpoint, signal}), "preview");
+        const small = await timed(() => backend.picture(now.view, {size: "preview", checkpoint: now.checkpoint}), "preview");
         if (own !== turn) continue;
         if (small) await rest(160);
         if (own !== turn) continue;
       }
-      const whole = await timed(() => backend.picture(now.view, {checkpoint: now.checkpoint, signal}), "");
+      const given = {checkpoint: now.checkpoint, ...(about.preview_px && {signal})};
+      const whole = await timed(() => backend.picture(now.view, given), "");
       if (own !== turn) continue;
       if (!whole) { await rest(60); continue; }
       say(describe());
@@ -246,7 +248,9 @@ function slider({name, small = "", low, high, step, start, get, set, label, show
   input.setAttribute("aria-label", label || name);
   const row = make("label", {className: "slider"}, text, input, output);
   input.addEventListener("input", () => { set(Number(input.value)); changed(); });
-  input.addEventListener("dblclick", () => { set(start()); changed(); });
+  const restart = () => { set(start()); changed(); };
+  input.addEventListener("dblclick", restart);
+  input.addEventListener("keydown", event => { if (event.key === "Delete" || event.key === "Backspace") restart(); });
   row.sync = () => {
     const value = get();
     if (Number(input.value) !== value) input.value = value;
@@ -322,7 +326,7 @@ function buildMixing() {
   box.sync = () => {
     const pins = state.mixed && !state.pins.includes(state.mixed) ? [state.mixed, ...state.pins] : state.pins;
     const options = [make("option", {value: "", textContent: "no other picture"}),
-      ...pins.map((pin, index) => make("option", {value: pin, textContent: pinName(pin, index)}))];
+      ...pins.map(pin => make("option", {value: pin, textContent: pinName(pin, state.pins.indexOf(pin))}))];
     select.replaceChildren(...options);
     select.value = state.mixed;
     select.disabled = range.disabled = !pins.length;
@@ -358,7 +362,7 @@ function buildNoise() {
   $("noise").replaceChildren(all, ...layers);
 }
 
-const pinName = (pin, index) => `pin ${index + 1}: seed ${new URLSearchParams(pin).get("seed")}`;
+const pinName = (pin, index) => `${index < 0 ? "not pinned" : `pin ${index + 1}`}: seed ${new URLSearchParams(pin).get("seed")}`;
 
 function sync() {
   if (document.activeElement !== $("seed")) $("seed").value = state.seed;
