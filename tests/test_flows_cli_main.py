@@ -194,11 +194,14 @@ def test_json_is_all_there_is_on_standard_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--version"], ["trace", "golden"], ["trace", "anna.jpg"], ["verify", "golden"]]
+    "arguments",
+    [["--version"], ["trace", "golden2"], ["trace", "anna.jpg"], ["verify", "golden2"], ["verify", "--all"]],
 )
 def test_reading_imports_nothing_that_decodes_or_draws(tmp_path: Path, arguments: list[str]) -> None:
     """What only reads a store starts without the libraries that decode, draw, learn or run elsewhere."""
-    shutil.copytree(Path(__file__).with_name("data") / "golden" / "store", tmp_path / "store")
+    for golden in ("golden", "golden2"):
+        data = Path(__file__).with_name("data") / golden
+        shutil.copytree(data / "store", tmp_path / "store", dirs_exist_ok=True)
     code = (
         "import sys; from flows.cli.main import main\n"
         "try: main()\nfinally: print(*sorted({name.partition('.')[0] for name in sys.modules}))"

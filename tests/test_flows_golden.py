@@ -30,6 +30,7 @@ from preprocessing.records import SOURCE_COLUMNS
 from storage.datasets.dataset import COLUMNS_OF, Dataset, TableName, dataset_names, open_dataset
 from storage.datasets.lookup import find_rows
 from storage.datasets.manifest import publish, record_build
+from storage.datasets.parts import Parts
 from storage.datasets.records import BuildRecord, Latest, Manifest
 from storage.datasets.verify import verify
 from storage.digest import bytes_digest, file_digest, json_digest
@@ -48,6 +49,7 @@ from storage.runs import (
 )
 from storage.store import Store, original_key
 from storage.tables import FORMAT_KEY, get_table, put_table, table_of
+from storage.verify import verify as verify_anything
 from training.checkpoint import State
 from training.config import TrainConfig
 from training.drawing.images import images_from_seeds
@@ -60,7 +62,7 @@ from training.metrics.audit import AuditRecord
 from training.metrics.evaluate import best_checkpoint, evaluate
 from training.metrics.settings import EvaluateConfig
 from training.process import images_of, train_folder
-from training.tracking import Tracker
+from training.tracking import TrackedRun, Tracker
 
 GOLDEN = Path(__file__).with_name("data") / "golden"
 VERSIONS = {
@@ -71,6 +73,8 @@ VERSIONS = {
 """sha256 of the manifests: a folder as first published, the same by other rules, and pictures that were fetched."""
 FIRST, SECOND = (f"golden@{VERSIONS[name][:16]}" for name in ("first", "second"))
 WEB = f"golden-web@{VERSIONS['web'][:16]}"
+VERSION_2 = "07831156ef904daca3526b56578238bc3f14eea708394f92bef6aaec56767edd"
+"""That of the second golden store, of format 2."""
 ANNA = "850566706e68108318011694a9031afc5fb5ffe40cac018b31713ec9bc3ce293"
 CPU = torch.device("cpu")
 
@@ -99,6 +103,13 @@ def run(store: Store) -> Run:
     """Its one training run."""
     [run] = list_runs(store)
     return run
+
+
+@pytest.fixture
+def later(store: Store) -> Store:
+    """The golden store with the second one over it."""
+    shutil.copytree(GOLDEN.with_name("golden2") / "store", store.root, dirs_exist_ok=True)
+    return store
 
 
 def silent(_: Progress) -> None:
@@ -170,6 +181,53 @@ def test_tables_say_what_became_of_each_picture(store: Store) -> None:
         [emma] = [row for row in images if row["ref"] == "emma.jpg"]
         assert (emma["author"], emma["license"]) == (None, None)
         assert [build.facts.host for build in dataset.builds()] == ["golden"]
+
+
+RECORDS_2: dict[str, type[StoredRecord]] = {
+    "datasets/golden2/*/manifest.json": Manifest,
+    "datasets/golden2/*/*.parts.json": Parts,
+    "datasets/golden2/builds/*.json": BuildRecord,
+    "datasets/golden2/latest.json": Latest,
+    "runs/*-golden2-*/run.json": RunRecord,
+    "runs/*-golden2-*/result.json": RunResult,
+    "runs/*-golden2-*/mlflow.json": TrackedRun,
+    "runs/*-golden2-*/checkpoints/*/state.json": State,
+}
+
+
+def test_the_second_store_is_read_whole(later: Store) -> None:
+    """A store of manifests of format 2 is intact, and its records are written to the byte as they were read."""
+    dataset = open_dataset(later, "golden2")
+    assert dataset.manifest_sha256 == VERSION_2
+    assert verify_anything(later, None)[1].problems == []
+    for pattern, kind in RECORDS_2.items():
+        paths = list(later.root.glob(pattern))
+        assert paths, pattern
+        for path in paths:
+            assert kind.read(path).as_bytes() == path.read_bytes(), path
+    assert {row["ref"] for row in dataset.images()} == {
+        row["ref"] for row in open_dataset(later, FIRST).images()
+    }
+
+
+def test_the_second_store_leads_to_photographs(later: Store) -> None:
+    """Its grid, its run and a photograph are traced."""
+    [grid] = later.root.glob("runs/*-golden2-*/grids/*.png")
+    chain = trace(later, str(grid))
+    assert [step.kind for step in chain.steps] == ["grid", "checkpoint", "training run", "dataset"]
+    assert all(file_digest(Path(row["original"])) == row["photo_sha256"] for row in chain.images)
+    assert f"golden2@{VERSION_2[:16]}" in {step.facts["reference"] for step in trace(later, ANNA).steps}
+
+
+def test_the_second_store_is_trained_on_and_curated(later: Store) -> None:
+    """Its run goes on, a new one begins, and what its crawl gave is taken from its tables."""
+    [folder] = later.root.glob("runs/*-golden2-*")
+    run = Run(folder)
+    config = TrainConfig.model_validate({**run.record.config, "total_kimg": 0.048})
+    assert train(run, config, images_of(run, config), CPU, Tracker())["num_images"] == 48
+    tiny_run.trained(later, open_dataset(later, "golden2").summary(), total_kimg=0.016)
+    again = crawled(open_dataset(later, "golden2"))
+    assert (again.items.num_rows, again.photos.num_rows) == (11, 11)
 
 
 DRAWN = {
