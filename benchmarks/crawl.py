@@ -47,6 +47,13 @@ from storage.tables import table_of
 NUM_IMAGES = 3000
 IMAGE_BYTES = 30_000
 SPEED_HOSTS = [f"127.0.7.{number}" for number in range(1, 17)]
+LINE = 600
+"""Photographs a second of a line that is slower than any server: 144 Mbit/s."""
+SERVERS = {
+    "fast": "a server of a few lines, as fast as it can",
+    "ordinary": "aiohttp's server",
+    "line": f"a line of {LINE} photographs a second",
+}
 PACE_HOSTS = [f"127.0.8.{number}" for number in range(1, 51)]
 PACE_S = 20
 MILLION = 1_000_000
@@ -57,6 +64,9 @@ class Server(asyncio.Protocol):
     """Answers GET by GET."""
 
     jpeg = b""
+    interval_s = 0.0
+    """Between two photographs, of all connections together: how fast the line is."""
+    next_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As asyncio calls it."""
@@ -73,9 +83,12 @@ class Server(asyncio.Protocol):
             if target.endswith(b".jpg"):  # each photograph is another
                 body = self.jpeg[:-2] + target + b"\xff\xd9"
                 fields = b'Content-Type: image/jpeg\r\nETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
-                self.transport.write(
-                    b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (fields, len(body), body)
-                )
+                data = b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (fields, len(body), body)
+                Server.next_s = max(Server.next_s + self.interval_s, time.monotonic())
+                if self.interval_s:
+                    asyncio.get_running_loop().call_at(Server.next_s, self.transport.write, data)
+                else:
+                    self.transport.write(data)
             elif target == b"/robots.txt":
                 body = b"User-agent: *\nDisallow: /private/\n"
                 self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
@@ -95,13 +108,14 @@ async def ordinary(request: web.Request) -> web.Response:
     )
 
 
-def serve(pipe: Connection, hosts: list[str], is_fast: bool) -> None:
+def serve(pipe: Connection, hosts: list[str], kind: str) -> None:
     """Answer until told to end."""
+    Server.interval_s = 1 / LINE if kind == "line" else 0.0
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
         port = 0
-        answer = Server if is_fast else web.Server(ordinary)
+        answer = web.Server(ordinary) if kind == "ordinary" else Server
         for host in hosts:
             server = await loop.create_server(answer, host, port)
             port = server.sockets[0].getsockname()[1]
@@ -116,11 +130,11 @@ def serve(pipe: Connection, hosts: list[str], is_fast: bool) -> None:
 
 
 @contextmanager
-def serving(hosts: list[str], is_fast: bool = True) -> Iterator[int]:
+def serving(hosts: list[str], kind: str = "fast") -> Iterator[int]:
     """A server in a process of its own; its port."""
     here, there = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(
-        target=serve, args=(there, hosts, is_fast), daemon=True
+        target=serve, args=(there, hosts, kind), daemon=True
     )
     server.start()
     yield here.recv()
@@ -139,8 +153,8 @@ def crawled(urls: list[str], config: FetchConfig, folder: Path) -> int:
     schema = pa.schema([pa.field(name, pa.string()) for name in ITEM_COLUMNS])
     listed = table_of(({**nothing, "ref": url} for url in urls), schema)
     items, _ = addressed_items(listed, lambda item: web_address(item.ref))
-    found, _ = fetch_items(items, lambda item: web_address(item.ref), config, Store(folder), Asking())
-    return int(found["reason"].null_count)
+    found = fetch_items(items, lambda item: web_address(item.ref), config, Store(folder), Asking())
+    return int(found.outcomes["reason"].null_count)
 
 
 async def bare(urls: list[str], num_at_once: int) -> int:
@@ -160,13 +174,13 @@ async def bare(urls: list[str], num_at_once: int) -> int:
     return num
 
 
-def print_speed(is_fast: bool, rounds: int = 5) -> None:
+def print_speed(kind: str, rounds: int = 5) -> None:
     """Images a second and CPU an image of both, in turn; of each its best round."""
     config = config_of()
     num_at_once = len(SPEED_HOSTS) * config.per_host_concurrency
     found: dict[str, list[tuple[float, float]]] = {"bare aiohttp": [], "crawl": []}
     # Stores are kept to the end: where many files were deleted, ext4 is slow to make new ones for half a minute.
-    with serving(SPEED_HOSTS, is_fast) as port, tempfile.TemporaryDirectory() as folder:
+    with serving(SPEED_HOSTS, kind) as port, tempfile.TemporaryDirectory() as folder:
         urls = [f"http://{SPEED_HOSTS[n % len(SPEED_HOSTS)]}:{port}/{n}.jpg" for n in range(NUM_IMAGES)]
         for number in range(rounds):
             for name, times in found.items():
@@ -177,7 +191,7 @@ def print_speed(is_fast: bool, rounds: int = 5) -> None:
                     num = asyncio.run(bare(urls, num_at_once))
                 times.append((time.perf_counter() - start, time.process_time() - start_cpu))
                 assert num == NUM_IMAGES
-    print("a server of a few lines:" if is_fast else "aiohttp's server:")
+    print(f"{SERVERS[kind]}:")
     for name, times in found.items():
         wall, cpu = (min(column) for column in zip(*times, strict=True))
         print(f"  {name}: {NUM_IMAGES / wall:.0f} images/s, {1000 * cpu / NUM_IMAGES:.2f} ms CPU an image")
@@ -250,15 +264,19 @@ def resume(folder: str) -> tuple[int, int, str, float]:
     """How many are known and to ask, the seconds of each step, and the most memory in KiB."""
     seconds = {}
     start = time.perf_counter()
+
+    def note(name: str) -> None:
+        seconds[name] = time.perf_counter() - start, time.process_time()
+
     config = BuildConfig.model_validate(
         {"source": f"urls:{folder}/urls.jsonl", "fetch": {"user_agent": "benchmark/1"}}
     )
     source = open_source(config.source, config.fetch)
     assert isinstance(source, WebSource)
     listed, _ = listing(source, config)
-    seconds["listed"] = time.perf_counter() - start
+    note("listed")
     items, _ = addressed_items(listed, source.address)
-    seconds["partitioned"] = time.perf_counter() - start
+    note("partitioned")
     num_wanted = 0
 
     def nobody(wanted: list[Any], *_: Any, **__: Any) -> Iterator[Any]:
@@ -267,15 +285,17 @@ def resume(folder: str) -> tuple[int, int, str, float]:
         yield from ()
 
     items_module.crawl = nobody  # type: ignore[assignment]
-    _, num_known = fetch_items(items, source.address, config.fetch, Store(folder), Asking())
-    seconds["resumed"] = time.perf_counter() - start
-    text = ", ".join(f"{name} after {value:.1f} s" for name, value in seconds.items())
+    num_known = fetch_items(items, source.address, config.fetch, Store(folder), Asking()).num_known
+    note("resumed")
+    text = ", ".join(
+        f"{name} after {wall:.0f} s ({cpu:.0f} s of CPU)" for name, (wall, cpu) in seconds.items()
+    )
     return num_known, num_wanted, text, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "speed":
-        print_speed(is_fast=True)
-        print_speed(is_fast=False)
+        for kind in SERVERS:
+            print_speed(kind)
     else:
         {"pace": print_pace, "million": print_million}[sys.argv[1]]()

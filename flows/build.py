@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -27,6 +26,7 @@ from flows.stages.align import Aligned, align
 from flows.stages.crawl import Crawled, crawl
 from flows.stages.curate import curate
 from flows.stages.publish import publish
+from flows.stages.screen import screened
 from flows.stages.shard import Sharded, shard
 from flows.stages.work import Context, Report
 from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
@@ -132,7 +132,11 @@ def build(config: BuildConfig, options: BuildOptions, run: Run, secret: Secret =
     """
     check_build(config, Store(options.store))
     check_reasons(options.retry)
-    asked = partial(crawl, retry=options.retry, num_workers=options.crawl_workers)
+
+    def asked(context: Context, report: Report, config: BuildConfig) -> Crawled:
+        found = crawl(context, report, config, options.retry, options.crawl_workers)
+        return screened(found, context, config)
+
     return build_from(asked, config, options, run, secret)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 from flows.build import Built, Run, build_from
 from flows.options import BuildOptions
 from flows.stages.crawl import Crawled
+from flows.stages.screen import screened
 from flows.stages.work import Context, Report
 from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA, REJECTION_SCHEMA
 from preprocessing.config import BuildConfig, recorded_config
@@ -29,18 +31,29 @@ from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store, original_key
 from storage.tables import Stored, arrow, fitted, leaders, rows_holding
 
+OF_SIGNALS = {"opt_outs", "respect_robots", "respect_opt_out", "reject_synthetic"}
+"""Settings by which photographs are judged that were fetched: a stricter policy asks nobody again."""
+
 
 def recuration(store: Store, reference: str, given: BuildConfig) -> tuple[Dataset, BuildConfig]:
     """The version that `reference` names, and the config that would have given it under the rules of `given`.
 
     ConfigError where `given` sets anything else, or the rules need what that build did not find or measure.
     """
-    if others := sorted(given.model_fields_set - {"curate"}):
+    others = given.model_fields_set - {"curate", "block", "fetch"}
+    others |= {f"fetch.{name}" for name in given.fetch.model_fields_set - OF_SIGNALS}
+    if others:
         raise ConfigError(
-            f"a re-curation changes --curate options only, not --{others[0].replace('_', '-')}: build"
+            f"a re-curation changes --curate, --block and what of --fetch judges signals, not "
+            f"--{min(others).replace('_', '-')}: build"
         )
     dataset = open_dataset(store, reference)
-    config = recorded_config(dataset).model_copy(update={"curate": given.curate})
+    config = recorded_config(dataset)
+    fetch = {name: getattr(given.fetch, name) for name in given.fetch.model_fields_set}
+    update: dict[str, Any] = {"curate": given.curate, "fetch": config.fetch.model_copy(update=fetch)}
+    if "block" in given.model_fields_set:
+        update["block"] = given.block
+    config = config.model_copy(update=update)
     config.resolved()
     return dataset, config
 
@@ -49,7 +62,7 @@ def recurate(dataset: Dataset, config: BuildConfig, options: BuildOptions, run: 
     """Build again from the photographs of `dataset`; `config` is that of `recuration`."""
 
     def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
-        return crawled(dataset)
+        return screened(crawled(dataset), context, config, by_signals=True)
 
     return build_from(crawl, config, options, run)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from preprocessing.crawl.blocklist import BlockConfig
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.curation.settings import CurateConfig
 from preprocessing.faces import FacesConfig
@@ -46,6 +47,7 @@ class BuildConfig(Config):
         LicensesConfig(), description="Which licences photographs of the web may have."
     )
     fetch: FetchConfig = Field(FetchConfig(), description="How photographs are fetched from the web.")
+    block: BlockConfig = Field(BlockConfig(), description="Which photographs must not come in.")
     decode: DecodeConfig = Field(DecodeConfig(), description="What a photograph may be.")
     detect: DetectConfig = Field(DetectConfig(), description="How faces are found.")
     align_mode: Literal["fast", "exact"] = Field(

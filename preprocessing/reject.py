@@ -39,6 +39,12 @@ class Reason(StrEnum):
     OPTED_OUT = "opted_out"
     SYNTHETIC = "synthetic"
     CHECKSUM_MISMATCH = "checksum_mismatch"
+    BLOCKED_URL = "blocked_url"
+    BLOCKED_HOST = "blocked_host"
+    BLOCKED_AUTHOR = "blocked_author"
+    BLOCKED_SHA256 = "blocked_sha256"
+    BLOCKED_MD5 = "blocked_md5"
+    BLOCKED_PDQ = "blocked_pdq"
     # decode
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
@@ -86,22 +92,38 @@ LICENSING = frozenset(
 )
 """Reasons for which a photograph was not asked for."""
 
-CRAWL = LICENSING | frozenset(
+BLOCKED = frozenset(
     {
-        Reason.UNREADABLE_FILE,
-        Reason.BAD_URL,
-        Reason.HTTP_STATUS,
-        Reason.SERVER_ERROR,
-        Reason.TIMED_OUT,
-        Reason.CONNECTION_FAILED,
-        Reason.UNEXPECTED_ERROR,
-        Reason.ADDRESS_REFUSED,
-        Reason.TOO_MANY_BYTES,
-        Reason.ROBOTS_DISALLOWED,
-        Reason.OPTED_OUT,
-        Reason.SYNTHETIC,
-        Reason.CHECKSUM_MISMATCH,
+        Reason.BLOCKED_URL,
+        Reason.BLOCKED_HOST,
+        Reason.BLOCKED_AUTHOR,
+        Reason.BLOCKED_SHA256,
+        Reason.BLOCKED_MD5,
+        Reason.BLOCKED_PDQ,
     }
+)
+"""Reasons of tombstones, and of lists of hashes."""
+
+CRAWL = (
+    LICENSING
+    | BLOCKED
+    | frozenset(
+        {
+            Reason.UNREADABLE_FILE,
+            Reason.BAD_URL,
+            Reason.HTTP_STATUS,
+            Reason.SERVER_ERROR,
+            Reason.TIMED_OUT,
+            Reason.CONNECTION_FAILED,
+            Reason.UNEXPECTED_ERROR,
+            Reason.ADDRESS_REFUSED,
+            Reason.TOO_MANY_BYTES,
+            Reason.ROBOTS_DISALLOWED,
+            Reason.OPTED_OUT,
+            Reason.SYNTHETIC,
+            Reason.CHECKSUM_MISMATCH,
+        }
+    )
 )
 """Reasons for which a photograph never entered the store."""
 
@@ -135,6 +157,12 @@ MEANING: dict[Reason, str] = {
     Reason.OPTED_OUT: "The host, or the file itself, asks not to be used for machine learning.",
     Reason.SYNTHETIC: "The file says of itself that a model drew it: it is no photograph.",
     Reason.CHECKSUM_MISMATCH: "The bytes are not the ones that the source's list promises.",
+    Reason.BLOCKED_URL: "A photograph of this address was removed for good.",
+    Reason.BLOCKED_HOST: "Photographs of this host were removed for good.",
+    Reason.BLOCKED_AUTHOR: "Photographs of this author were removed for good.",
+    Reason.BLOCKED_SHA256: "The sha256 of the file is on a list, or the photograph was removed for good.",
+    Reason.BLOCKED_MD5: "The MD5 of the file is on a list, or the photograph was removed for good.",
+    Reason.BLOCKED_PDQ: "The picture looks like one of a list, or like one that was removed for good.",
     Reason.EMPTY_FILE: "The file holds no bytes.",
     Reason.NOT_AN_IMAGE: "The file is in none of the image formats that are read.",
     Reason.BROKEN_IMAGE: "The file begins as an image, but its pixels cannot be read.",

@@ -61,7 +61,7 @@ from training.metrics.settings import AuditConfig, EvaluateConfig
         (["trace", "nobody"], "names no grid, checkpoint, run, dataset, image or photograph"),
         (["curate"], "a dataset is needed"),
         (["curate", "nobody"], "no dataset 'nobody'"),
-        (["curate", "nobody", "--resolution", "64"], "changes --curate options only, not --resolution"),
+        (["curate", "nobody", "--resolution", "64"], "what of --fetch judges signals, not --resolution"),
         (["curate", "--explain", "nobody.jpg"], "'nobody.jpg' is no file, and no image or photograph"),
         (["build", "--curate.min-quad-px", "5"], "curate.min_quad_px=5 is below detect.min_quad_px=128"),
         (["build", "--curate.min-filter-score", "0"], "build with scores.filter_model set"),

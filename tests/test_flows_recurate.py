@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from distributed import LocalCluster
 from PIL import Image, ImageFilter
+from raw_web import Request, reply, serving
 
 from flows.build import Built, build, run_with
 from flows.cli.main import main
@@ -132,6 +133,7 @@ def test_only_rules_can_change(first: Built) -> None:
     for settings, message in [
         ({"resolution": 128}, "not --resolution"),
         ({"detect": {"min_quad_px": 20}}, "not --detect"),
+        ({"fetch": {"retries": 1}}, "not --fetch.retries"),
         ({"curate": {"min_quad_px": 20}}, "below detect.min_quad_px=32"),
         ({"curate": {"max_faces_per_identity": 2}}, "scores.embedding"),
     ]:
@@ -139,6 +141,40 @@ def test_only_rules_can_change(first: Built) -> None:
             recuration(store, "faces", BuildConfig.model_validate(settings))
     with pytest.raises(NotFoundError, match="no dataset 'nobody'"):
         recuration(store, "nobody", BuildConfig())
+
+
+def test_a_stricter_policy_gives_what_a_build_gives(photos: Path, cluster: str, tmp_path: Path) -> None:
+    """What was said of photographs refuses them later, with nobody asked, as a build by that policy does."""
+    files = {f"/{path.name}": path.read_bytes() for path in photos.glob("*.jpg")}
+    marked = min(files)
+
+    def answer(request: Request) -> bytes:
+        if request.target not in files:
+            return reply(status=404)
+        said = {"X_Robots_Tag": "noindex"} if request.target == marked else {}
+        return reply(files[request.target], 200, **said)
+
+    with serving(answer) as web:
+        listed = tmp_path / "urls.jsonl"
+        lines = [{"url": web.url(target), "license": "CC0-1.0"} for target in files]
+        listed.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        fetch: dict[str, Any] = {"user_agent": "test/1", "allow_networks": ["127.0.0.0/8"]}
+        curate = {"pdq_max_distance": None}
+        settings = {"source": f"urls:{listed}", "resolution": 64, "curate": curate, "fetch": fetch}
+        options = BuildOptions(store=tmp_path / "store", scheduler=cluster, chunk_size=5)
+        lax = build(BuildConfig.model_validate(settings), options, run_with(silent))
+        num_requests = len(web.requests)
+        strict = {"opt_outs": {"x_robots_tag": "noai,noindex"}}
+        given = BuildConfig.model_validate({"curate": curate, "fetch": strict})
+        again = recurate(*recuration(Store(options.store), "faces", given), options, run_with(silent))
+        settings["fetch"] = fetch | strict
+        whole = build(BuildConfig.model_validate(settings), options, run_with(silent))
+        assert len(web.requests) == num_requests
+    assert again.dataset.version == whole.dataset.version != lax.dataset.version
+    assert [row["ref"] for row in again.dataset.rejections() if row["reason"] == "opted_out"] == [
+        web.url(marked)
+    ]
+    assert again.record.config["fetch"] == whole.record.config["fetch"]
 
 
 def test_an_impossible_rule_publishes_nothing(first: Built, unreadable: Path, cluster: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -17,11 +18,17 @@ from raw_web import PICTURE, Request, Web, reply, serving
 
 from flows.operations.cluster import open_workers
 from flows.stages.crawl import Crawled, crawl
+from flows.stages.screen import screened
 from flows.stages.work import Context, Inline, Progress
 from preprocessing.config import BuildConfig
+from preprocessing.crawl.blocklist import BlockConfig
 from preprocessing.crawl.ledger import Ledger
+from preprocessing.crawl.signals import SignalsConfig
+from preprocessing.crawl.urls import web_address
+from storage.digest import bytes_digest
 from storage.gathered import Gathered
 from storage.store import Store, original_key
+from storage.tombstones import Tombstones
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTS = [f"127.0.4.{number}" for number in range(1, 5)]
@@ -121,3 +128,90 @@ def test_workers_share_the_hosts(tmp_path: Path) -> None:
             Context(Store(tmp_path / "alone"), Inline(), 64, refetch=False, gathered=Gathered), silent, config
         )
     assert outcomes(shared) == outcomes(alone)
+
+
+def here(store: Store) -> Context:
+    """Work in this process."""
+    return Context(store, Inline(), 64, refetch=False, gathered=Gathered)
+
+
+def reasons_of(crawled: Crawled) -> dict[str, str]:
+    """The reason of each rejection, by the number of its photograph."""
+    rows = crawled.rejections.to_pylist()
+    return {row["ref"].rpartition("/")[2].removesuffix(".jpg"): row["reason"] for row in rows}
+
+
+def test_what_is_buried_never_returns(tmp_path: Path) -> None:
+    """Tombstones of address, host, author and hash refuse before a request, behind a redirect, and of what is kept."""
+    bodies = {f"/{number}.jpg": PICTURE[:-2] + bytes([number]) + b"\xff\xd9" for number in range(6)}
+    answers = {target: reply(body) for target, body in bodies.items()}
+    with serving(lambda request: answers.get(request.target, reply(status=404)), *HOSTS[:2]) as web:
+        answers["/5.jpg"] = reply(status=302, Location=web.url("/0.jpg", HOSTS[0]))
+        rows = [
+            {"url": web.url(f"/{n}.jpg", HOSTS[0]), "license": "CC-BY-4.0", "author": f"No {n}"}
+            for n in range(6)
+        ]
+        rows.append({"url": web.url("/1.jpg", HOSTS[1]), "license": "CC0-1.0"})
+        listed = tmp_path / "urls.jsonl"
+        listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        config, store = config_of(listed), Store(tmp_path / "store")
+        assert len(screened(crawl(here(store), silent, config), here(store), config).photos) == 7
+        removed = tmp_path / "removed.txt"
+        removed.write_text(hashlib.md5(bodies["/3.jpg"]).hexdigest() + "\n")
+        config = config.model_copy(update={"block": BlockConfig(md5=(removed,))})
+        for other in (store, Store(tmp_path / "other")):
+            Tombstones(other).bury(
+                [
+                    ("url", web_address(rows[0]["url"]).key),
+                    ("host", HOSTS[1]),
+                    ("author", "no  2"),
+                    ("sha256", bytes_digest(bodies["/4.jpg"])),
+                ]
+            )
+            web.requests.clear()
+            found = screened(crawl(here(other), silent, config), here(other), config)
+            reasons = {
+                (web_address(row["ref"]).host, row["ref"][-5]): row["reason"]
+                for row in found.rejections.to_pylist()
+            }
+            first, second = HOSTS[:2]
+            expected = {
+                (first, "0"): "blocked_url",
+                (second, "1"): "blocked_host",
+                (first, "2"): "blocked_author",
+                (first, "3"): "blocked_md5",
+                (first, "4"): "blocked_sha256",
+            }
+            if other is not store:  # whose photograph came through a redirect that leads to it
+                expected[first, "5"] = "blocked_url"
+            assert reasons == expected
+            asked = {(request.host, request.target) for request in web.requests}
+            assert not asked & {
+                (first, "/0.jpg"),
+                (first, "/2.jpg"),
+                (second, "/1.jpg"),
+                (second, "/robots.txt"),
+            }
+        kept = {path.name for path in other.path("originals").rglob("*") if path.is_file()}
+        assert kept == {bytes_digest(bodies["/1.jpg"])}
+
+
+def test_a_stricter_policy_asks_nobody(tmp_path: Path) -> None:
+    """What was said at the time refuses photographs later, by a policy that honours more, without a request."""
+    answers = {
+        "/0.jpg": reply(PICTURE, X_Robots_Tag="noindex"),
+        "/1.jpg": reply(PICTURE, X_Robots_Tag="max-image-preview:large"),
+    }
+    with serving(lambda request: answers.get(request.target, reply(status=404))) as web:
+        config = config_of(list_of(tmp_path / "urls.jsonl", web, 2, ["127.0.0.1"]))
+        store = Store(tmp_path / "store")
+        crawled = crawl(here(store), silent, config)
+        assert len(crawled.photos) == 2
+        num_requests = len(web.requests)
+        opt_outs = SignalsConfig(x_robots_tag=("noai", "noindex"))
+        config = config.model_copy(update={"fetch": config.fetch.model_copy(update={"opt_outs": opt_outs})})
+        again = screened(crawled, here(store), config, by_signals=True)
+        assert reasons_of(again) == {"0": "opted_out"}
+        assert [row["detail"] for row in again.rejections.to_pylist()] == ["x-robots-tag: noindex"]
+        assert outcomes(crawl(here(store), silent, config))[1:] == outcomes(again)[1:]
+        assert len(web.requests) == num_requests

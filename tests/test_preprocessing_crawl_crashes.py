@@ -192,12 +192,12 @@ class Crawls(RuleBasedStateMachine):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(crawler_module, "arriving", self.arriving)
             with Machine(dies_at).running():
-                table, _ = fetch_items(items, lambda item: web_address(item.ref), CONFIG, store, asking)
-                outcomes = table.to_pylist()
+                found = fetch_items(items, lambda item: web_address(item.ref), CONFIG, store, asking)
+                outcomes = found.outcomes.to_pylist()
         return outcomes
 
     def arriving(
-        self, wanted: Iterable[Wanted], config: FetchConfig, memory: Any, folder: Path
+        self, wanted: Iterable[Wanted], config: FetchConfig, memory: Any, folder: Path, refusal: Any
     ) -> Iterator[list[Visit]]:
         """The web: what would come of each address, some at a time."""
         visits: list[Visit] = []

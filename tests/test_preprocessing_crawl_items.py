@@ -56,9 +56,8 @@ class Crawl:
         assert not bad.num_rows
         asking = Asking(frozenset(retry), refetch)
         counts: Counter[str] = Counter()
-        found, self.num_known = fetch_items(
-            items, source.address, source.fetch, self.store, asking, counts.update
-        )
+        fetched = fetch_items(items, source.address, source.fetch, self.store, asking, counts.update)
+        found, self.num_known = fetched.outcomes, fetched.num_known
         outcomes = {row["ref"]: row["reason"] for row in found.to_pylist()}
         assert counts == Counter(reason or "photos" for reason in outcomes.values())
         for row in found.to_pylist():
@@ -305,3 +304,15 @@ def test_what_a_kill_has_left_is_removed(crawl: Crawl) -> None:
     with serving(site({"/a": reply(PICTURE)})) as web:
         crawl(web.url("/a"))
     assert not left.parent.exists()
+
+
+def test_any_header_can_be_on_record(crawl: Crawl) -> None:
+    """Bytes that are no text, in whatever header, are kept with the photograph, and sent to nobody."""
+    odd = '"\udcff\u20ac"'
+    with serving(site({"/a": reply(PICTURE, ETag=odd, Last_Modified=odd, X_Odd=odd)})) as web:
+        assert crawl(web.url("/a")) == {web.url("/a"): None}
+        row = crawl.entry(web.url("/a"))
+        assert ["X-Odd", odd] in json.loads(row.headers or "")
+        assert "\\udcff" in (row.etag or "")
+        crawl(web.url("/a"), refetch=True)
+        assert "if-none-match" not in web.requests[-1].headers

@@ -40,6 +40,8 @@ COMMANDS = {
     "build": "dataset",
     "align": "dataset",
     "curate": "dataset",
+    "ledger": "web",
+    "recheck": "web",
     "train": "train",
     "import-network": "networks",
     "generate": "draw",

@@ -47,6 +47,7 @@ KEPT_SHOWN, REJECTED_SHOWN = 96, 200
 PHOTOS_SHOWN = 40
 """Photographs without a crop on one page: each must be decoded whole."""
 LICENSES_SHOWN = 100
+HOSTS_SHOWN = 100
 THUMBNAIL_PX = 96
 SAMPLE_PX = 192
 """Beside a threshold, where sharpness must show."""
@@ -242,10 +243,20 @@ class _Pages:
             - sum(t["seconds"] for t in self.record["timings"].values()),
             "config": json.dumps(self.record["config"], indent=2, ensure_ascii=False),
             "licenses": self.licenses()[:LICENSES_SHOWN],
+            "hosts": self._hosts(),
+            "num_hosts": 0 if self.crawled.hosts is None else self.crawled.hosts.num_rows,
             "kept": self._of_faces(_evenly(kept, KEPT_SHOWN), THUMBNAIL_PX),
             "num_kept": len(kept),
             "scores": self._scores(),
         }
+
+    def _hosts(self) -> list[Row]:
+        """What came of each host's addresses, those with the most first."""
+        hosts = self.crawled.hosts
+        if hosts is None:
+            return []
+        order = [("addresses", "descending"), ("host", "ascending")]
+        return list(hosts.sort_by(order).slice(0, HOSTS_SHOWN).to_pylist())
 
     def reason(self, reason: Reason) -> dict[str, Any]:
         """The page of one reason; where it has one threshold, those that miss it by least come first."""

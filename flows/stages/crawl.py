@@ -8,7 +8,7 @@ or several, each the hosts of other partitions. Not here: how a source reads (`p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,20 +19,24 @@ import pyarrow.compute as pc
 
 from flows.stages.listing import listing, opened
 from flows.stages.work import Context, Progress, Report, reasons, spread
-from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA
+from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA, rejection_columns
 from preprocessing.config import BuildConfig
+from preprocessing.crawl.blocklist import BlockConfig, Blocklist, open_blocklist
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.crawl.items import (
     OUTCOME_SCHEMA,
     Asking,
     Count,
+    FetchedItems,
     addressed_items,
     fetch_items,
 )
 from preprocessing.records import Item, Rejection
+from preprocessing.reject import Rejected
 from preprocessing.sources import Source, WebSource
+from storage.digest import bytes_digest
 from storage.store import Store
-from storage.tables import Row, arrow, counted, fitted, rows_holding
+from storage.tables import BATCH_ROWS, Row, arrow, counted, fitted, rows_holding
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,8 @@ class Crawled:
     photos: pa.Table
     rejections: pa.Table
     reused: int
+    hosts: pa.Table | None = None
+    """What came of the addresses of each host, where there were any, as columns of HOSTS_SCHEMA."""
 
     def counts(self) -> dict[str, int]:
         """What became of the items."""
@@ -68,6 +74,11 @@ def crawl(
     source = opened(config, context, report)
     listed, not_asked_for = listing(source, config)
     refs = listed["ref"]
+    blocklist = open_blocklist(context.store, config.block)
+    if blocklist.names_items:
+        not_asked_for = pa.concat_tables(
+            [not_asked_for, rejection_columns(_blocked(listed, source, blocklist))]
+        )
     wanted = listed.filter(pc.invert(pc.is_in(refs, value_set=not_asked_for["ref"])))
     items = listed.select(ITEM_SCHEMA.names)
     del listed
@@ -79,18 +90,19 @@ def crawl(
         report(Progress("crawl", counts.total(), len(refs), "photos", counts))
 
     count(_counted(outcomes[0]))
-    reused = 0
+    reused, hosts = 0, None
     described = source.description()
     if isinstance(source, WebSource):
         described |= {"licenses": config.licenses.description()}
         asking = Asking(frozenset(retry), context.refetch)
-        fetched, reused = _fetched(wanted, source, context, asking, num_workers, count)
+        work = partial(fetch_group, source=source, store=context.store, asking=asking, block=config.block)
+        fetched, reused, hosts = _fetched(wanted, source, work, context, num_workers, count)
         outcomes += fetched
     else:
-        work = partial(read_rows, source=source, store=context.store)
+        read = partial(read_rows, source=source, store=context.store, block=config.block)
         chunks = spread(range(wanted.num_rows), context)
         jobs = (_items(wanted.slice(rows[0], len(rows))) for rows in chunks)
-        for rows in context.workers.map(work, jobs):
+        for rows in context.workers.map(read, jobs):
             outcomes.append(pa.Table.from_pylist(rows, OUTCOME_SCHEMA))
             count(_counted(outcomes[-1]))
     del wanted
@@ -102,36 +114,54 @@ def crawl(
     nothing = pa.nulls(refused.num_rows)
     rejections = refused.select(["ref", "reason", "detail"]).append_column("photo_sha256", refused["sha256"])
     rejections = rejections.append_column("duplicate_of", nothing).append_column("face_index", nothing)
-    return Crawled(described, items, photos, fitted(rejections, REJECTED_SCHEMA), reused)
+    return Crawled(described, items, photos, fitted(rejections, REJECTED_SCHEMA), reused, hosts)
 
 
-def read_rows(items: Sequence[Item], source: Source, store: Store) -> list[Row]:
+def read_rows(items: Sequence[Item], source: Source, store: Store, block: BlockConfig) -> list[Row]:
     """Read these items into the store; a row of OUTCOME_SCHEMA for each."""
+    blocklist = open_blocklist(store, block)
     rows: list[Row] = []
     for outcome in source.read(items):
+        row: Row = dict.fromkeys(OUTCOME_SCHEMA.names)
         if isinstance(outcome, Rejection):
-            rows.append(
-                {
-                    "ref": outcome.ref,
-                    "sha256": outcome.photo_sha256,
-                    "num_bytes": None,
-                    "reason": outcome.reason.value,
-                    "detail": outcome.detail,
-                }
-            )
+            row |= {"ref": outcome.ref, "sha256": outcome.photo_sha256}
+            row |= {"reason": outcome.reason.value, "detail": outcome.detail}
         else:
             item, data = outcome
-            sha256 = store.put_original(data)
-            rows.append(
-                {"ref": item.ref, "sha256": sha256, "num_bytes": len(data), "reason": None, "detail": None}
-            )
+            sha256 = bytes_digest(data)
+            row |= {"ref": item.ref, "sha256": sha256}
+            if blocked := blocklist.refusal_of_photograph(sha256, partial(bytes, data)):
+                row |= {"reason": blocked.reason.value, "detail": blocked.detail}
+            else:
+                row["num_bytes"] = len(data)
+                store.put_original(data)
+        rows.append(row)
     return rows
 
 
+def _blocked(listed: pa.Table, source: Source, blocklist: Blocklist) -> list[Rejection]:
+    """Items that have a tombstone; those of a folder may have one of their author alone."""
+    found = []
+    for start in range(0, listed.num_rows, BATCH_ROWS):
+        for item in _items(listed.slice(start, BATCH_ROWS)):
+            try:
+                address = source.address(item) if isinstance(source, WebSource) else None
+            except Rejected:  # which the crawl will say
+                address = None
+            if refused := blocklist.refusal_of_item(item, address):
+                found.append(Rejection(item.ref, refused.reason, detail=refused.detail))
+    return found
+
+
 def _fetched(
-    listed: pa.Table, source: WebSource, context: Context, asking: Asking, num_workers: int, count: Count
-) -> tuple[list[pa.Table], int]:
-    """The outcomes of items, and how many were known before anybody was asked."""
+    listed: pa.Table,
+    source: WebSource,
+    work: Callable[..., FetchedItems],
+    context: Context,
+    num_workers: int,
+    count: Count,
+) -> tuple[list[pa.Table], int, pa.Table]:
+    """The outcomes of items, how many were known before anybody was asked, and what came of each host."""
     items, bad = addressed_items(listed, source.address)
     count(_counted(bad))
     partition = items["partition"].to_numpy()
@@ -139,7 +169,7 @@ def _fetched(
     num_workers = max(1, min(num_workers, len(used)))
     share = -(-source.fetch.max_concurrency // num_workers)
     config = source.fetch.model_copy(update={"max_concurrency": share})
-    work = partial(fetch_group, source=source, config=config, store=context.store, asking=asking)
+    work = partial(work, config=config)
     if num_workers == 1:
         results = iter([work(items, count=count)])
     else:
@@ -147,13 +177,14 @@ def _fetched(
             np.flatnonzero(np.isin(partition, used[start::num_workers])) for start in range(num_workers)
         )
         results = context.workers.map(work, (items.take(arrow(rows)) for rows in groups))
-    outcomes, num_known = [bad], 0
-    for of_group, known in results:
-        outcomes.append(of_group)
-        num_known += known
+    outcomes, num_known, hosts = [bad], 0, []
+    for fetched in results:
+        outcomes.append(fetched.outcomes)
+        num_known += fetched.num_known
+        hosts.append(fetched.hosts)
         if num_workers > 1:
-            count(_counted(of_group))
-    return outcomes, num_known
+            count(_counted(fetched.outcomes))
+    return outcomes, num_known, pa.concat_tables(hosts)
 
 
 def fetch_group(
@@ -162,10 +193,11 @@ def fetch_group(
     config: FetchConfig,
     store: Store,
     asking: Asking,
+    block: BlockConfig,
     count: Count = lambda _: None,
-) -> tuple[pa.Table, int]:
+) -> FetchedItems:
     """What one process does: `fetch_items` of the hosts of some partitions."""
-    return fetch_items(items, source.address, config, store, asking, count)
+    return fetch_items(items, source.address, config, store, asking, count, block)
 
 
 def _counted(outcomes: pa.Table) -> Counter[str]:

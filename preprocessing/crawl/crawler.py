@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from preprocessing.crawl.blocklist import BlockConfig, Blocklist, open_blocklist
 from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Known, Visit, Wanted
 from preprocessing.crawl.hosts import PutOff
 from preprocessing.crawl.ledger import GONE, KEPT, REFUSED, Entry, Held, timestamp
@@ -37,7 +38,12 @@ INCOMING = "incoming"
 
 
 def crawl(
-    wanted: Iterable[Wanted], config: FetchConfig, held: Held, *, is_fresh: bool = False
+    wanted: Iterable[Wanted],
+    config: FetchConfig,
+    held: Held,
+    *,
+    blocklist: Blocklist | None = None,
+    is_fresh: bool = False,
 ) -> Generator[list[tuple[Wanted, Entry]], None, None]:
     """Ask for addresses, and give the new row of each, in batches, when it is on the disk.
 
@@ -49,19 +55,20 @@ def crawl(
         return
     check_contact(config, (one.address for one in wanted))
     store = held.store
+    blocklist = blocklist or open_blocklist(store, BlockConfig())
     memory = held.memory()
     if is_fresh:
         memory.origins.clear()
     with (
         _folder(store) as folder,
-        closing(arriving(wanted, config, memory, folder)) as batches,
+        closing(arriving(wanted, config, memory, folder, blocklist.refusal_of_address)) as batches,
     ):
         for visits in batches:
             before = held.get(visit.address for visit in visits)
             entries: dict[str, Entry] = {}
             for visit in visits:
                 key = visit.address.key
-                _settle(visit, store)
+                _settle(visit, store, blocklist)
                 entries[key] = entry_of(visit, entries.get(key) or before.get(key), config)
             sync_all(store.root)
             held.put(entries.values())
@@ -99,8 +106,8 @@ def entry_of(visit: Visit, before: Entry | None, config: FetchConfig) -> Entry:
         headers = {name.lower(): value for name, value in reversed(visit.headers)}
         new |= {
             "status": visit.status,
-            "etag": headers.get("etag"),
-            "last_modified": headers.get("last-modified"),
+            "etag": _plain(headers.get("etag")),
+            "last_modified": _plain(headers.get("last-modified")),
             "place": visit.place if visit.place != address.recorded else None,
             "address": visit.ip,
             "headers": json.dumps(visit.headers, separators=(",", ":")),
@@ -135,14 +142,18 @@ def check_contact(config: FetchConfig, addresses: Iterable[WebAddress]) -> None:
         )
 
 
-def _settle(visit: Visit, store: Store) -> None:
-    """Put the photograph of a visit into the store, or reject it where every item wants another one."""
+def _settle(visit: Visit, store: Store, blocklist: Blocklist) -> None:
+    """Put the photograph of a visit into the store, or reject it: it is blocked, or every item wants another one."""
     body, promised = visit.body, visit.wanted.promised
     if body is None:
         return
     if promised is not None and body.sha256 not in promised:
-        body.path.unlink()
+        body.discard()
         visit.rejected = Rejected(Reason.CHECKSUM_MISMATCH, f"expected {', '.join(sorted(promised))}")
+        return
+    if blocked := blocklist.refusal_of_photograph(body.sha256, lambda: body.path.read_bytes()):
+        body.discard()
+        visit.rejected = blocked
         return
     store.adopt_original(body.path, body.sha256)
 
@@ -155,6 +166,11 @@ def _said(visit: Visit, before: Entry | None) -> Signals:
     if Signal.TDM_RESERVATION in visit.signals.looked_at:
         looked.add(Place.TDMREP)
     return visit.signals + _signals(before.signals).of(*(set(Place) - looked))
+
+
+def _plain(text: str | None) -> str | None:
+    """Text of a server that any record can hold: bytes that were no UTF-8 are escaped."""
+    return text and text.encode("utf-8", "backslashreplace").decode()
 
 
 def _signals(text: str | None) -> Signals:

@@ -15,7 +15,7 @@ import random
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -98,6 +98,10 @@ class FetchConfig(Config):
     per_host_delay_s: float = Field(
         default=0.0, ge=0, le=600, description="Least time between the starts of two requests to one host."
     )
+    opt_outs: SignalsConfig = Field(
+        SignalsConfig(),
+        description="What of all that is said refuses a photograph, where opt-outs are respected.",
+    )
     respect_robots: bool = Field(default=True, description="Ask robots.txt before fetching from a host.")
     respect_opt_out: bool = Field(
         default=True,
@@ -113,16 +117,18 @@ class FetchConfig(Config):
     @property
     def signals(self) -> SignalsConfig:
         """Which signals refuse a photograph."""
-        honoured = set(Signal)
+        honoured = set(self.opt_outs.honoured)
         if not self.respect_robots:
             honoured -= {Signal.ROBOTS}
         if not self.respect_opt_out:
             honoured &= {Signal.ROBOTS, Signal.SYNTHETIC}
         if not self.reject_synthetic:
             honoured -= {Signal.SYNTHETIC}
-        return SignalsConfig(honoured=tuple(signal for signal in Signal if signal in honoured))
+        in_order = tuple(signal for signal in Signal if signal in honoured)
+        return self.opt_outs.model_copy(update={"honoured": in_order})
 
 
+Refusal = Callable[[WebAddress], Rejected | None]
 Headers = tuple[tuple[str, str], ...]
 
 
@@ -184,14 +190,22 @@ class _Answer:
     text: bytes | None = None
 
 
+def nothing_blocked(_: WebAddress) -> None:
+    """Where no address has a tombstone."""
+
+
 class Fetcher:
     """Fetches addresses under one config into files of `folder`; use as `async with`, from one event loop.
 
-    `memory` is what earlier fetchers learned of the hosts, and is added to.
+    `memory` is what earlier fetchers learned of the hosts, and is added to. `refusal` says of an address, of redirects
+    too, why it must not be asked.
     """
 
-    def __init__(self, config: FetchConfig, memory: Memory, folder: Path) -> None:
+    def __init__(
+        self, config: FetchConfig, memory: Memory, folder: Path, refusal: Refusal = nothing_blocked
+    ) -> None:
         self._config = config
+        self._refusal = refusal
         self._memory = memory
         self._folder = folder
         self._agents = product_tokens(config.user_agent)
@@ -245,6 +259,8 @@ class Fetcher:
     async def _visit(self, visit: Visit) -> None:
         address = visit.address
         for _ in range(self._config.max_redirects + 1):
+            if blocked := self._refusal(address):
+                raise blocked
             # Before robots.txt is asked, which is on the same host.
             await self._resolver.addresses(address.host)
             await self._ask_host(address, visit)
@@ -253,6 +269,17 @@ class Fetcher:
                 return
             address = _redirected(address, answer.location)
         raise Rejected(Reason.HTTP_STATUS, f"more than {numbered(self._config.max_redirects, 'redirect')}")
+
+    async def page(self, address: WebAddress) -> bytes:
+        """The text at an address, its first part, redirects followed; raises `Rejected` where it cannot be had."""
+        for _ in range(self._config.max_redirects + 1):
+            await self._resolver.addresses(address.host)
+            await self._ask_host(address, Visit(Wanted(address)))
+            answer = await self._get(address, None)
+            if answer.location is None:
+                return answer.text or b""
+            address = _redirected(address, answer.location)
+        raise Rejected(Reason.HTTP_STATUS, f"more than {self._config.max_redirects} redirects")
 
     async def _ask_host(self, address: WebAddress, visit: Visit) -> None:
         """Note what the origin says of an address; `Rejected` where that refuses it."""

@@ -1,7 +1,7 @@
 """The items of a source on the web, and what the ledger says of each; what it does not know is asked for.
 
     addressed = addressed_items(listed, source.address)
-    outcomes = fetch_items(addressed.items, source.address, config, store, Asking())
+    outcomes = fetch_items(addressed.items, source.address, config, store, Asking()).outcomes
 
 Items go as tables, since there may be millions: a record is made of a row where one is needed.
 Not here: which rows are asked again (`preprocessing.crawl.standing`), and requests (`preprocessing.crawl.crawler`).
@@ -19,10 +19,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from preprocessing.crawl.blocklist import BlockConfig, open_blocklist
 from preprocessing.crawl.crawler import crawl, known_of
 from preprocessing.crawl.fetch import FetchConfig, Wanted
 from preprocessing.crawl.ledger import Entry, Ledger, Partition, partition_of
 from preprocessing.crawl.standing import Standing
+from preprocessing.crawl.summary import Summary
 from preprocessing.crawl.urls import WebAddress, host_of
 from preprocessing.records import Item
 from preprocessing.reject import Reason, Rejected
@@ -53,6 +55,15 @@ class Asking:
     refetch: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class FetchedItems:
+    """The outcomes of items, how many of them were known before anybody was asked, and what came of each host."""
+
+    outcomes: pa.Table
+    num_known: int
+    hosts: pa.Table
+
+
 def addressed_items(listed: pa.Table, address_of: AddressOf) -> tuple[pa.Table, pa.Table]:
     """Items with their addresses, and the outcomes of those that have none.
 
@@ -64,11 +75,11 @@ def addressed_items(listed: pa.Table, address_of: AddressOf) -> tuple[pa.Table, 
         part = listed.slice(start, BATCH_ROWS)
         urls: list[str | None] = []
         partitions: list[int | None] = []
-        for row in part.to_pylist():
+        for item in _items(part):
             try:
-                address = address_of(Item(**row))
+                address = address_of(item)
             except Rejected as rejected:
-                bad.append((row["ref"], None, None, rejected.reason.value, rejected.detail))
+                bad.append((item.ref, None, None, rejected.reason.value, rejected.detail))
                 urls.append(None)
                 partitions.append(None)
             else:
@@ -91,8 +102,9 @@ def fetch_items(
     store: Store,
     asking: Asking,
     count: Count = lambda _: None,
-) -> tuple[pa.Table, int]:
-    """The outcomes of items that have an address, and how many of them were known; what is not known is asked for.
+    block: BlockConfig | None = None,
+) -> FetchedItems:
+    """What became of items that have an address; what is not known of them is asked for.
 
     `count` is told what became of items, as they come to an end.
     """
@@ -108,14 +120,15 @@ def fetch_items(
                 wanted += _wanted(numbers, items, address_of, held[partition], standing, outcomes)
         wanted.sort(key=lambda one: one.number)  # as they are listed
         num_known = outcomes.num
+        blocklist = open_blocklist(store, block or BlockConfig())
         is_fresh = asking.refetch or bool(asking.retry)
-        with closing(crawl(wanted, config, held, is_fresh=is_fresh)) as batches:
+        with closing(crawl(wanted, config, held, blocklist=blocklist, is_fresh=is_fresh)) as batches:
             del wanted
             for batch in batches:
                 for one, entry in batch:
                     outcomes.add(one.number, entry)
                 outcomes.tell()
-    return outcomes.table(), num_known
+    return FetchedItems(outcomes.table(), num_known, outcomes.summary.table())
 
 
 def _wanted(
@@ -127,27 +140,32 @@ def _wanted(
     outcomes: _Outcomes,
 ) -> Iterator[Wanted]:
     """Of some items those whose addresses are to be asked; the outcomes of the others are added."""
-    rows = dict(zip(numbers.tolist(), items.take(arrow(numbers)).to_pylist(), strict=True))
-    entries = partition.get([row["url"] for row in rows.values()])
+    mine = items.take(arrow(numbers))
+    urls = mine["url"].to_pylist()
+    entries = partition.get(urls)
     due = []
-    for number, row in rows.items():
-        entry = entries.get(row["url"])
+    for place, (number, url) in enumerate(zip(numbers.tolist(), urls, strict=True)):
+        entry = entries.get(url)
         if entry and not standing.is_due(
             entry, outcomes.promised(number), is_stored=partition.has_photo(entry)
         ):
             outcomes.add(number, entry)
         else:
-            due.append(number)
+            due.append(place)
     outcomes.tell()
-    again = [rows[number]["url"] for number in due if rows[number]["url"] in entries]
-    entries = partition.get(again, whole=True)
-    for number in due:
-        row = rows[number]
-        address = address_of(Item(**{name: row[name] for name in ITEM_COLUMNS}))
-        entry, promised = entries.get(row["url"]), outcomes.promised(number)
+    entries = partition.get([urls[place] for place in due if urls[place] in entries], whole=True)
+    for place, item in zip(due, _items(mine.take(arrow(np.array(due, np.int64)))), strict=True):
+        address, number = address_of(item), int(numbers[place])
+        entry, promised = entries.get(urls[place]), outcomes.promised(number)
         known = known_of(address, entry) if entry and partition.has_photo(entry) else None
         accepted = None if None in promised else frozenset(filter(None, promised))
         yield Wanted(address, known, accepted, number)
+
+
+def _items(rows: pa.Table) -> Iterator[Item]:
+    """The items of some rows."""
+    for values in zip(*(rows[name].to_pylist() for name in ITEM_COLUMNS), strict=True):
+        yield Item(*values)
 
 
 class _Outcomes:
@@ -167,6 +185,7 @@ class _Outcomes:
         self._promised = items["expected_sha256"]
         self._promises_nothing = self._promised.null_count == len(self._promised)
         self.num = 0
+        self.summary = Summary()
 
     def promised(self, number: int) -> set[str | None]:
         """The sha256 of the photographs that the items of an address take, None among them where one takes any."""
@@ -176,6 +195,7 @@ class _Outcomes:
 
     def add(self, number: int, entry: Entry) -> None:
         """What the row of an address means for its items."""
+        reason = None
         for one in self._with(number):
             promised = None if self._promises_nothing else self._promised[one].as_py()
             refused = self._standing.refusal(entry, promised)
@@ -185,8 +205,10 @@ class _Outcomes:
                 has_other = refused.reason is Reason.CHECKSUM_MISMATCH
                 sha256 = entry.sha256 if has_other else None
                 self._found[one] = (sha256, None, refused.reason.value, refused.detail)
-            self._counts[refused.reason.value if refused else "photos"] += 1
+            reason = refused.reason.value if refused else None
+            self._counts[reason or "photos"] += 1
             self.num += 1
+        self.summary.add(entry, reason)
 
     def tell(self) -> None:
         """Say what was added since the last time."""

@@ -293,14 +293,13 @@ class Held:
         memory = Memory()
         now, now_s = datetime.now(UTC), time.monotonic()
         since = timestamp(now - timedelta(seconds=KEPT_S))
-        for origin, robots, tdmrep, is_read, read_at in self._hosts.execute(
-            "SELECT * FROM origins WHERE read_at > ?", (since,)
-        ):
+        with _transaction(self._hosts):
+            self._hosts.execute("DELETE FROM origins WHERE read_at <= ?", (since,))
+            self._hosts.execute("DELETE FROM hosts WHERE until <= ?", (timestamp(now),))
+        for origin, robots, tdmrep, is_read, read_at in self._hosts.execute("SELECT * FROM origins"):
             read_s = now_s - max((now - datetime.fromisoformat(read_at)).total_seconds(), 0.0)
             memory.origins[origin] = Origin(parse_robots(robots), robots, read_s, tdmrep, bool(is_read))
-        for host, until, reason, detail in self._hosts.execute(
-            "SELECT * FROM hosts WHERE until > ?", (timestamp(now),)
-        ):
+        for host, until, reason, detail in self._hosts.execute("SELECT * FROM hosts"):
             ends = datetime.fromisoformat(until)
             put_off = PutOff(Reason(reason), detail, host, ends)
             left_s = (ends - now).total_seconds()
@@ -471,17 +470,18 @@ def _opened(path: Path, tables: str) -> sqlite3.Connection:
 
 def _connected(path: Path, tables: str) -> sqlite3.Connection:
     db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA synchronous = OFF")  # a file that is new has nothing to lose
     db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
     [(found,)] = db.execute("PRAGMA user_version")
     if found:
         check_format(found, FORMAT, path)
-        return db
-    with _transaction(db):  # another process may be making them too
-        [(found,)] = db.execute("PRAGMA user_version")
-        if not found:
-            for statement in tables.split(";")[:-1]:
-                db.execute(statement)
+    else:
+        with _transaction(db):  # another process may be making them too
+            [(found,)] = db.execute("PRAGMA user_version")
+            if not found:
+                for statement in tables.split(";")[:-1]:
+                    db.execute(statement)
+    db.execute("PRAGMA synchronous = FULL")
     return db
 
 

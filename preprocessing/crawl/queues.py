@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
-from preprocessing.crawl.fetch import FetchConfig, Fetcher, Visit, Wanted
+from preprocessing.crawl.fetch import FetchConfig, Fetcher, Refusal, Visit, Wanted, nothing_blocked
 from preprocessing.crawl.hosts import Memory
 from preprocessing.crawl.urls import host_of
 
-BATCH_S = 0.5
+BATCH_S = 0.1
 """How long what has finished may wait for company."""
 _WAITING_LANES = 4
 """Lanes that may be under way for each request that may: most of them wait for their host."""
@@ -26,9 +26,13 @@ Queue = deque[Wanted]
 
 
 def arriving(
-    wanted: Iterable[Wanted], config: FetchConfig, memory: Memory, folder: Path
+    wanted: Iterable[Wanted],
+    config: FetchConfig,
+    memory: Memory,
+    folder: Path,
+    refusal: Refusal = nothing_blocked,
 ) -> Generator[list[Visit], None, None]:
-    """What came of all addresses in batches, in the order in which they finish, none held for more than half a second.
+    """What came of all addresses in batches, in the order in which they finish, none held for more than a moment.
 
     Bodies are files of `folder`. The requests run in a thread of their own, since the caller's may be running an event
     loop already, and end with the iterator.
@@ -40,7 +44,9 @@ def arriving(
     try:
         finished: asyncio.Queue[Visit | None] = asyncio.Queue()
         ended = asyncio.Event()
-        crawl = asyncio.run_coroutine_threadsafe(_crawl(lanes, config, memory, folder, finished, ended), loop)
+        crawl = asyncio.run_coroutine_threadsafe(
+            _crawl(lanes, Fetcher(config, memory, folder, refusal), config, finished, ended), loop
+        )
         try:
             while batch := asyncio.run_coroutine_threadsafe(_batch(finished, ended), loop).result():
                 yield batch
@@ -64,13 +70,12 @@ def _lanes(wanted: Iterable[Wanted], per_host: int) -> deque[Queue]:
 
 async def _crawl(
     lanes: deque[Queue],
+    fetcher: Fetcher,
     config: FetchConfig,
-    memory: Memory,
-    folder: Path,
     finished: asyncio.Queue[Visit | None],
     ended: asyncio.Event,
 ) -> None:
-    async def work(fetcher: Fetcher) -> None:
+    async def work() -> None:
         while lanes:
             queue = lanes.popleft()
             if not queue:
@@ -80,9 +85,9 @@ async def _crawl(
                 lanes.append(queue)
 
     try:
-        async with Fetcher(config, memory, folder) as fetcher, asyncio.TaskGroup() as tasks:
+        async with fetcher, asyncio.TaskGroup() as tasks:
             for _ in range(min(len(lanes), _WAITING_LANES * config.max_concurrency)):
-                tasks.create_task(work(fetcher))
+                tasks.create_task(work())
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from group
     finally:
@@ -91,7 +96,7 @@ async def _crawl(
 
 
 async def _batch(finished: asyncio.Queue[Visit | None], ended: asyncio.Event) -> list[Visit]:
-    """What has finished within half a second of the first; empty at the end."""
+    """What has finished within a moment of the first; empty at the end."""
     first = await finished.get()
     if first is None:
         return []

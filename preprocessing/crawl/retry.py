@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-from preprocessing.reject import TRANSIENT, Reason, Rejected
+from preprocessing.reject import BLOCKED, TRANSIENT, Reason, Rejected
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 """The time that stands for all later ones."""
@@ -16,7 +16,7 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 FINAL, DOUBTFUL, PASSING = "final", "doubtful", "passing"
 """The classes of refusals.
 
-final       404, 410, 451: never asked again; 410 makes the address a tombstone, which no option wakes
+final       404, 410, 451, tombstones and lists of hashes: not asked again; 410 makes a tombstone, which nothing wakes
 doubtful    what a server may say to one crawler on one day: 403, robots.txt, opt-outs, a page in a picture's place
 passing     the server or the network failed, or a password was missing
 """
@@ -42,7 +42,7 @@ _FURTHEST_ZONE = timedelta(hours=14)
 def outcome_of(rejected: Rejected) -> str:
     """The class of a refusal."""
     detail = rejected.detail or ""
-    if rejected.reason is Reason.HTTP_STATUS and detail in _FINAL_STATUSES:
+    if rejected.reason in BLOCKED or (rejected.reason is Reason.HTTP_STATUS and detail in _FINAL_STATUSES):
         return FINAL
     if rejected.reason is Reason.HTTP_STATUS and detail == "401":  # a list may have a password since
         return PASSING

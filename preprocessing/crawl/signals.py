@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from preprocessing.reject import Reason
-from storage.config import Config
+from storage.config import Config, comma_separated
 
 
 class Signal(StrEnum):
@@ -107,28 +108,31 @@ PLACES_OF = {
 """Where each signal may stand."""
 
 
+Words = BeforeValidator(comma_separated)
+
+
 class SignalsConfig(Config):
     """Which signals refuse a photograph; all of them do by default."""
 
-    honoured: tuple[Signal, ...] = Field(
+    honoured: Annotated[tuple[Signal, ...], Words] = Field(
         default=tuple(Signal),
         description="Signals that may refuse a photograph; the others are only recorded.",
     )
-    x_robots_tag: tuple[str, ...] = Field(
+    x_robots_tag: Annotated[tuple[str, ...], Words] = Field(
         default=("noai", "noimageai", "noml"),
         description="Directives of X-Robots-Tag that refuse; noindex and noimageindex may be added.",
     )
-    content_usage: tuple[str, ...] = Field(
+    content_usage: Annotated[tuple[str, ...], Words] = Field(
         default=("train-ai", "train-genai"), description="Uses of Content-Usage whose `n` refuses."
     )
-    content_signal: tuple[str, ...] = Field(
+    content_signal: Annotated[tuple[str, ...], Words] = Field(
         default=("ai-train",), description="Uses of Content-Signal whose `no` refuses."
     )
-    c2pa_training: tuple[str, ...] = Field(
+    c2pa_training: Annotated[tuple[str, ...], Words] = Field(
         default=("data_mining", "ai_training", "ai_generative_training", "ai_inference"),
         description="Entries of C2PA's training and mining that refuse where they are not plainly allowed.",
     )
-    synthetic: tuple[str, ...] = Field(
+    synthetic: Annotated[tuple[str, ...], Words] = Field(
         default=(
             "trainedAlgorithmicMedia",
             "compositeWithTrainedAlgorithmicMedia",

@@ -45,6 +45,14 @@ class Spooled:
             self._data = None
         return self._path
 
+    def discard(self) -> None:
+        """Leave nothing of it."""
+        if self._data is None:
+            self._path.unlink(missing_ok=True)
+        else:
+            _waiting.add(-len(self._data))
+            self._data = b""
+
 
 class _Waiting:
     """How many bytes of bodies are in memory, of all crawls of this process together."""

@@ -70,7 +70,8 @@ class WebAddress:
     @property
     def key(self) -> str:
         """One text for all spellings of this address: `recorded`, its percent-encoding normalised (RFC 3986, 6.2.2)."""
-        return self.origin + _ESCAPE.sub(_plain_escape, self.target)
+        target = self.target
+        return self.origin + (_ESCAPE.sub(_plain_escape, target) if "%" in target else target)
 
     @property
     def wire(self) -> URL:

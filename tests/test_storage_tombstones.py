@@ -1,0 +1,71 @@
+"""Tombstones: what is buried is found again in any spelling, by whoever has the store's key, and names nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.digest import bytes_digest
+from storage.errors import FormatError, IntegrityError
+from storage.store import Store
+from storage.tombstones import KEY, Tombstones, plain_name
+
+
+def test_what_is_buried_is_found(tmp_path: Path) -> None:
+    """Each kind is found again, by another reader too, and nothing that was not buried is."""
+    store = Store(tmp_path)
+    assert not Tombstones(store).has("url", "http://a.example/1")
+    assert not (tmp_path / "tombstones").exists(), "asking writes nothing"
+    buried = Tombstones(store)
+    buried.bury([("url", "http://a.example/1"), ("host", "b.example"), ("author", "Zoë  Q.")], "asked")
+    buried.bury([("sha256", "A" * 64), ("md5", "b" * 32)])
+    again = Tombstones(store)
+    for found in (buried, again):
+        assert found.has("url", "http://a.example/1")
+        assert found.has("host", "B.Example")
+        assert found.has("author", "zoe\u0308 q.")
+        assert found.has("sha256", "a" * 64)
+        assert not found.has("url", "http://a.example/2")
+        assert not found.has("author", "b.example")
+        assert not found.has("pdq", "a" * 64)
+
+
+def test_tombstones_name_nobody(tmp_path: Path) -> None:
+    """No file holds an address or a name, two stores keep them differently, and the key is its owner's alone."""
+    stores = [Store(tmp_path / name) for name in ("a", "b")]
+    for store in stores:
+        Tombstones(store).bury([("author", "A. Author"), ("url", "http://a.example/1")])
+    texts = [path.read_text() for store in stores for path in store.path("tombstones").iterdir()]
+    assert not any("Author" in text or "example" in text for text in texts)
+    one, other = (Tombstones(store).digests["author"] for store in stores)
+    assert one != other
+    assert stores[0].path(KEY).stat().st_mode & 0o077 == 0
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    """A changed file, a missing key and a newer format are told, and never read as if nothing were buried."""
+    store = Store(tmp_path)
+    Tombstones(store).bury([("host", "a.example")])
+    [name] = [name for name in store.keys("tombstones") if name.endswith(".jsonl")]
+    data, key = store.get(name), store.get(KEY)
+    store.path(KEY).unlink()
+    with pytest.raises(IntegrityError, match="key is gone"):
+        Tombstones(store).has("host", "a.example")
+    store.put(KEY, key)
+    store.put(name, data + b"{}\n")
+    with pytest.raises(IntegrityError, match="sha256"):
+        Tombstones(store).has("host", "a.example")
+    store.path(name).unlink()
+    newer = data.replace(b'"format": 1', b'"format": 9')
+    store.put(f"tombstones/{bytes_digest(newer)}.jsonl", newer)
+    with pytest.raises(FormatError):
+        Tombstones(store).has("host", "a.example")
+
+
+@given(st.text())
+def test_a_plain_name_is_plain(text: str) -> None:
+    """One form is the form of itself."""
+    assert plain_name(plain_name(text)) == plain_name(text)
