@@ -8,6 +8,10 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -490,3 +494,22 @@ def test_the_runtime_is_the_one_on_record(tmp_path: Path, capsys: pytest.Capture
     status, _, err = likeness(capsys, *words, "--dry-run")
     assert (status, f"it is not of {RUNTIME}" in err) == (1, True)
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.services
+def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
+    """It says where the page is, answers there, refuses a port that is taken, and ends on SIGINT."""
+    words = [sys.executable, "-m", "flows.cli", "explore", "bundled", "--json", "--store", str(tmp_path)]
+    with subprocess.Popen([*words, "--port", "0"], stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout is not None
+            said = json.loads(serving.stdout.readline())
+            with urllib.request.urlopen(said["address"]) as answer:
+                assert b"<title>likeness explorer</title>" in answer.read()
+            port = said["address"].strip("/").rpartition(":")[2]
+            other = subprocess.run([*words, "--port", port], capture_output=True, text=True, check=False)
+            assert other.returncode == 1
+            assert f"port {port} of 127.0.0.1 cannot be listened on" in other.stderr
+        finally:
+            serving.send_signal(signal.SIGINT)
+        assert serving.wait(60) == 130

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from flows.cli.draw import RunName, opened, run_name
-from flows.cli.output import answer, print_resolved, say
+from flows.cli.output import answer, print_resolved
 from flows.cli.parameters import FLAT, DryRun, Json, PictureOptions, Signed
 from storage.bundled.generator import BUNDLED_SHA256
 from storage.config import Config
@@ -49,6 +49,8 @@ def explore(
 
     The page is served to this machine alone, until Ctrl-C, and asks nobody else for anything.
     """
+    if config.static is not None:  # as an export: the file is the same wherever it is made
+        options = options.model_copy(update={"device": "cpu"})
     trained = opened(run, options)
     from flows.explorer.server import Explorer, serve
     from flows.explorer.static import check_runtime, write_static
@@ -74,4 +76,9 @@ def explore(
         )
         return answer(json_, {"out": str(config.static), **made}, line)
     explorer = Explorer(trained, checkpoints, store, resolve_device(options.device))
-    serve(explorer, config.port, lambda address: say(f"{run_name(trained)} at {address} (Ctrl-C ends it)"))
+    name = run_name(trained)
+
+    def ready(address: str) -> None:
+        answer(json_, {"run": name, "address": address}, f"{name} at {address} (Ctrl-C ends it)")
+
+    serve(explorer, config.port, ready)

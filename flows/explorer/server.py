@@ -45,7 +45,6 @@ MAX_STAGES = 8
 """Checkpoints that are held in memory; the one that was used longest ago goes first."""
 MAX_PINS = 24
 MAX_FRAMES = 3600
-NEAREST = "nearest"
 
 
 class Explorer:
@@ -232,7 +231,7 @@ class Explorer:
             picture = stage.picture(view, is_overtaken=is_overtaken)
             return {"found": crops.nearest_to(picture), "num": len(crops.rows)}
 
-        said = await self.desk.ask((request.query.get("page"), NEAREST), Urgency.ASIDE, look)
+        said = await self.desk.ask((request.query.get("page"), "nearest"), Urgency.ASIDE, look)
         return web.json_response(said) if said else web.Response(status=204)
 
     async def _crop(self, request: web.Request) -> web.Response:
