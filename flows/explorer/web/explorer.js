@@ -173,8 +173,10 @@ function show(image) {
   image.close?.();
 }
 
+// Times change with every picture, and are not read aloud; what is wrong is.
 function status(text, isWrong = false) {
   $("status").textContent = text;
+  if (isWrong) $("said").textContent = text;
   $("status").classList.toggle("wrong", isWrong);
 }
 
@@ -183,7 +185,10 @@ function describe() {
   return [`A generated face: seed ${state.seed}, psi ${state.psi}`, ...moves, ...(state.mixed ? ["mixed with a pinned picture"] : [])].join(", ");
 }
 
-const say = text => $("picture").setAttribute("aria-label", text);
+function say(text) {
+  $("picture").setAttribute("aria-label", text);
+  $("said").textContent = text;
+}
 
 // Small pictures beside the big one, one after another, when the hand rests.
 const thumbs = new Map();
