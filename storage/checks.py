@@ -21,27 +21,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pyarrow as pa
-
 from storage.digest import file_digest
 from storage.errors import PipelineError
 from storage.store import Store
-from storage.tables import Stored, put_table
 from storage.wording import numbered, plural
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 1000
 """Checks that wait for threads, so that few are held in memory."""
-KNOWN = "cache/digests.parquet"
-KNOWN_SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string()),
-        pa.field("size", pa.int64()),
-        pa.field("modified_ns", pa.int64()),
-        pa.field("sha256", pa.string()),
-    ]
-)
+KNOWN = "cache/digests.txt"
+"""Of each file that was hashed a line: sha256, size, time in nanoseconds, path in the store."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +72,11 @@ class Digests:
         self._seen: dict[tuple[int, int], str] = {}
         self._known: dict[str, tuple[int, int, str]] = {}
         try:
-            for row in (
-                Stored(store.file(KNOWN), KNOWN_SCHEMA.names).each_row() if store.exists(KNOWN) else ()
-            ):
-                self._known[row["path"]] = (row["size"], row["modified_ns"], row["sha256"])
-        except PipelineError as error:
-            logger.info("%s: it is made again", error)
+            lines = os.fsdecode(store.get(KNOWN)).splitlines() if store.exists(KNOWN) else []
+            for sha256, size, modified_ns, path in (line.split(" ", 3) for line in lines):
+                self._known[path] = (int(size), int(modified_ns), sha256)
+        except (PipelineError, ValueError) as error:
+            logger.info("%s: it is made again: %s", store.path(KNOWN), error)
         self._trusted = dict(self._known) if fast else {}
 
     def of(self, path: Path) -> str:
@@ -115,13 +104,8 @@ class Digests:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        rows = (
-            dict(zip(KNOWN_SCHEMA.names, (path, *known), strict=True)) for path, known in self._known.items()
-        )
-        try:
-            put_table(self._store, KNOWN, rows, KNOWN_SCHEMA)
-        except (OSError, PipelineError) as problem:
-            logger.info("what was hashed is not kept: %s", problem)
+        lines = (f"{sha256} {size} {time} {path}\n" for path, (size, time, sha256) in self._known.items())
+        self._store.put_derived(KNOWN, os.fsencode("".join(lines)))
 
 
 def run_checks(checks: Iterable[Check]) -> Checked:
