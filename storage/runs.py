@@ -150,6 +150,8 @@ class MetricRecord(StoredRecord):
     lod: float | None = None
     truncation_psi: float | None = None
     mirrors_reals: bool | None = None
+    label: str | None = None
+    """Of what images, where it is of those of one label."""
     seed: int | None = None
     device: str | None = None
     torch: str | None = None

@@ -83,7 +83,7 @@ def real_images(
 
 def taken(images: RealImages, start: int, num: int, resolution: int = SIDE) -> ImageArray:
     """`num` images from `start` on as training gets them, as one array."""
-    return next_batch(images.stream(start, resolution), num, torch.device("cpu")).numpy()
+    return next_batch(images.stream(start, resolution), num, torch.device("cpu"))[0].numpy()
 
 
 def identities(images: ImageArray) -> list[int]:
@@ -179,7 +179,9 @@ def test_rows_are_those_of_the_whole_stream(shards: list[Path]) -> None:
     images = real_images(shards)
     whole = taken(images, 5, 12 * 6).reshape(-1, 12, 3, SIDE, SIDE)
     for rows in ([0, 1, 6, 7], [2, 5, 11], range(12)):
-        own = next_batch(images.stream(5, SIDE, batch_size=12, rows=rows), 6 * len(rows), torch.device("cpu"))
+        own, _ = next_batch(
+            images.stream(5, SIDE, batch_size=12, rows=rows), 6 * len(rows), torch.device("cpu")
+        )
         assert np.array_equal(own.numpy().reshape(6, len(rows), 3, SIDE, SIDE), whole[:, list(rows)])
 
 

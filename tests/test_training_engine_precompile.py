@@ -84,7 +84,7 @@ def test_what_training_asks_for_is_compiled_before(
         asked.append([])
         image = Shown(np.zeros((stage.resolution, stage.resolution, 3), np.uint8), True)
         training.step(
-            stage, next_batch(iter([image] * stage.batch_size), stage.batch_size, torch.device("cpu"))
+            stage, *next_batch(iter([image] * stage.batch_size), stage.batch_size, torch.device("cpu"))
         )
     assert len({k for step in asked for k in step}) >= 2
     for index, start in enumerate(starts):

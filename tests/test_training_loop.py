@@ -581,4 +581,4 @@ def test_path_lengths_are_of_half_a_batch() -> None:
     training = Training.begin(TrainConfig.model_validate({**TINY, **PATHS}), torch.device("cpu"))
     for num, half in ((16, 8), (1, 1)):
         rng = step_rng(0, 0, torch.device("cpu"))
-        assert len(training._path_inputs(stage_at(training.config, 0), num, rng)[0][1]) == half
+        assert len(training._path_inputs(stage_at(training.config, 0), num, None, rng)[0][1]) == half

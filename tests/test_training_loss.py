@@ -175,7 +175,7 @@ def test_critic_phase_leaves_the_generator_alone() -> None:
 class LinearGenerator(torch.nn.Module):
     """Images that are linear in each layer's w: image = sum over layers of A_l w_l."""
 
-    num_layers_in_use, lod = 3, 0.0
+    num_layers_in_use, lod, num_labels = 3, 0.0, 0
 
     def __init__(self) -> None:
         super().__init__()

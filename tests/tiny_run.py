@@ -38,9 +38,12 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 """Of the weights that stand-ins are measured by: other ones would change every number."""
 
 
-def tiny_dataset(store: Store, images_HWC: Sequence[ImageArray], name: str = "faces") -> VersionSummary:
+def tiny_dataset(
+    store: Store, images_HWC: Sequence[ImageArray], name: str = "faces", authors: Sequence[str] | None = None
+) -> VersionSummary:
     """Square images published as a version of a dataset, each as of a photograph; what a run records of it."""
     samples, rows = [], []
+    names = [f"Author {index}" for index in range(len(images_HWC))]
     for index, pixels in enumerate(images_HWC):
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
@@ -49,7 +52,7 @@ def tiny_dataset(store: Store, images_HWC: Sequence[ImageArray], name: str = "fa
         photo_sha256 = bytes_digest(b"photograph" + file.getvalue())
         facts = {
             "key": sha256[:16], "image_sha256": sha256, "photo_sha256": photo_sha256, "face_index": 0,
-            "ref": f"{index}.jpg", "page": f"https://photos.example/{index}", "author": f"Author {index}",
+            "ref": f"{index}.jpg", "page": f"https://photos.example/{index}", "author": (authors or names)[index],
             "license": "CC-BY-4.0", "shard": "shards/00000.tar",
         }  # fmt: skip
         rows.append({**dict.fromkeys(IMAGE_SCHEMA.names), **facts})

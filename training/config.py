@@ -152,6 +152,18 @@ class TrainConfig(Config):
         256, ge=8, le=65536, description="Channels at resolution r are 2 * channel_base / r, up to a limit."
     )
     max_channels: int = Field(64, ge=1, le=4096, description="The limit on channels at any resolution.")
+    label_column: str | None = Field(
+        None,
+        pattern="^[a-z0-9_]+$",
+        description="A column of the dataset's images that both networks are conditioned on, such as license.",
+    )
+    label_values: tuple[str, ...] = Field(
+        (), max_length=1000, description="The values of label_column, in order; unset: those of the dataset."
+    )
+    label_sampling: Literal["natural", "balanced"] = Field(
+        "natural",
+        description="How often images of a label are shown: as many as there are, or all labels alike.",
+    )
     freeze_d: int = Field(
         0,
         ge=0,
@@ -370,6 +382,10 @@ class TrainConfig(Config):
                 "augment ada follows the sign of logits, and a critic's (loss wgan_gp) has no meaning: "
                 "choose augment none or fixed"
             )
+        if self.label_column is None and (self.label_values or self.label_sampling == "balanced"):
+            raise ValueError("label_values and label_sampling are of a label_column, and none is named")
+        if self.label_column is not None and self.generator == "traditional":
+            raise ValueError("label_column: the traditional generator takes no labels")
         if self.freeze_d and self.resolution >> self.freeze_d < 4:
             raise ValueError(
                 f"freeze_d {self.freeze_d} is all of a discriminator of {self.resolution} px, or more"

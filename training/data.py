@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,8 @@ class Shown(NamedTuple):
     pixels: ImageArray
     """(R, R, 3)."""
     is_mirrored: bool
+    label: int = 0
+    """Which of the labels it has, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class RealImages:
     num_threads: int
     index_sha256s: Sequence[str | None] = ()
     """Of each shard's index, as the version's manifest has it; of shards that are in no version, none."""
+    labels: Mapping[str, int] | None = None
+    """By an image's key, where there are any."""
+    is_balanced: bool = False
+    """Whether all labels are shown alike often."""
 
     def stream(
         self, start_image: int, resolution: int, *, batch_size: int = 1, rows: Sequence[int] = (0,)
@@ -63,17 +69,20 @@ class RealImages:
         """Images from number `start_image` on, for ever, their side `resolution`.
 
         Of each `batch_size` of them, only those at the places `rows`, ascending. Each epoch shows each image once, in
-        an order of its own. Raises, at the first image asked for or later, ConfigError for a resolution that the
-        dataset does not have, NotFoundError and IntegrityError for files that are gone or damaged.
+        an order of its own; balanced, each label once in as many images as there are labels, and its images once in an
+        epoch of theirs. Raises, at the first image asked for or later, ConfigError for a resolution that the dataset
+        does not have, NotFoundError and IntegrityError for files that are gone or damaged.
         """
         self.check(resolution)
         places = image_places(self.shard_paths, self.index_sha256s, self.num_images)
+        label_of = self._labels(places)
+        order = self._order if not self.is_balanced else partial(self._balanced_order, label_of)
         is_small = self.num_images * 3 * resolution**2 <= KEPT_BYTES
         kept: dict[int, ImageArray] = {}
         pending: deque[tuple[int, int, Callable[[], ImageArray]]] = deque()
         pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
         try:
-            for number, index in self._order(start_image, batch_size, rows):
+            for number, index in order(start_image, batch_size, rows):
                 asked: Callable[[], ImageArray]
                 if index in kept:
                     asked = partial(kept.__getitem__, index)
@@ -85,7 +94,8 @@ class RealImages:
                     image = asked()
                     if is_small:
                         kept[index] = image
-                    yield Shown(image, self.x_flips and is_flipped(self.seed, number))
+                    is_mirrored = self.x_flips and is_flipped(self.seed, number)
+                    yield Shown(image, is_mirrored, int(label_of[index]))
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -103,6 +113,36 @@ class RealImages:
                     epoch = number // self.num_images
                     order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
                 yield number, int(order[number % self.num_images])
+
+    def _labels(self, places: Sequence[tuple[Path, Entry]]) -> NDArray[np.int64]:
+        """Each image's label, as `places` has them; zeros where there are none."""
+        if self.labels is None:
+            return np.zeros(len(places), np.int64)
+        keys = [entry.name.rsplit(".", 1)[0] for _, entry in places]
+        if missing := [key for key in keys if key not in self.labels]:
+            raise IntegrityError(f"image {missing[0]} has no label: the dataset's table and shards differ")
+        return np.array([self.labels[key] for key in keys])
+
+    def _balanced_order(
+        self, label_of: NDArray[np.int64], start_image: int, batch_size: int, rows: Sequence[int]
+    ) -> Iterator[tuple[int, int]]:
+        """As `_order`, all labels alike often."""
+        members = [np.flatnonzero(label_of == label) for label in np.unique(label_of)]
+        block, labels = -1, np.empty(0, np.int64)
+        orders: dict[int, tuple[int, NDArray[np.int64]]] = {}
+        for batch in count():
+            for row in rows:
+                number = start_image + batch * batch_size + row
+                if number // len(members) != block:
+                    block = number // len(members)
+                    labels = np.random.default_rng((self.seed, 1, block)).permutation(len(members))
+                label = int(labels[number % len(members)])
+                images = members[label]
+                epoch = block // len(images)
+                if orders.get(label, (-1,))[0] != epoch:
+                    rng = np.random.default_rng((self.seed, 2, label, epoch))
+                    orders[label] = epoch, rng.permutation(images)
+                yield number, int(orders[label][1][block % len(images)])
 
     def _image(self, path: Path, entry: Entry, resolution: int) -> ImageArray:
         """One image as (R, R, 3), resampled."""

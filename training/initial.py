@@ -29,7 +29,7 @@ from training.engine.state import Training
 NETWORKS = ("generator", "generator_ema", "discriminator")
 ALIKE = (
     "generator", "resampling", "synthesis_input", "noise", "z_dim", "w_dim", "mapping_layers", "channel_base",
-    "max_channels",
+    "max_channels", "label_values",
 )  # fmt: skip
 """Settings in which networks must be alike to share weights."""
 

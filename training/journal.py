@@ -99,8 +99,14 @@ def _write_grid(path: Path, training: Training, metadata: dict[str, Any]) -> Non
     psi = config.truncation_psi if has_w else 1.0
     columns = 8 if config.resolution <= 256 else 4
     seeds = range(columns * columns // 2)
-    images = images_from_seeds(training.generator_ema, seeds, psi, truncation_cutoff=config.truncation_cutoff)
+    num_labels = len(config.label_values)
+    labels = [seed * num_labels // len(seeds) for seed in seeds] if num_labels else None
+    images = images_from_seeds(
+        training.generator_ema, seeds, psi, truncation_cutoff=config.truncation_cutoff, labels=labels
+    )
     shown = {**metadata, "seeds": list(seeds), "truncation_psi": psi}
+    if labels:
+        shown["labels"] = [config.label_values[label] for label in labels]
     write_grid(images, path, shown, columns=columns)
 
 

@@ -74,7 +74,7 @@ def train(
             own = ranks.rows(stage.batch_size)
             reals = images.stream(before, stage.resolution, batch_size=stage.batch_size, rows=own)
         try:
-            pixels = next_batch(reals, stage.batch_size // ranks.world, device)
+            batch = next_batch(reals, stage.batch_size // ranks.world, device)
         except (IntegrityError, NotFoundError) as error:
             unreadable = error
         if ranks.any(unreadable is not None or (has_stepped and should_stop())):
@@ -83,7 +83,7 @@ def train(
 
         training.enter(stage)
         with memory_told(training, stage):
-            training.step(stage, pixels)
+            training.step(stage, *batch)
         has_stepped = True
         finished = training.num_images >= config.total_kimg * 1000
         tick = finished or _crosses(before, training.num_images, config.tick_kimg)
@@ -116,14 +116,16 @@ def train(
     return write_result(run, training, stopped)
 
 
-def next_batch(reals: Iterator[Shown], num: int, device: torch.device) -> Tensor:
-    """The next `num` real images (N, 3, R, R), uint8, mirrored as the stream says."""
+def next_batch(reals: Iterator[Shown], num: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The next `num` real images (N, 3, R, R), uint8, mirrored as the stream says, and their labels (N,)."""
     shown = list(islice(reals, num))
     batch = torch.from_numpy(np.stack([image.pixels for image in shown]))
     is_mirrored = torch.tensor([image.is_mirrored for image in shown])
+    label_N = torch.tensor([image.label for image in shown])
     if device.type == "cuda":
-        batch, is_mirrored = (x.pin_memory().to(device, non_blocking=True) for x in (batch, is_mirrored))
-    return colours_first(torch.where(is_mirrored[:, None, None, None], batch.flip(2), batch))
+        batch, is_mirrored, label_N = (x.pin_memory() for x in (batch, is_mirrored, label_N))
+    batch, is_mirrored, label_N = (x.to(device, non_blocking=True) for x in (batch, is_mirrored, label_N))
+    return colours_first(torch.where(is_mirrored[:, None, None, None], batch.flip(2), batch)), label_N
 
 
 @contextmanager

@@ -153,12 +153,15 @@ def draw_directions(num: int, resolution: int, rng: torch.Generator) -> Tensor:
 
 
 def draw_fakes(
-    generator: Generator | TraditionalGenerator, latents: Latents, fade: Tensor
+    generator: Generator | TraditionalGenerator,
+    latents: Latents,
+    fade: Tensor,
+    label_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Fakes and, from a style-based generator, their first w (N, D)."""
     if isinstance(generator, TraditionalGenerator):
         return generator(latents.z_KNZ[0], latents.noise, fade), None
-    w_NLD, w_ND = styles(generator, latents.z_KNZ, latents.crossover_N)
+    w_NLD, w_ND = styles(generator, latents.z_KNZ, latents.crossover_N, label_N)
     return generator.synthesis(w_NLD, latents.noise, generator.lod, fade, latents.z_KNZ[0]), w_ND
 
 
@@ -167,9 +170,13 @@ def mean_w(fakes: Tensor, w_ND: Tensor | None) -> Tensor:
     return fakes.new_empty(0) if w_ND is None else w_ND.mean(dim=0)
 
 
-def styles(generator: Generator, z_KNZ: Tensor, crossover_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Each layer's w (N, L, D), mixed, and the first w (N, D)."""
-    w_KND = generator.mapping(z_KNZ.flatten(0, 1)).unflatten(0, z_KNZ.shape[:2])
+def styles(
+    generator: Generator, z_KNZ: Tensor, crossover_N: Tensor, label_N: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Each layer's w (N, L, D), mixed, and the first w (N, D); both codes of an image have its label."""
+    z_MZ = z_KNZ.flatten(0, 1)
+    w_MD = generator.mapping(z_MZ) if label_N is None else generator.mapping(z_MZ, label_N.repeat(len(z_KNZ)))
+    w_KND = w_MD.unflatten(0, z_KNZ.shape[:2])
     w_NLD = generator.broadcast(w_KND[0])
     if len(w_KND) == 2:
         w_NLD = generator.mix(w_NLD, generator.broadcast(w_KND[1]), crossover_N)
@@ -202,6 +209,10 @@ class Phase(nn.Module, ABC):
         """What the operations depend on beside the inputs' shapes: whether a level fades in."""
         return self.generator.lod % 1 > 0
 
+    def _labelled(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The noise of the layers, and the images' labels where the networks take them, which come after it."""
+        return (inputs[:-1], inputs[-1]) if self.generator.num_labels else (inputs, None)
+
 
 class GeneratorPhase(Phase):
     """The generator's loss on fresh fakes."""
@@ -230,9 +241,10 @@ class GeneratorPhase(Phase):
 
         `p` is the strength of augmentation.
         """
+        noise, label_N = self._labelled(noise)
         latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
-        fakes, w_ND = draw_fakes(self.generator, latents, fade)
-        loss = self.loss_of(self.discriminator(augmented(fakes, p, drawn_NR), fade))
+        fakes, w_ND = draw_fakes(self.generator, latents, fade, label_N)
+        loss = self.loss_of(self.discriminator(augmented(fakes, p, drawn_NR), fade, label_N))
         return loss, loss[None], mean_w(fakes, w_ND)
 
 
@@ -279,11 +291,12 @@ class DiscriminatorPhase(Phase):
 
         Where R1 comes every so many steps alone, it weighs as many times as much (lazy regularization of StyleGAN2).
         """
+        noise, label_N = self._labelled(noise)
         latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
-        reals, fakes, w_D = self._drawn(pixels_N3RR, fade, latents)
+        reals, fakes, w_D = self._drawn(pixels_N3RR, fade, latents, label_N)
         reals, shown = self._watched(reals, p, drawn_reals_NR)
-        real_logits = self.discriminator(shown, fade)
-        fake_logits = self.discriminator(augmented(fakes, p, drawn_NR), fade)
+        real_logits = self.discriminator(shown, fade, label_N)
+        fake_logits = self.discriminator(augmented(fakes, p, drawn_NR), fade, label_N)
         loss = discriminator_loss(real_logits, fake_logits)
         r1 = torch.zeros_like(loss)
         if self.r1_gamma > 0:
@@ -292,9 +305,11 @@ class DiscriminatorPhase(Phase):
         return loss + self.r1_interval * r1, terms, w_D
 
     @torch.no_grad()
-    def _drawn(self, pixels_N3RR: Tensor, fade: Tensor, latents: Latents) -> tuple[Tensor, Tensor, Tensor]:
-        """Real images and fakes, not augmented yet, and the batch's mean w."""
-        fakes, w_ND = draw_fakes(self.generator, latents, fade)
+    def _drawn(
+        self, pixels_N3RR: Tensor, fade: Tensor, latents: Latents, label_N: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Real images and as many fakes of the same labels, not augmented yet, and the batch's mean w."""
+        fakes, w_ND = draw_fakes(self.generator, latents, fade, label_N)
         reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
         return reals, fakes, mean_w(fakes, w_ND)
 
@@ -333,12 +348,13 @@ class PairingGeneratorPhase(Phase):
         *noise: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, its `terms` and the batch's mean w, as of `GeneratorPhase`; inputs as of `DiscriminatorPhase`."""
+        noise, label_N = self._labelled(noise)
         latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
-        fakes, w_ND = draw_fakes(self.generator, latents, fade)
+        fakes, w_ND = draw_fakes(self.generator, latents, fade, label_N)
         with torch.no_grad():
             reals = faded_reals(pixels_N3RR, self.discriminator.lod, fade).to(fakes.dtype)
-            real_logits = self.discriminator(augmented(reals, p, drawn_reals_NR), fade)
-        loss = pairing_loss(self.discriminator(augmented(fakes, p, drawn_NR), fade), real_logits)
+            real_logits = self.discriminator(augmented(reals, p, drawn_reals_NR), fade, label_N)
+        loss = pairing_loss(self.discriminator(augmented(fakes, p, drawn_NR), fade, label_N), real_logits)
         return loss, loss[None], mean_w(fakes, w_ND)
 
 
@@ -362,13 +378,14 @@ class PairingDiscriminatorPhase(DiscriminatorPhase):
         *noise: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, its `terms` and the batch's mean w; inputs are those of `DiscriminatorPhase`."""
+        noise, label_N = self._labelled(noise)
         latents = Latents(z_KNZ, crossover_N, drawn_NR, noise)
-        reals, fakes, w_D = self._drawn(pixels_N3RR, fade, latents)
+        reals, fakes, w_D = self._drawn(pixels_N3RR, fade, latents, label_N)
         reals, shown_reals = self._watched(reals, p, drawn_reals_NR)
         fakes, shown_fakes = self._watched(fakes, p, drawn_NR)
         real_logits, fake_logits = (
-            self.discriminator(shown_reals, fade),
-            self.discriminator(shown_fakes, fade),
+            self.discriminator(shown_reals, fade, label_N),
+            self.discriminator(shown_fakes, fade, label_N),
         )
         loss = pairing_loss(real_logits, fake_logits)
         r1 = r2 = torch.zeros_like(loss)
@@ -403,14 +420,17 @@ class CriticPhase(DiscriminatorPhase):
 
         Those lie between the images that the discriminator sees, augmented ones where there is augmentation.
         """
-        *noise_of_layers, share_N = noise
-        latents = Latents(z_KNZ, crossover_N, drawn_NR, tuple(noise_of_layers))
-        reals, fakes, w_D = self._drawn(pixels_N3RR, fade, latents)
+        of_layers, label_N = self._labelled(noise[:-1])
+        share_N = noise[-1]
+        latents = Latents(z_KNZ, crossover_N, drawn_NR, of_layers)
+        reals, fakes, w_D = self._drawn(pixels_N3RR, fade, latents, label_N)
         reals, fakes = augmented(reals, p, drawn_reals_NR), augmented(fakes, p, drawn_NR)
         between = torch.lerp(fakes, reals, share_N[:, None, None, None]).requires_grad_()
-        real_logits, fake_logits = self.discriminator(reals, fade), self.discriminator(fakes, fade)
+        real_logits = self.discriminator(reals, fade, label_N)
+        fake_logits = self.discriminator(fakes, fade, label_N)
         loss = critic_loss(real_logits, fake_logits)
-        penalty = gradient_penalty(self.discriminator(between, fade), between, self.discriminator.lod)
+        between_logits = self.discriminator(between, fade, label_N)
+        penalty = gradient_penalty(between_logits, between, self.discriminator.lod)
         sign = real_logits.sign().mean()
         terms = torch.stack([loss, penalty, real_logits.mean(), fake_logits.mean(), sign])
         return loss + penalty, terms, w_D
@@ -446,7 +466,8 @@ class PathLengthPhase(Phase):
         *noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The loss, which weighs `interval` times the penalty, and its `terms`: the penalty and the new mean."""
-        w_NLD, _ = styles(self.generator, z_KNZ, crossover_N)
+        noise, label_N = self._labelled(noise)
+        w_NLD, _ = styles(self.generator, z_KNZ, crossover_N, label_N)
         w_NLD = w_NLD[:, : self.generator.num_layers_in_use]
         fakes = self.generator.synthesis(w_NLD, noise, self.generator.lod, fade, z_KNZ[0])
         lengths_N = path_lengths(fakes, w_NLD, direction_N3RR)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from training.config import TrainConfig
 from training.ops import (
@@ -53,6 +54,11 @@ def level_and_fade(resolution: int, lod: float) -> tuple[int, float]:
     return level_of(resolution) - whole, lod - whole
 
 
+def chosen(label_N: Tensor, rows_LD: Tensor) -> Tensor:
+    """Each label's row (N, D), as a product, whose derivatives add up in one order on every device."""
+    return F.one_hot(label_N, len(rows_LD)).to(rows_LD.dtype) @ rows_LD
+
+
 def blend(high: Tensor, low: Tensor, fade: Tensor | float) -> Tensor:
     """`high` where `fade` is 0, `low` where it is 1."""
     return high + (low - high) * fade
@@ -77,18 +83,31 @@ def channels_at(level: int, channel_base: int, max_channels: int) -> int:
 
 
 class MappingNetwork(nn.Module):
-    """f: Z to W, fully connected layers on the normalised z (section 2), trained 100 times slower (App. C)."""
+    """f: Z to W, fully connected layers on the normalised z (section 2), trained 100 times slower (App. C).
 
-    def __init__(self, z_dim: int, w_dim: int, num_layers: int) -> None:
+    Of images with labels, a learned code of the label's as wide as z stands beside it before it is normalised.
+    """
+
+    label: int | None = None
+    """Whose images are drawn where no labels are given."""
+
+    def __init__(self, z_dim: int, w_dim: int, num_layers: int, num_labels: int = 0) -> None:
         super().__init__()
-        widths = [z_dim] + [w_dim] * num_layers
+        self.embedding = nn.Parameter(torch.randn(num_labels, z_dim)) if num_labels else None
+        widths = [z_dim * (2 if num_labels else 1)] + [w_dim] * num_layers
         self.layers = nn.ModuleList(
             EqualLinear(widths[i], widths[i + 1], lr_multiplier=0.01) for i in range(num_layers)
         )
 
-    def forward(self, z_NZ: Tensor) -> Tensor:
+    def forward(self, z_NZ: Tensor, label_N: Tensor | None = None) -> Tensor:
         """(N, z_dim) to (N, w_dim)."""
-        x = pixel_norm(z_NZ)
+        x = z_NZ
+        if self.embedding is not None:
+            assert label_N is not None or self.label is not None, "these networks need labels"
+            if label_N is None:
+                label_N = torch.full(z_NZ.shape[:1], self.label or 0, device=z_NZ.device)
+            x = torch.cat([x, chosen(label_N, self.embedding).to(x.dtype)], dim=1)
+        x = pixel_norm(x)
         for layer in self.layers:
             x = lrelu(layer(x))
         return x
@@ -219,13 +238,15 @@ class Generator(nn.Module):
         synthesis_input: SynthesisInput = "const",
         input_gain: float = GAIN_LRELU,
         noise: bool = True,
+        num_labels: int = 0,
     ) -> None:
         super().__init__()
         self.resolution = resolution
         self.z_dim = z_dim
         self.lod = 0.0
         self.has_noise = noise
-        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
+        self.num_labels = num_labels
+        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers, num_labels)
         self.synthesis = SynthesisNetwork(
             resolution,
             z_dim,
@@ -272,9 +293,17 @@ class Generator(nn.Module):
         assert w_D.shape == self.w_avg.shape, w_D.shape
         self.w_avg.lerp_(w_D, 1 - beta)
 
-    def forward(self, z_NZ: Tensor, noise: Sequence[Tensor], *, psi: float = 1.0, cutoff: int = 8) -> Tensor:
-        """Images (N, 3, R, R) from latents and noise, truncated at `psi`."""
-        w_NLD = self.truncate(self.broadcast(self.mapping(z_NZ)), psi, cutoff)
+    def forward(
+        self,
+        z_NZ: Tensor,
+        noise: Sequence[Tensor],
+        *,
+        psi: float = 1.0,
+        cutoff: int = 8,
+        label_N: Tensor | None = None,
+    ) -> Tensor:
+        """Images (N, 3, R, R) from latents and noise, truncated at `psi`, of labels or of the label that is set."""
+        w_NLD = self.truncate(self.broadcast(self.mapping(z_NZ, label_N)), psi, cutoff)
         return self.synthesis(w_NLD, noise, self.lod, z_NZ=z_NZ)  # type: ignore[no-any-return]
 
 
@@ -286,8 +315,10 @@ class TraditionalGenerator(nn.Module):
     """The generator of Progressive GAN (config A of table 1), by default with this paper's bilinear upsampling (B).
 
     z enters at the input layer; each convolution is followed by leaky ReLU and pixel norm. It has no mapping,
-    no noise and so neither style mixing nor truncation.
+    no noise and so neither style mixing nor truncation, and takes no labels.
     """
+
+    num_labels = 0
 
     def __init__(
         self,
@@ -362,7 +393,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images to realness logits."""
+    """Images to realness logits; of images with labels, a logit a label, of which the image's own counts."""
 
     def __init__(
         self,
@@ -371,9 +402,11 @@ class Discriminator(nn.Module):
         channel_base: int = 8192,
         max_channels: int = 512,
         resampling: Resampling = "bilinear",
+        num_labels: int = 0,
     ) -> None:
         super().__init__()
         self.resolution = resolution
+        self.num_labels = num_labels
         self.lod = 0.0
         self.dtype: torch.dtype | None = None
         widths = [channels_at(i, channel_base, max_channels) for i in range(level_of(resolution) + 1)]
@@ -383,9 +416,9 @@ class Discriminator(nn.Module):
         )
         self.conv = EqualConv2d(widths[0] + 1, widths[0], 3)
         self.dense = EqualLinear(widths[0] * 16, widths[0])
-        self.out = EqualLinear(widths[0], 1, gain=1.0)
+        self.out = EqualLinear(widths[0], max(num_labels, 1), gain=1.0)
 
-    def forward(self, x_N3HW: Tensor, fade: Tensor | None = None) -> Tensor:
+    def forward(self, x_N3HW: Tensor, fade: Tensor | None = None, label_N: Tensor | None = None) -> Tensor:
         """(N, 3, R, R) at the resolution R of `lod` to logits (N,); `fade` stands for the fraction of lod."""
         level, fraction = level_and_fade(self.resolution, self.lod)
         dtype = self.dtype or x_N3HW.dtype
@@ -397,7 +430,11 @@ class Discriminator(nn.Module):
                 x = blend(x, low, fraction if fade is None else fade)
         x = lrelu(self.conv(append_batch_deviation(x)))
         x = lrelu(self.dense(x.flatten(1)))
-        return self.out(x.to(self.out.weight.dtype)).squeeze(1)  # type: ignore[no-any-return]
+        logits = self.out(x.to(self.out.weight.dtype))
+        if self.num_labels:
+            assert label_N is not None, "this network needs labels"
+            return (logits * F.one_hot(label_N, self.num_labels)).sum(dim=1)  # type: ignore[no-any-return]
+        return logits.squeeze(1)  # type: ignore[no-any-return]
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -418,13 +455,14 @@ def build_generator(config: TrainConfig) -> Generator | TraditionalGenerator:
         synthesis_input=config.synthesis_input,
         input_gain=config.input_gain,
         noise=config.noise,
+        num_labels=len(config.label_values),
         **_shared(config),
     )
 
 
 def build_discriminator(config: TrainConfig) -> Discriminator:
     """The discriminator `config` describes, with fresh weights from torch's global random state."""
-    return Discriminator(config.resolution, **_shared(config))
+    return Discriminator(config.resolution, num_labels=len(config.label_values), **_shared(config))
 
 
 def _shared(config: TrainConfig) -> dict[str, Any]:

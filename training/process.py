@@ -25,6 +25,7 @@ from training.config import TrainConfig
 from training.data import RealImages
 from training.engine.precompile import compiling_ahead, keep_compiled_in
 from training.engine.ranks import joined
+from training.labels import labels_of
 from training.loop import train
 from training.tracking import Tracker, open_tracker
 
@@ -85,6 +86,8 @@ def images_of_version(
         seed=config.seed,
         x_flips=config.x_flips,
         num_threads=num_threads,
+        labels=labels_of(dataset, config),
+        is_balanced=config.label_sampling == "balanced",
     )
 
 

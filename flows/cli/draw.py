@@ -20,7 +20,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from flows.cli.output import answer, print_resolved, warn
-from flows.cli.parameters import FLAT, CheckpointOptions, DrawOptions, DryRun, Json, PictureOptions, Signed
+from flows.cli.parameters import FLAT, DryRun, ExportOptions, Json, PictureOptions, Signed
 from storage.bundled.generator import BUNDLED, BUNDLED_SHA256, check_reserved
 from storage.config import Config
 from storage.errors import ConfigError, SourceError
@@ -402,7 +402,7 @@ def export(
     *,
     out: Annotated[Path, Parameter(help="The file to write.")],
     config: Annotated[ExportConfig, FLAT] = ExportConfig(),
-    options: Annotated[CheckpointOptions, FLAT] = CheckpointOptions(),
+    options: Annotated[ExportOptions, FLAT] = ExportOptions(),
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
@@ -412,7 +412,7 @@ def export(
     """
     if out.suffix.lower() != f".{config.format}":
         raise ConfigError(f"--out {out} is to end in .{config.format}, as its --format")
-    trained = opened(run, DrawOptions(**options.model_dump(), device="cpu"))
+    trained = opened(run, PictureOptions(**options.model_dump(), device="cpu"))
     from training.drawing.export import check_onnx, export_onnx, export_safetensors
 
     if config.format == "onnx":
@@ -435,7 +435,7 @@ def export(
 # --------------------------------------------------------------------------------------------------------------
 
 
-def opened(run: str, options: DrawOptions) -> Trained:
+def opened(run: str, options: PictureOptions) -> Trained:
     """What draws: a checkpoint of a run, an import, or the generator in the box."""
     store = Store(options.store)
     if run == BUNDLED:
@@ -452,7 +452,8 @@ def opened(run: str, options: DrawOptions) -> Trained:
         trained = open_imported(imported, device)
     else:
         trained = open_trained(checkpoint, device) if checkpoint else open_bundled(device)
-    if not (isinstance(options, PictureOptions) and options.sign):
+    trained = trained.of_label(options.label)
+    if not options.sign:
         return trained
     from training.drawing.marks import Signer
 

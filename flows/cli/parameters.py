@@ -51,8 +51,19 @@ class DrawOptions(CheckpointOptions):
     )
 
 
+LABEL = Field(None, description="Of a generator that was trained with labels: whose images are drawn.")
+
+
+class ExportOptions(CheckpointOptions):
+    """Which weights are written, and images of which label they draw."""
+
+    label: str | None = LABEL
+
+
 class PictureOptions(DrawOptions):
-    """Which weights draw, where, and who signs what they drew."""
+    """Which weights draw, where, images of which label, and who signs what they drew."""
+
+    label: str | None = LABEL
 
     sign: tuple[Path, Path] | None = Field(
         None,

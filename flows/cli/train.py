@@ -12,6 +12,7 @@ from flows.options import TrainOptions
 from storage.errors import ConfigError
 from storage.store import Store
 from training.config import TrainConfig
+from training.labels import labelled
 
 
 def train(
@@ -60,8 +61,9 @@ def train(
         about = found.record.model_dump(include={"run_id", "dataset"})
         return print_value({**about, "config": going_on.model_dump(mode="json")}, json_)
     if dry_run:
-        reference = check_training(store, dataset, config, options).reference
-        config, source = begun_with(store, config, init_from)
+        opened = check_training(store, dataset, config, options)
+        reference = opened.reference
+        config, source = begun_with(store, labelled(opened, config), init_from)
         begins = {} if source is None else {"init_from": source.folder}
         return print_resolved(json_, config, options, dataset=reference, **begins)
     if estimate is not None:

@@ -80,7 +80,8 @@ class Explorer:
             return self.first
         if name not in self.checkpoints:
             raise ConfigError(f"checkpoint {name!r} is not there: {', '.join(self.checkpoints)}")
-        return replace(open_trained(self.checkpoints[name], self.device), signer=self.first.signer)
+        trained = open_trained(self.checkpoints[name], self.device).of_label(self.first.origin.get("label"))
+        return replace(trained, signer=self.first.signer)
 
     def crops(self, is_overtaken: Callable[[], bool]) -> TrainingCrops | PipelineError:
         """What the generator learned from, read once, or why that is not to be had."""

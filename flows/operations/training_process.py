@@ -23,6 +23,7 @@ from storage.runs import DISK_FULL, InitFrom, Run, RunResult, create_run, find_c
 from storage.store import Store
 from training.config import CHANGEABLE, TrainConfig, changed
 from training.data import RealImages, check_resolution
+from training.labels import labelled
 
 POLL_S = 0.5
 STOP_S = 120.0
@@ -49,7 +50,7 @@ def prepare_run(
         find_checkpoint(store, init_from)  # a wrong name is told before torch is loaded
     if resume is None:
         opened = check_training(store, dataset, config, options)
-        config, source = begun_with(store, config, init_from)
+        config, source = begun_with(store, labelled(opened, config), init_from)
         return create_run(store, opened.summary(), config.model_dump(mode="json"), options.processes, source)
     run, going_on = resumed_run(store, resume, dataset, config)
     given = going_on.model_dump(mode="json", include=config.model_fields_set & CHANGEABLE)
@@ -117,7 +118,8 @@ def planned_training(
         num_images = int(run.checkpoints()[-1].name) if run.checkpoints() else 0
         summary = run.record.dataset
     elif reads or dataset is not None:
-        summary = check_training(store, dataset, config, options).summary()
+        opened = check_training(store, dataset, config, options)
+        config, summary = labelled(opened, config), opened.summary()
     if not reads:
         return config, num_images, None
     from training.engine.precompile import keep_compiled_in

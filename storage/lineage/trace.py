@@ -246,6 +246,7 @@ def _of_run(store: Store, run: Run) -> Chain:
         "created_at": record.created_at,
         "preset": record.config.get("preset"),
         "config_sha256": record.config_sha256,
+        **({"label_column": record.config["label_column"]} if record.config.get("label_column") else {}),
         **({"init_from": record.init_from.as_json()} if record.init_from else {}),
         **({"changes": [change.as_json() for change in record.changes]} if record.changes else {}),
         "code_commit": record.facts.code_commit,

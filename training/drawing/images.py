@@ -28,8 +28,9 @@ def images_from_seeds(
     *,
     truncation_cutoff: int = 8,
     batch_size: int = 8,
+    labels: Sequence[int] | None = None,
 ) -> ImageArray:
-    """Images (N, 3, R, R) at the generator's full resolution, one a seed.
+    """Images (N, 3, R, R) at the generator's full resolution, one a seed, each of its label if there are any.
 
     A seed fixes its image's latent and noise, whatever other seeds stand beside it and on whatever device.
     """
@@ -38,7 +39,10 @@ def images_from_seeds(
     for start in range(0, len(seeds), batch_size):
         latents, noise = inputs_from_seeds(generator, seeds[start : start + batch_size])
         if isinstance(generator, Generator):
-            images = generator(latents, noise, psi=truncation_psi, cutoff=truncation_cutoff)
+            part = None
+            if labels is not None:
+                part = torch.tensor(list(labels[start : start + batch_size]), device=latents.device)
+            images = generator(latents, noise, psi=truncation_psi, cutoff=truncation_cutoff, label_N=part)
         else:
             images = generator(latents, noise)
         batches.append(pixels(upsample(images, generator.resolution // images.shape[-1])))

@@ -8,6 +8,7 @@ Not here: what is drawn with it (`training.drawing.images`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,21 @@ class Trained:
     """Who signs what is drawn, if somebody does."""
     noise: tuple[Tensor, ...] = field(default=(), repr=False)
     """The fixed noise a layer that an imported network brought, for export."""
+
+    def of_label(self, label: str | None) -> Trained:
+        """The same, drawing images of one label; ConfigError where it has no such label, or needs one."""
+        column, values = self.config.label_column, self.config.label_values
+        if not values and label is not None:
+            raise ConfigError(f"--label {label}: this generator was trained without labels")
+        if not values:
+            return self
+        if label not in values:
+            raise ConfigError(
+                f"this generator draws images by {column}: choose --label of {', '.join(values)}"
+            )
+        assert isinstance(self.generator, Generator)
+        self.generator.mapping.label = values.index(label)
+        return dataclasses.replace(self, origin={**self.origin, "label_column": column, "label": label})
 
     @property
     def cutoff(self) -> int:
@@ -130,6 +146,8 @@ def _of_exported(
     generator = build_generator(config)
     generator.load_state_dict(tensors)
     generator.lod = metadata["lod"]
+    if isinstance(generator, Generator) and metadata.get("label") in config.label_values:
+        generator.mapping.label = config.label_values.index(metadata["label"])
     return generator.to(device).requires_grad_(False), config
 
 

@@ -73,7 +73,7 @@ def _steps(
     while done < least or time.perf_counter() - begun < budget_s:
         training.enter(stage)
         with memory_told(training, stage):
-            training.step(stage, next_batch(reals, num, training.device))
+            training.step(stage, *next_batch(reals, num, training.device))
         done += 1
         if done % MIN_STEPS == 0:
             training.check_health()  # waits for a GPU

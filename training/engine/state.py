@@ -188,10 +188,11 @@ class Training:
                 optimizer.state.clear()
         self.resolution, self.lod = stage.resolution, stage.lod
 
-    def step(self, stage: Stage, pixels_N3RR: Tensor) -> None:
+    def step(self, stage: Stage, pixels_N3RR: Tensor, label_N: Tensor | None = None) -> None:
         """One step of both networks on real images, uint8 and on the device. Nothing in it waits for a GPU.
 
         The images are this rank's of the batch; random numbers are drawn for the whole batch, on every rank alike.
+        Networks that take labels make fakes of the real images' labels.
         """
         config, num = self.config, len(pixels_N3RR) * self.ranks.world
         rng = step_rng(config.seed, self.num_images, self.device)
@@ -200,7 +201,7 @@ class Training:
         has_penalty = config.loss == "wgan_gp" or self.num_images // num % config.r1_interval == 0
         phase = "discriminator" if has_penalty else "discriminator_alone"
         gradients, (terms_d, w_D) = self._mean_over_passes(
-            phase, self._discriminator_inputs(stage, pixels_N3RR, rng)
+            phase, self._discriminator_inputs(stage, pixels_N3RR, label_N, rng)
         )
         self.ranks.mean_([*gradients.values(), terms_d, w_D])
         if config.w_avg_updates == "both":
@@ -208,11 +209,11 @@ class Training:
         skipped_d = self._descend("discriminator", gradients, stage.learning_rate)
 
         gradients, (terms_g, w_D) = self._mean_over_passes(
-            "generator", self._generator_inputs(stage, pixels_N3RR, rng)
+            "generator", self._generator_inputs(stage, pixels_N3RR, label_N, rng)
         )
         self.ranks.mean_([*gradients.values(), terms_g, w_D])
         if "path_length" in self.gradients:
-            terms_g = torch.cat([terms_g, self._regularize_paths(gradients, stage, num, rng)])
+            terms_g = torch.cat([terms_g, self._regularize_paths(gradients, stage, num, label_N, rng)])
         skipped_g = self._descend("generator", gradients, stage.learning_rate)
         if "path_length" in self.gradients:
             self.path_length_mean = torch.where(skipped_g, self.path_length_mean, terms_g[-1])
@@ -233,12 +234,13 @@ class Training:
         self._set_lod(recorded_lod(self.config, stage.lod))
         shape = (num // self.ranks.world, stage.resolution, stage.resolution, 3)
         pixels = colours_first(torch.zeros(shape, dtype=torch.uint8, device=self.device))
+        label_N = torch.zeros(len(pixels), dtype=torch.int64, device=self.device)
         if phase == "generator":
-            passes = self._generator_inputs(stage, pixels, rng)
+            passes = self._generator_inputs(stage, pixels, label_N, rng)
         elif phase == "path_length":
-            passes = self._path_inputs(stage, num, rng)
+            passes = self._path_inputs(stage, num, label_N, rng)
         else:
-            passes = self._discriminator_inputs(stage, pixels, rng)
+            passes = self._discriminator_inputs(stage, pixels, label_N, rng)
         self.gradients[phase].compile(passes[0])
 
     def _mean_over_passes(
@@ -272,7 +274,9 @@ class Training:
         limit = value_at(self.config.images_per_pass, stage.resolution, num)
         return num // num_passes(num, limit, compared=True)
 
-    def _discriminator_inputs(self, stage: Stage, pixels_N3RR: Tensor, rng: torch.Generator) -> Passes:
+    def _discriminator_inputs(
+        self, stage: Stage, pixels_N3RR: Tensor, label_N: Tensor | None, rng: torch.Generator
+    ) -> Passes:
         """What the discriminator's phases take in each pass, with or without a penalty."""
         config, num = self.config, len(pixels_N3RR) * self.ranks.world
         augments = config.augment != "none"
@@ -285,31 +289,51 @@ class Training:
         for of in self._shares(stage, len(pixels_N3RR), compared=True):
             fakes = latents.of(of)
             inputs = (of(pixels_N3RR, 0), of(drawn_reals, 0), fade, p, *fakes[:3], *fakes.noise)
-            passes.append((*inputs, *(of(share, 0) for share in mixed)))
+            passes.append((*inputs, *self._labels(label_N, of), *(of(share, 0) for share in mixed)))
         return passes
 
-    def _generator_inputs(self, stage: Stage, pixels_N3RR: Tensor, rng: torch.Generator) -> Passes:
+    def _labels(self, label_N: Tensor | None, of: Share) -> tuple[Tensor, ...]:
+        """What a phase takes after the noise: a pass's labels, where the networks take any."""
+        if not self.config.label_values:
+            return ()
+        assert label_N is not None, "these networks need labels"
+        return (of(label_N, 0),)
+
+    def _generator_inputs(
+        self, stage: Stage, pixels_N3RR: Tensor, label_N: Tensor | None, rng: torch.Generator
+    ) -> Passes:
         """What the generator's phase takes in each pass: real images too, where each fake is paired with one."""
         if self.config.loss == "r3":
-            return self._discriminator_inputs(stage, pixels_N3RR, rng)
+            return self._discriminator_inputs(stage, pixels_N3RR, label_N, rng)
         num = len(pixels_N3RR) * self.ranks.world
         augments = self.config.augment != "none"
         latents = draw_latents(self.generator, num, self.config.mixing_probability, rng, augments=augments)
         latents, fade, p = latents.of(self.ranks.own), self._fade(stage), self.augmentation.p
-        shares = self._shares(stage, len(pixels_N3RR), compared=True)
-        return [(fade, p, *fakes[:3], *fakes.noise) for fakes in map(latents.of, shares)]
+        passes: Passes = []
+        for of in self._shares(stage, len(pixels_N3RR), compared=True):
+            fakes = latents.of(of)
+            passes.append((fade, p, *fakes[:3], *fakes.noise, *self._labels(label_N, of)))
+        return passes
 
-    def _path_inputs(self, stage: Stage, num: int, rng: torch.Generator) -> Passes:
+    def _path_inputs(self, stage: Stage, num: int, label_N: Tensor | None, rng: torch.Generator) -> Passes:
         """What path length regularization takes in each pass, of half a batch: differentiating twice needs memory."""
         half = max(num // 2, 1)  # StyleGAN2, section 3
         latents = draw_latents(self.generator, half, self.config.mixing_probability, rng)
         directions = draw_directions(half, stage.resolution, rng)
         latents, directions = latents.of(self.ranks.part), self.ranks.part(directions)
         passes = []
+        firsts = None if label_N is None else label_N[: len(directions)]
         for of in self._shares(stage, len(directions), compared=False):
-            fakes = latents.of(of)
+            fakes, labels = latents.of(of), self._labels(firsts, of)
             passes.append(
-                (self.path_length_mean, of(directions, 0), self._fade(stage), *fakes[:2], *fakes.noise)
+                (
+                    self.path_length_mean,
+                    of(directions, 0),
+                    self._fade(stage),
+                    *fakes[:2],
+                    *fakes.noise,
+                    *labels,
+                )
             )
         return passes
 
@@ -317,12 +341,17 @@ class Training:
         return torch.full((), stage.lod % 1, device=self.device)
 
     def _regularize_paths(
-        self, gradients: dict[nn.Parameter, Tensor], stage: Stage, num: int, rng: torch.Generator
+        self,
+        gradients: dict[nn.Parameter, Tensor],
+        stage: Stage,
+        num: int,
+        label_N: Tensor | None,
+        rng: torch.Generator,
     ) -> Tensor:
         """Add path length regularization to the generator's gradients where its turn has come; its terms."""
         if self.num_images // num % self.config.path_length_interval:
             return torch.stack([torch.full_like(self.path_length_mean, torch.nan), self.path_length_mean])
-        added, (terms,) = self._mean_over_passes("path_length", self._path_inputs(stage, num, rng))
+        added, (terms,) = self._mean_over_passes("path_length", self._path_inputs(stage, num, label_N, rng))
         self.ranks.mean_([*added.values(), terms])
         for parameter, gradient in added.items():
             gradients[parameter] = gradients[parameter] + gradient

@@ -34,6 +34,8 @@ class RealCrops:
     dataset_resolution: int
     resolution: int
     is_mirrored: bool = False
+    keys: frozenset[str] | None = None
+    """Those of the crops that count; None where all do."""
     num_threads: int = 2
 
     @classmethod
@@ -67,7 +69,8 @@ class RealCrops:
         return {_key(place[1]): self._decoded(place) for place in self._places() if _key(place[1]) in keys}
 
     def _places(self) -> Iterator[tuple[Path, Entry]]:
-        return iter(image_places(self.shard_paths, self.index_sha256s, self.num_images))
+        places = iter(image_places(self.shard_paths, self.index_sha256s, self.num_images))
+        return places if self.keys is None else (place for place in places if _key(place[1]) in self.keys)
 
     def _decoded(self, place: tuple[Path, Entry]) -> ImageArray:
         path, entry = place

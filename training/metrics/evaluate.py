@@ -32,7 +32,16 @@ def check_evaluation(config: EvaluateConfig, train_config: TrainConfig) -> None:
     """Raise, before any work, the error that these metrics of such a run would end in."""
     if not config.metrics:
         raise ConfigError(f"no metrics are named: choose of {', '.join(MEASURES)}")
+    values = train_config.label_values
+    if config.label is not None and config.label not in values:
+        raise ConfigError(
+            f"label {config.label} is none of the run's: {', '.join(values) or 'it has no labels'}"
+        )
     for measure in config.measures:
+        if values and config.label is None and measure.family in ("path", "separability"):
+            raise ConfigError(
+                f"{measure.name} is of images of one label: choose --label of {', '.join(values)}"
+            )
         if measure.space == "w" and not train_config.draws_from_w:
             raise ConfigError(
                 f"{measure.name} is of W, and this run's images are not made from w alone: ask for it in Z"
@@ -58,6 +67,7 @@ def evaluate(
             seed=config.seed,
             batch_size=config.batch_size,
             mirrors_reals=mirrors_reals,
+            label=config.label,
         )
         found = _measured(subject, config)
     facts = {
@@ -72,7 +82,12 @@ def evaluate(
         "device": device.type,
         "torch": torch.__version__,
     }
-    records = {name: MetricRecord.new(**found[name], **facts) for name in dict.fromkeys(config.metrics)}
+    suffix = "" if config.label is None else f"[{config.label}]"
+    if config.label is not None:
+        facts["label"] = config.label
+    records = {
+        f"{name}{suffix}": MetricRecord.new(**found[name], **facts) for name in dict.fromkeys(config.metrics)
+    }
     record_metrics(run, checkpoint, records)
     return records
 

@@ -36,6 +36,7 @@ def real_features(
         "resolution": reals.resolution,
         "num_reals": min(num or reals.num_images, reals.num_images),
         "is_mirrored": reals.is_mirrored,
+        "keys": None if reals.keys is None else json_digest(sorted(reals.keys)),
         "extractor": [extractor.name, extractor.weights_sha256, extractor.resize],
         "code": code_digest(__name__),
     }

@@ -63,6 +63,10 @@ class EvaluateConfig(Config):
         description="Mirror real crops at random, if the run did in training; unset: as the run's config says "
         "(metrics_mirror_reals).",
     )
+    label: str | None = Field(
+        None,
+        description="Of a run with labels: measure the images of one; unset: of all, as often as the dataset has them.",
+    )
     truncation_psi: float = Field(
         1.0, ge=0, le=2, description="Truncation; 1 is none, as for published figures."
     )

@@ -9,6 +9,7 @@ The generated images are those that `likeness generate` draws of the same seeds.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from storage.datasets.dataset import open_recorded
 from storage.runs import Run
 from training.data import ImageArray
 from training.drawing.images import images_from_seeds, possible_psi
 from training.drawing.trained import open_trained
+from training.labels import labels_of
 from training.metrics.crops import RealCrops
 from training.networks import Generator, TraditionalGenerator
 
@@ -41,6 +44,8 @@ class Subject:
     """The first image's; the others follow it."""
     batch_size: int
     """Images at a time; changes none of them."""
+    labels: tuple[int, ...] = ()
+    """Those that images are drawn of, each as often as it stands here; none where there are no labels."""
 
     @classmethod
     def of(
@@ -53,22 +58,36 @@ class Subject:
         seed: int = 0,
         batch_size: int = 32,
         mirrors_reals: bool = False,
+        label: str | None = None,
     ) -> Subject:
-        """A checkpoint's averaged generator and its run's crops."""
+        """A checkpoint's averaged generator and its run's crops, of one label if it is given."""
         trained = open_trained(checkpoint, device)
-        generator = trained.generator
+        generator, config = trained.generator, trained.config
+        of_dataset = labels_of(open_recorded(run.store, run.record.dataset, f"run {run.id}"), config) or {}
+        keys = None
+        if label is not None:
+            trained.of_label(label)  # which is where it is refused
+            wanted = config.label_values.index(label)
+            of_dataset = {key: value for key, value in of_dataset.items() if value == wanted}
+            keys = frozenset(of_dataset)
         return cls(
             run=run,
             generator=generator,
-            reals=RealCrops.of(
-                run.store, run.record.dataset, generator.resolution, is_mirrored=mirrors_reals
+            reals=dataclasses.replace(
+                RealCrops.of(run.store, run.record.dataset, generator.resolution, is_mirrored=mirrors_reals),
+                keys=keys,
             ),
             device=device,
             psi=possible_psi(generator, psi),
             cutoff=trained.cutoff,
             seed=seed,
             batch_size=batch_size,
+            labels=tuple(of_dataset[key] for key in sorted(of_dataset)),
         )
+
+    def label_of(self, seed: int) -> int:
+        """The label of a seed's image, as likely as it is in the dataset."""
+        return self.labels[int(np.random.default_rng((seed, 3)).integers(len(self.labels)))]
 
     def seeds(self, num: int) -> range:
         """The seeds of the first `num` images."""
@@ -77,7 +96,12 @@ class Subject:
     def images(self, seeds: range) -> ImageArray:
         """The images (N, 3, R, R) of seeds."""
         return images_from_seeds(
-            self.generator, seeds, self.psi, truncation_cutoff=self.cutoff, batch_size=self.batch_size
+            self.generator,
+            seeds,
+            self.psi,
+            truncation_cutoff=self.cutoff,
+            batch_size=self.batch_size,
+            labels=[self.label_of(seed) for seed in seeds] if self.labels else None,
         )
 
     def fakes(self, num: int) -> Iterator[Tensor]:
