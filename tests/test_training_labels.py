@@ -128,8 +128,14 @@ def test_networks_with_labels_are_the_originals() -> None:
 
 
 def gradients(phase: Any, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """A phase's gradients by name."""
-    found, _ = GradientFunction(phase, phase.network, compiled=False)(*inputs)
+    """A phase's gradients by name, plain and as recorded for the compiler, which are the same."""
+    function = GradientFunction(phase, phase.network, compiled=False)
+    found, _ = function(*inputs)
+    graph = function.record(inputs)
+    with torch.no_grad():
+        recorded = graph(*(p for _, p in phase.named_parameters()), *inputs)
+    for one, same in zip(recorded, found.values(), strict=False):
+        torch.testing.assert_close(one, same, rtol=1e-9, atol=1e-11)
     names = {parameter: name for name, parameter in phase.network.named_parameters()}
     return {names[parameter]: gradient for parameter, gradient in found.items()}
 

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from training.config import TrainConfig
 from training.ops import (
@@ -54,9 +53,9 @@ def level_and_fade(resolution: int, lod: float) -> tuple[int, float]:
     return level_of(resolution) - whole, lod - whole
 
 
-def chosen(label_N: Tensor, rows_LD: Tensor) -> Tensor:
-    """Each label's row (N, D), as a product, whose derivatives add up in one order on every device."""
-    return F.one_hot(label_N, len(rows_LD)).to(rows_LD.dtype) @ rows_LD
+def one_hot(label_N: Tensor, num: int, dtype: torch.dtype) -> Tensor:
+    """1 at each label's place (N, num) and 0 elsewhere; PyTorch's own looks at values, which a recorded step cannot."""
+    return (label_N[:, None] == torch.arange(num, device=label_N.device)).to(dtype)
 
 
 def blend(high: Tensor, low: Tensor, fade: Tensor | float) -> Tensor:
@@ -106,7 +105,8 @@ class MappingNetwork(nn.Module):
             assert label_N is not None or self.label is not None, "these networks need labels"
             if label_N is None:
                 label_N = torch.full(z_NZ.shape[:1], self.label or 0, device=z_NZ.device)
-            x = torch.cat([x, chosen(label_N, self.embedding).to(x.dtype)], dim=1)
+            code_NZ = one_hot(label_N, len(self.embedding), x.dtype) @ self.embedding.to(x.dtype)
+            x = torch.cat([x, code_NZ], dim=1)
         x = pixel_norm(x)
         for layer in self.layers:
             x = lrelu(layer(x))
@@ -433,7 +433,8 @@ class Discriminator(nn.Module):
         logits = self.out(x.to(self.out.weight.dtype))
         if self.num_labels:
             assert label_N is not None, "this network needs labels"
-            return (logits * F.one_hot(label_N, self.num_labels)).sum(dim=1)  # type: ignore[no-any-return]
+            own_NL = one_hot(label_N, self.num_labels, logits.dtype)
+            return (logits * own_NL).sum(dim=1)  # type: ignore[no-any-return]
         return logits.squeeze(1)  # type: ignore[no-any-return]
 
 
