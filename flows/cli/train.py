@@ -132,11 +132,11 @@ def _say_estimate(
     by = "probed here" if probes else "by the table, not of this machine"
     lines = [
         f"{_kind_name(level['resolution'], level['fades']):<16}{level['kimg']:>9.1f} kimg"
-        f"{level['seconds_per_kimg']:>9.2f} s/kimg{level['hours']:>8.2f} h{_gib(level['memory_bytes']):>10}"
+        f"{level['seconds_per_kimg']:>9.2f} s/kimg{_duration(level['hours']):>10}{_gib(level['memory_bytes']):>10}"
         for level in said["levels"]
     ]
     lines.append(
-        f"{said['kimg']:.1f} kimg: {said['hours']:.2f} hours on {options.processes} x {device} ({by}), "
+        f"{said['kimg']:.1f} kimg: {_duration(said['hours'])} on {options.processes} x {device} ({by}), "
         "without compiling"
     )
     cost = "" if price is None else f", cost {said['cost']:.2f}"
@@ -146,6 +146,10 @@ def _say_estimate(
 
 def _kind_name(resolution: int, fades: bool) -> str:
     return f"{resolution} px{' fading in' if fades else ''}"
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
 def _gib(num_bytes: int | None) -> str:
