@@ -6,13 +6,18 @@ import json
 import logging
 import pickle
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from api_web import KEY, NUM, SOURCES, Replay, replayed
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from flows.stages.listing import LISTED_SCHEMA
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.records import Item, Rejection
 from preprocessing.sources import AskingSource, Source, open_source
@@ -20,8 +25,9 @@ from preprocessing.sources.access import Access
 from preprocessing.sources.licenses import LicensesConfig, licensed
 from preprocessing.sources.service import STAMP
 from preprocessing.sources.settings import SourcesConfig
-from storage.errors import ConfigError, SourceError
+from storage.errors import ConfigError, PipelineError, SourceError
 from storage.store import Store
+from storage.tables import table_of
 
 FETCH = FetchConfig(
     user_agent="test/1 (+mailto:test@example.org)",
@@ -50,9 +56,9 @@ def no_secret(name: str) -> None:
 
 def opened(name: str, replay: Replay, speed: float, **access: Any) -> Source:
     """A source of the replay."""
-    spec, settings = SOURCES[name]
-    given: dict[str, Any] = {"secret": secret, "speed": speed, **access}
-    return open_source(spec, FETCH, SourcesConfig.model_validate(settings(replay)), Access(**given))
+    spec, settings_of = SOURCES[name]
+    means: dict[str, Any] = {"secret": secret, "speed": speed, **access}
+    return open_source(spec, FETCH, SourcesConfig.model_validate(settings_of(replay)), Access(**means))
 
 
 def expected(name: str, replay: Replay) -> set[str]:
@@ -201,9 +207,9 @@ def test_keys_that_are_missing_or_wrong_are_said(tmp_path: Path) -> None:
 def test_a_service_that_wants_to_be_left_alone_is_left_alone(tmp_path: Path) -> None:
     """A Retry-After beyond max_wait_s ends the listing, says from when it may go on, and keeps what there is."""
     with replayed(10.0) as replay:
-        spec, settings = SOURCES["congress"]
+        spec, settings_of = SOURCES["congress"]
         fetch = FETCH.model_copy(update={"max_wait_s": 0.5})
-        sources = SourcesConfig.model_validate(settings(replay))
+        sources = SourcesConfig.model_validate(settings_of(replay))
         source = open_source(spec, fetch, sources, Access(secret=no_secret, speed=10.0))
         with pytest.raises(SourceError, match=r"asks to be left alone until 2.*answers so far are kept"):
             source.items()
@@ -250,6 +256,73 @@ def test_names_that_say_nothing_are_refused(spec: str, message: str) -> None:
     """Each source says what its name needs."""
     with pytest.raises(ConfigError, match=message):
         open_source(spec, FETCH)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Source, dict[str, Any]]]:
+    """A source whose service is gone, and what it answered, by the keys of its store."""
+    found: dict[str, tuple[Source, dict[str, Any]]] = {}
+
+    def of(name: str) -> tuple[Source, dict[str, Any]]:
+        if name not in found:
+            store = Store(tmp_path_factory.mktemp(name))
+            with replayed(1000.0, is_moody=False) as replay:
+                means: dict[str, Any] = {"secret": secret, "store": store}
+                if name == "openverse":  # a token would be asked for
+                    means["secret"] = no_secret
+                source = opened(name, replay, 1000.0, **means)
+                source.items(120)
+                spec, settings_of = SOURCES[name]
+                sources = SourcesConfig.model_validate(settings_of(replay))
+            fetch = FETCH.model_copy(update={"allow_networks": ()})  # so that nothing is asked any more
+            answers = {key: json.loads(store.get(key))["body"] for key in store.keys("answers")}
+            found[name] = open_source(spec, fetch, sources, Access(**means)), answers
+        return found[name]
+
+    return of
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def changed(value: Any, draw: Callable[[Any], Any]) -> Any:
+    """JSON with one part of it, anywhere, replaced by another."""
+    if isinstance(value, dict) and value and draw(st.integers(0, 5)):
+        key = draw(st.sampled_from(sorted(value)))
+        return {**value, key: changed(value[key], draw)}
+    if isinstance(value, list) and value and draw(st.integers(0, 5)):
+        number = draw(st.integers(0, min(len(value), 5) - 1))
+        return [*value[:number], changed(value[number], draw), *value[number + 1 :]]
+    return draw(JSON)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_answer_is_read_or_one_sentence(
+    name: str, recorded: Callable[[str], tuple[Source, dict[str, Any]]], data: st.DataObject
+) -> None:
+    """Whatever a part of an answer is, there is a list of photographs of Unicode text, or a short error."""
+    source, answers = recorded(name)
+    store = source.access.store  # type: ignore[attr-defined]
+    key = data.draw(st.sampled_from(sorted(answers)))
+    now = datetime.now(UTC).isoformat()
+    record = {"format": 1, "request": "x", "asked_at": now, "body": answers[key]}
+    store.put(key, json.dumps({**record, "body": changed(answers[key], data.draw)}).encode())
+    message = ""
+    try:
+        items = source.items(120)
+    except PipelineError as error:
+        message = str(error)
+    else:
+        table_of((asdict(item) for item in items), LISTED_SCHEMA)
+    finally:
+        store.put(key, json.dumps(record).encode())
+    assert len(message) < 600, message
 
 
 def test_what_a_service_means_may_change_but_not_raise(tmp_path: Path) -> None:

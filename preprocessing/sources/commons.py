@@ -128,6 +128,7 @@ def files(wiki: Wiki, config: CommonsConfig, asked: Params) -> Iterator[Item]:
         common["iiurlwidth"] = config.width_px
     more: dict[str, str | int] = {}
     pages: dict[Any, dict[str, Any]] = {}
+    places: set[tuple[tuple[str, str | int], ...]] = set()
     num_answers = 0
     while True:
         body = wiki.get(url, {**common, **_DETAILS, **asked, **more})
@@ -136,6 +137,9 @@ def files(wiki: Wiki, config: CommonsConfig, asked: Params) -> Iterator[Item]:
             known |= page | ({"imageinfo": known["imageinfo"]} if "imageinfo" in known else {})
         num_answers += 1
         more = body.get("continue", {})
+        if more and (place := tuple(sorted(more.items()))) in places:
+            raise SourceError(f"{url} goes on where it was: {dict(place)}")
+        places.add(tuple(sorted(more.items())))
         if body.get("batchcomplete") or not more or num_answers >= MAX_CONTINUATIONS:
             for page in sorted(
                 pages.values(), key=lambda page: (page.get("index", 0), page.get("title", ""))

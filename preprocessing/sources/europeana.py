@@ -63,7 +63,7 @@ class EuropeanaSource(ServiceSource):
         }
         if self.access.licenses.families <= _OPEN | {"US-Gov"}:
             asked["reusability"] = "open"
-        cursor = "*"
+        cursor, cursors = "*", {"*"}
         with Service(self.access, LIMITS, headers={"X-Api-Key": key}) as service:
             while cursor:
                 body = service.get(
@@ -74,7 +74,10 @@ class EuropeanaSource(ServiceSource):
                 for found in body["items"]:
                     if (item := _item(found)) is not None:
                         yield item
-                cursor = body.get("nextCursor") or ""
+                cursor = str(body.get("nextCursor") or "")
+                if cursor in cursors:
+                    raise SourceError(f"europeana goes on where it was: {cursor}")
+                cursors.add(cursor)
 
     def quota(self, photographs: int) -> Quota:
         """A request a page."""

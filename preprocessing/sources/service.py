@@ -40,6 +40,8 @@ STAMP = "%Y%m%d-%H%M%S"
 """How answers are named: by when they were asked."""
 TOLD = 100
 """Photographs after which it is told how many there are."""
+UNREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What reading an answer of another shape raises: a service's shape is its own to change."""
 _SHOWN = 200
 
 Params = Mapping[str, str | int]
@@ -119,6 +121,7 @@ class Service:
         return self._asked(url, url, form)
 
     def _asked(self, sent: str, request: str, form: Mapping[str, str] | None) -> Any:
+        request = request if len(request) <= _SHOWN else f"{request[:_SHOWN]}..."
         try:
             address = web_address(sent)
             check_contact(self._access.fetch, [address])
@@ -234,13 +237,9 @@ class ServiceSource(Web):
                         self.access.listed(len(known))
                     if len(known) == limit:
                         break
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:  # a service's shape is its own to change
-            raise SourceError(f"{self.kind} answers in a shape that is not known: {error}") from error
+        except UNREAD as error:
+            why = f"{type(error).__name__}: {error}"[:_SHOWN]
+            raise SourceError(f"{self.kind} answers in a shape that is not known: {why}") from error
         if num_repeated:
             logger.info("%s lists %d photographs more than once", self.kind, num_repeated)
         return list(known.values())
