@@ -215,3 +215,14 @@ def test_a_stricter_policy_asks_nobody(tmp_path: Path) -> None:
         assert [row["detail"] for row in again.rejections.to_pylist()] == ["x-robots-tag: noindex"]
         assert outcomes(crawl(here(store), silent, config))[1:] == outcomes(again)[1:]
         assert len(web.requests) == num_requests
+
+
+def test_a_list_of_nothing_that_can_be_asked(tmp_path: Path) -> None:
+    """Where no address is one, or no licence is allowed, all are rejected and nobody is asked."""
+    listed = tmp_path / "urls.jsonl"
+    listed.write_text(json.dumps({"url": "http://127.0.0.1:1/a.jpg"}) + "\n")
+    store = Store(tmp_path / "store")
+    crawled = crawl(here(store), silent, config_of(listed))
+    assert reasons_of(crawled) == {"a": "no_license"}
+    listed.write_text(json.dumps({"url": "ftp://a.example/a.jpg", "license": "CC0-1.0"}) + "\n")
+    assert reasons_of(crawl(here(store), silent, config_of(listed))) == {"a": "bad_url"}

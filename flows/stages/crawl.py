@@ -31,6 +31,7 @@ from preprocessing.crawl.items import (
     addressed_items,
     fetch_items,
 )
+from preprocessing.crawl.summary import HOSTS_SCHEMA
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Rejected
 from preprocessing.sources import Source, WebSource
@@ -171,13 +172,13 @@ def _fetched(
     config = source.fetch.model_copy(update={"max_concurrency": share})
     work = partial(work, config=config)
     if num_workers == 1:
-        results = iter([work(items, count=count)])
+        results = iter([work(items, count=count)] if used else [])
     else:
         groups = (
             np.flatnonzero(np.isin(partition, used[start::num_workers])) for start in range(num_workers)
         )
         results = context.workers.map(work, (items.take(arrow(rows)) for rows in groups))
-    outcomes, num_known, hosts = [bad], 0, []
+    outcomes, num_known, hosts = [bad], 0, [pa.Table.from_batches([], HOSTS_SCHEMA)]
     for fetched in results:
         outcomes.append(fetched.outcomes)
         num_known += fetched.num_known

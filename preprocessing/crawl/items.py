@@ -104,7 +104,7 @@ def fetch_items(
     count: Count = lambda _: None,
     block: BlockConfig | None = None,
 ) -> FetchedItems:
-    """What became of items that have an address; what is not known of them is asked for.
+    """What became of items, at least one, that have an address; what is not known of them is asked for.
 
     `count` is told what became of items, as they come to an end.
     """
