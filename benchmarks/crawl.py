@@ -2,6 +2,7 @@
 
     python benchmarks/crawl.py speed        3,000 JPEGs of 30 KB: images a second, CPU an image, each way in turn
     python benchmarks/crawl.py pace         50 hosts at one request a second each
+    python benchmarks/crawl.py many         100,000 small JPEGs: images a second, and the most memory
     python benchmarks/crawl.py million      1,000,000 addresses listed, partitioned and resumed, half of them known
 
 The server is a process of its own, and answers from memory over connections that stay open. A crawl is everything that
@@ -46,6 +47,7 @@ from storage.tables import table_of
 
 NUM_IMAGES = 3000
 IMAGE_BYTES = 30_000
+MANY, SMALL_BYTES = 100_000, 3_000
 SPEED_HOSTS = [f"127.0.7.{number}" for number in range(1, 17)]
 LINE = 600
 """Photographs a second of a line that is slower than any server: 144 Mbit/s."""
@@ -125,7 +127,8 @@ def serve(pipe: Connection, hosts: list[str], kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).save(file, "JPEG", quality=40)
-    Server.jpeg = (file.getvalue()[:-2] * 2)[: IMAGE_BYTES - 2] + b"\xff\xd9"
+    num_bytes = SMALL_BYTES if kind == "small" else IMAGE_BYTES
+    Server.jpeg = (file.getvalue()[:-2] * 2)[: num_bytes - 2] + b"\xff\xd9"
     asyncio.run(run())
 
 
@@ -214,6 +217,19 @@ def print_pace() -> None:
     print(f"{len(PACE_HOSTS)} hosts at 1 request/s: {rate:.1f} requests/s")
 
 
+def print_many() -> None:
+    """Images a second, CPU an image and memory of many requests in one crawl."""
+    with serving(SPEED_HOSTS, "small") as port, tempfile.TemporaryDirectory() as folder:
+        urls = [f"http://{SPEED_HOSTS[n % len(SPEED_HOSTS)]}:{port}/{n}.jpg" for n in range(MANY)]
+        start, start_cpu = time.perf_counter(), time.process_time()
+        assert crawled(urls, config_of(), Path(folder)) == MANY
+        wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(
+        f"{MANY} images: {MANY / wall:.0f}/s, {1000 * cpu / MANY:.2f} ms CPU an image, {peak:.0f} MiB at most"
+    )
+
+
 def print_million() -> None:
     """Seconds and memory of a list of a million, of which the ledger knows half, up to what is to be asked."""
     with tempfile.TemporaryDirectory() as folder:
@@ -298,4 +314,4 @@ if __name__ == "__main__":
         for kind in SERVERS:
             print_speed(kind)
     else:
-        {"pace": print_pace, "million": print_million}[sys.argv[1]]()
+        {"pace": print_pace, "many": print_many, "million": print_million}[sys.argv[1]]()
