@@ -16,9 +16,10 @@ from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.lineage.origin import read_provenance, sidecar_path
 from training.config import TrainConfig
 from training.drawing import export
-from training.drawing.export import export_onnx, export_safetensors
-from training.drawing.images import images_from_seeds, inputs_from_seeds
+from training.drawing.export import export_onnx, export_parts, export_safetensors
+from training.drawing.images import images_from_seeds, inputs_from_seeds, synthesized
 from training.drawing.trained import Trained, load_exported
+from training.drawing.views import fit_colours
 from training.networks import build_generator
 
 ORIGIN = {"run_id": "run", "checkpoint": "000001500", "generator_sha256": "ab" * 32, "dataset": "faces@v1"}
@@ -200,3 +201,26 @@ def test_other_generators_are_exported(tmp_path: Path, settings: dict[str, Any],
     expected = images_from_seeds(was.generator, [4], 1)
     assert images.shape == expected.shape == (1, 3, 8, 8)
     assert np.abs(((images.numpy() + 1) * 127.5).clip(0, 255) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_parts_draw_the_picture_together(tmp_path: Path, noise: bool) -> None:
+    """The three parts, one after another, give torch's picture, while a generator grows, with noise and without."""
+    was = trained(lod=0.5, resolution=32, noise=noise)
+    generator = was.style_generator("a test")
+    colours = fit_colours(generator, 1, was.cutoff, 4)
+    assert export_parts(was, tmp_path, colours) < 1e-4
+    mapping, lower, upper = (
+        onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        for name in ("mapping", "lower", "upper")
+    )
+    z_1Z, layers = inputs_from_seeds(generator, [7])
+    named = {f"noise_{index}": layer.numpy() for index, layer in enumerate(layers)}
+    [w_1D] = mapping.run(["w"], {"z": z_1Z.numpy()})
+    w_1LD = np.repeat(w_1D[:, None], generator.synthesis.num_layers, 1)
+    first, second = dict(list(named.items())[:4]), dict(list(named.items())[4:])
+    x, small = lower.run(["x", "small"], {"w": w_1LD, **first})
+    [images] = upper.run(["images"], {"x": x, "w": w_1LD, **second})
+    expected = synthesized(generator, torch.from_numpy(w_1LD), layers)
+    assert small.shape == (1, 3, 8, 8)
+    assert np.abs(images - expected.numpy()).max() < 1e-4

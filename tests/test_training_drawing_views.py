@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import ConfigError
+from training.config import TrainConfig
 from training.drawing.directions import direction_of, moved
 from training.drawing.figures import fixed_noise
 from training.drawing.images import images_from_seeds, images_from_w, pixels, w_from_seeds
-from training.drawing.trained import open_bundled
+from training.drawing.trained import Trained, open_bundled
 from training.drawing.views import Overtaken, Stage, View, features, fit_colours
+from training.networks import Generator
 
 CPU = torch.device("cpu")
 
@@ -118,3 +120,18 @@ def test_what_is_overtaken_is_given_up(stage: Stage) -> None:
         stage.picture(View(seed=1), is_overtaken=is_overtaken)
     assert len(asked) == 4
     assert stage.picture(View(seed=1)).shape == (128, 128, 3)
+
+
+@pytest.mark.parametrize(("noise", "lod"), [(False, 0.0), (True, 0.5), (True, 1.0)])
+def test_other_generators_have_a_stage(noise: bool, lod: float) -> None:
+    """Without noise, and while it grows, a generator is steered too, and its preview is smaller than its picture."""
+    torch.manual_seed(0)
+    generator = Generator(
+        64, z_dim=8, w_dim=8, mapping_layers=2, channel_base=128, max_channels=8, noise=noise
+    )
+    generator.lod = lod
+    config = TrainConfig(resolution=64, noise=noise)
+    stage = Stage(Trained(generator.requires_grad_(False), config, {}), preview_seconds=1e-9)
+    view = View(seed=1, moves={"sefa.all.0": 1.0}, noise=(0.5,), noise_seeds=(None, 3))
+    assert stage.picture(view).shape == (64, 64, 3)
+    assert stage.picture(view, preview=True).shape == (16, 16, 3)
