@@ -9,11 +9,13 @@ Not here: which rows are asked again (`preprocessing.crawl.standing`), and reque
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +24,13 @@ from numpy.typing import NDArray
 from preprocessing.crawl.blocklist import BlockConfig, open_blocklist
 from preprocessing.crawl.crawler import crawl, known_of
 from preprocessing.crawl.fetch import FetchConfig, Wanted
-from preprocessing.crawl.ledger import Entry, Ledger, Partition, partition_of
+from preprocessing.crawl.ledger import FOLDER, Entry, Ledger, Partition, partition_of, timestamp
 from preprocessing.crawl.standing import Standing
 from preprocessing.crawl.summary import Summary
 from preprocessing.crawl.urls import WebAddress, host_of
 from preprocessing.records import Item
 from preprocessing.reject import Reason, Rejected
+from storage.local import write_whole
 from storage.store import Store
 from storage.tables import BATCH_ROWS, arrow, leaders
 
@@ -109,7 +112,9 @@ def fetch_items(
     `count` is told what became of items, as they come to an end.
     """
     partition_of_items = items["partition"].to_numpy()
-    standing = Standing(config, datetime.now(UTC), asking.retry, asking.refetch)
+    now = datetime.now(UTC)
+    begun = _begun(items, store, now) if asking.refetch else None
+    standing = Standing(config, now, asking.retry, begun.read_text() if begun else None)
     outcomes = _Outcomes(items, standing, count)
     with Ledger(store).held(np.unique(partition_of_items).tolist()) as held:
         wanted: list[Wanted] = []
@@ -128,7 +133,20 @@ def fetch_items(
                 for one, entry in batch:
                     outcomes.add(one.number, entry)
                 outcomes.tell()
+    if begun:
+        begun.unlink(missing_ok=True)
     return FetchedItems(outcomes.table(), num_known, outcomes.summary.table())
+
+
+def _begun(items: pa.Table, store: Store, now: datetime) -> Path:
+    """The file that says when asking for all of these addresses again was begun; one that was killed goes on."""
+    digest = hashlib.sha256()
+    for batch in items.select(["url"]).to_batches(BATCH_ROWS):
+        digest.update("\n".join(batch["url"].to_pylist()).encode())
+    path = store.path(f"{FOLDER}/working/refetch-{digest.hexdigest()[:16]}")
+    if not path.is_file():
+        write_whole(path, timestamp(now).encode())
+    return path
 
 
 def _wanted(

@@ -48,13 +48,13 @@ class Rule(BaseModel):
 class Standing:
     """Today's settings: by them rows are judged, at the time `now`.
 
-    `retry` are reasons that are asked again whatever their age, and `refetch` asks for everything again.
+    `retry` are reasons that are asked again whatever their age; what was asked before `refetch_since` is asked again.
     """
 
     config: FetchConfig
     now: datetime
     retry: frozenset[str] = frozenset()
-    refetch: bool = False
+    refetch_since: str | None = None
     _verdicts: dict[str, Rejected | None] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -85,7 +85,9 @@ class Standing:
         """
         if entry.state == GONE:
             return False
-        if self.refetch or entry.reason in self.retry:
+        if self.refetch_since is not None:
+            return entry.asked_at < self.refetch_since
+        if entry.reason in self.retry:
             return True
         if entry.state == KEPT:
             return (
