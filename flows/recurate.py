@@ -10,6 +10,7 @@ the rules (`preprocessing.curation.choose`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,21 @@ from flows.options import BuildOptions
 from flows.stages.crawl import Crawled
 from flows.stages.screen import screened
 from flows.stages.work import Context, Report
-from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA, REJECTION_SCHEMA
+from preprocessing.columns import (
+    ITEM_SCHEMA,
+    PHOTO_SCHEMA,
+    REJECTED_SCHEMA,
+    REJECTION_SCHEMA,
+    rejection_columns,
+)
 from preprocessing.config import BuildConfig, recorded_config
-from preprocessing.records import SOURCE_COLUMNS
-from preprocessing.reject import CRAWL, Reason
+from preprocessing.records import SOURCE_COLUMNS, Item
+from preprocessing.reject import CRAWL, LICENSING, Reason
+from preprocessing.sources.licenses import LicensesConfig, licensed
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store, original_key
-from storage.tables import Stored, arrow, fitted, leaders, rows_holding
+from storage.tables import BATCH_ROWS, Stored, arrow, fitted, leaders, rows_holding
 
 OF_SIGNALS = {"opt_outs", "respect_robots", "respect_opt_out", "reject_synthetic"}
 """Settings by which photographs are judged that were fetched: a stricter policy asks nobody again."""
@@ -40,11 +48,12 @@ def recuration(store: Store, reference: str, given: BuildConfig) -> tuple[Datase
 
     ConfigError where `given` sets anything else, or the rules need what that build did not find or measure.
     """
-    others = given.model_fields_set - {"curate", "block", "fetch"}
+    others = given.model_fields_set - {"curate", "block", "fetch", "licenses"}
     others |= {f"fetch.{name}" for name in given.fetch.model_fields_set - OF_SIGNALS}
+    others |= {f"licenses.{name}" for name in given.licenses.model_fields_set - {"allow"}}
     if others:
         raise ConfigError(
-            f"a re-curation changes --curate, --block and what of --fetch judges signals, not "
+            f"a re-curation changes --curate, --block, --licenses.allow and what of --fetch judges signals, not "
             f"--{min(others).replace('_', '-')}: build"
         )
     dataset = open_dataset(store, reference)
@@ -53,6 +62,12 @@ def recuration(store: Store, reference: str, given: BuildConfig) -> tuple[Datase
     update: dict[str, Any] = {"curate": given.curate, "fetch": config.fetch.model_copy(update=fetch)}
     if "block" in given.model_fields_set:
         update["block"] = given.block
+    if "licenses" in given.model_fields_set:
+        if wider := sorted(given.licenses.families - config.licenses.families):
+            raise ConfigError(
+                f"licenses.allow has {', '.join(wider)}, which that build did not ask for: build, or allow less"
+            )
+        update["licenses"] = config.licenses.model_copy(update={"allow": given.licenses.allow})
     config = config.model_copy(update=update)
     config.resolved()
     return dataset, config
@@ -62,7 +77,7 @@ def recurate(dataset: Dataset, config: BuildConfig, options: BuildOptions, run: 
     """Build again from the photographs of `dataset`; `config` is that of `recuration`."""
 
     def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
-        return screened(crawled(dataset), context, config, by_signals=True)
+        return screened(relicensed(crawled(dataset), config.licenses), context, config, by_signals=True)
 
     return build_from(crawl, config, options, run)
 
@@ -83,6 +98,29 @@ def crawled(dataset: Dataset) -> Crawled:
     photos = found.select(["ref", "photo_sha256", "photo_num_bytes"]).rename_columns(PHOTO_SCHEMA.names)
     rejections = fitted(rejections.select(REJECTED_SCHEMA.names), REJECTED_SCHEMA)
     return Crawled(dataset.manifest.source, items, photos.cast(PHOTO_SCHEMA), rejections, photos.num_rows)
+
+
+def relicensed(found: Crawled, config: LicensesConfig) -> Crawled:
+    """What is left of photographs of the web by licences that may be fewer than those that they were fetched under."""
+    if "licenses" not in found.source:  # a folder's, or of a version from before licences counted
+        return found
+    rejections = []
+    by_licence = pc.is_in(found.rejections["reason"], value_set=pa.array(sorted(LICENSING), pa.string()))
+    others = found.rejections.filter(pc.invert(by_licence))
+    items = found.items.filter(pc.invert(pc.is_in(found.items["ref"], value_set=others["ref"])))
+    for start in range(0, items.num_rows, BATCH_ROWS):
+        for row in items.slice(start, BATCH_ROWS).to_pylist():
+            _, rejection = licensed(Item(**row), config)
+            if rejection is not None:
+                rejections.append(rejection)
+    refused = rejection_columns(rejections)
+    photos = found.photos.filter(pc.invert(pc.is_in(found.photos["ref"], value_set=refused["ref"])))
+    return replace(
+        found,
+        source={**found.source, "licenses": config.description()},
+        photos=photos,
+        rejections=pa.concat_tables([others, fitted(refused, REJECTED_SCHEMA)]),
+    )
 
 
 def _read(table: Stored, names: Sequence[str]) -> pa.Table:

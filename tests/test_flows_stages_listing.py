@@ -10,9 +10,11 @@ import pytest
 from api_web import KEY, SOURCES, replayed
 from raw_web import PICTURE, reply, serving
 
+from flows.recurate import relicensed
 from flows.stages.crawl import Crawled, crawl
 from flows.stages.work import Context, Inline, Progress
 from preprocessing.config import BuildConfig
+from preprocessing.sources.licenses import LicensesConfig
 from storage.gathered import Gathered
 from storage.store import Store
 
@@ -68,6 +70,23 @@ def test_licences_decide_before_anything_is_asked(tmp_path: Path) -> None:
             for name, reason in reasons(crawled(source, tmp_path / "store", licenses=more)).items()
             if reason
         } == {"nd", "mine"}
+
+
+def test_fewer_licences_need_no_request(tmp_path: Path) -> None:
+    """What a version by fewer licences is made of is what a crawl under these gives, and nobody is asked."""
+    with serving(lambda request: reply(PICTURE)) as web:
+        lines = [{"url": web.url(f"/{name}"), **said} for name, (said, _) in LISTED.items()]
+        (tmp_path / "list.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        source = f"urls:{tmp_path / 'list.jsonl'}"
+        wide = crawled(source, tmp_path / "wide", licenses={"allow": "research"})
+        num_asked = len(web.requests)
+        less = relicensed(wide, LicensesConfig(allow=("CC0",)))
+        assert len(web.requests) == num_asked
+        narrow = crawled(source, tmp_path / "narrow", licenses={"allow": "CC0"})
+    assert less.source == narrow.source
+    assert less.photos["ref"].to_pylist() == narrow.photos["ref"].to_pylist() == [web.url("/zero")]
+    assert less.items.sort_by("ref") == narrow.items.sort_by("ref")
+    assert less.rejections.sort_by("ref") == narrow.rejections.sort_by("ref")
 
 
 def test_an_owner_who_wants_no_computer_vision_is_heard(
