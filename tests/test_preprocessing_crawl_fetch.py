@@ -24,7 +24,7 @@ from raw_web import PICTURE, Answer, Request, Web, reply, serving
 from preprocessing.crawl import fetch as fetch_module
 from preprocessing.crawl import robots as robots_module
 from preprocessing.crawl.fetch import FetchConfig, Wanted
-from preprocessing.crawl.hosts import Memory
+from preprocessing.crawl.hosts import HostPace, Memory
 from preprocessing.crawl.queues import arriving
 from preprocessing.crawl.readers import read_headers
 from preprocessing.crawl.urls import web_address
@@ -164,6 +164,21 @@ def test_no_request_comes_before_retry_after_is_over(crawl: Crawl) -> None:
         )
     assert set(found.values()) == {PICTURE}
     assert times[1] - times[0] >= 1.0
+
+
+def test_a_host_that_is_known_keeps_its_delay(crawl: Crawl) -> None:
+    """What an earlier crawl knew of a host makes no request of this one come sooner than its settings say."""
+    times: list[float] = []
+
+    def answer(_: Request) -> bytes:
+        times.append(time.monotonic())
+        return reply(PICTURE)
+
+    with serving(site(answer)) as web:
+        memory = Memory(paces={f"127.0.0.1:{web.port}": HostPace(0.0)})
+        crawl(*(web.url(f"/{number}") for number in range(3)), memory=memory, per_host_delay_s=0.2)
+    assert len(times) == 3
+    assert times[-1] - times[0] >= 0.39
 
 
 def test_urls_go_out_as_they_were_given(crawl: Crawl) -> None:

@@ -126,7 +126,9 @@ def test_what_hosts_said_is_known_to_the_next_crawl(tmp_path: Path) -> None:
     store = Store(tmp_path)
     body = b"User-agent: *\nDisallow: /x\n"
     memory = Memory({"http://a.example": Origin(parse_robots(body), body, time.monotonic())})
-    memory.news.append("http://a.example")
+    memory.origins["http://b.example"] = Origin(parse_robots(b""), b"", time.monotonic(), b"", False)
+    memory.origins["http://c.example"] = Origin(parse_robots(b""), b"", time.monotonic(), b"[]")
+    memory.news.extend(memory.origins)
     soon = resumes_at(datetime.now(UTC), 3600)
     put_off = PutOff(Reason.SERVER_ERROR, "429, asks to be left alone", "b.example", soon)
     past = PutOff(Reason.SERVER_ERROR, "429", "c.example", datetime(2020, 1, 1, tzinfo=UTC))
@@ -135,6 +137,8 @@ def test_what_hosts_said_is_known_to_the_next_crawl(tmp_path: Path) -> None:
     with Ledger(store).held([1]) as held:
         again = held.memory()
     assert again.origins["http://a.example"].robots == parse_robots(body)
+    known_tdmrep = {origin: known.tdmrep for origin, known in again.origins.items()}
+    assert known_tdmrep == {"http://a.example": None, "http://b.example": None, "http://c.example": b"[]"}
     assert again.paces.keys() == {"b.example"}
     known = again.paces["b.example"].put_off
     assert known is not None

@@ -422,6 +422,7 @@ class Fetcher:
             rule = published(address.host)
             slots = asyncio.Semaphore(min(config.per_host_concurrency, rule.at_once))
             pace = self._memory.paces.setdefault(name, HostPace(config.per_host_delay_s))
+            pace.delay_s = max(pace.delay_s, config.per_host_delay_s)
             pace.delay_s = max(pace.delay_s, rule.delay_s)
             max_failures = min(config.per_host_concurrency * (config.retries + 1), FAILURES)
             self._hosts[name] = Host(name, slots, pace, max_failures, rule.bytes_per_s)

@@ -116,7 +116,7 @@ _TABLES = f"""
     PRAGMA user_version = {FORMAT};
 """
 _HOST_TABLES = f"""
-    CREATE TABLE origins (origin PRIMARY KEY, robots, tdmrep, is_tdmrep_read, read_at) WITHOUT ROWID;
+    CREATE TABLE origins (origin PRIMARY KEY, robots, tdmrep, read_at) WITHOUT ROWID;
     CREATE TABLE hosts (host PRIMARY KEY, until, reason, detail) WITHOUT ROWID;
     PRAGMA user_version = {FORMAT};
 """
@@ -296,9 +296,11 @@ class Held:
         with _transaction(self._hosts):
             self._hosts.execute("DELETE FROM origins WHERE read_at <= ?", (since,))
             self._hosts.execute("DELETE FROM hosts WHERE until <= ?", (timestamp(now),))
-        for origin, robots, tdmrep, is_read, read_at in self._hosts.execute("SELECT * FROM origins"):
+        for origin, robots, tdmrep, read_at in self._hosts.execute(
+            "SELECT origin, robots, tdmrep, read_at FROM origins"
+        ):
             read_s = now_s - max((now - datetime.fromisoformat(read_at)).total_seconds(), 0.0)
-            memory.origins[origin] = Origin(parse_robots(robots), robots, read_s, tdmrep, bool(is_read))
+            memory.origins[origin] = Origin(parse_robots(robots), robots, read_s, tdmrep)
         for host, until, reason, detail in self._hosts.execute("SELECT * FROM hosts"):
             ends = datetime.fromisoformat(until)
             put_off = PutOff(Reason(reason), detail, host, ends)
@@ -314,11 +316,16 @@ class Held:
         for name in names:
             if origin := memory.origins.get(name):
                 read_at = timestamp(now - timedelta(seconds=now_s - origin.read_s))
-                origins.append((name, origin.body, origin.tdmrep, origin.is_tdmrep_read, read_at))
+                # one that could not be had is asked for again by the next crawl
+                tdmrep = origin.tdmrep if origin.is_tdmrep_read else None
+                origins.append((name, origin.body, tdmrep, read_at))
         hosts = {one.host: (one.host, timestamp(one.until), one.reason.value, one.detail) for one in put_off}
         if origins or hosts:
             with _transaction(self._hosts):
-                self._hosts.executemany("INSERT OR REPLACE INTO origins VALUES (?, ?, ?, ?, ?)", origins)
+                self._hosts.executemany(
+                    "INSERT OR REPLACE INTO origins (origin, robots, tdmrep, read_at) VALUES (?, ?, ?, ?)",
+                    origins,
+                )
                 self._hosts.executemany("INSERT OR REPLACE INTO hosts VALUES (?, ?, ?, ?)", hosts.values())
 
     def close(self) -> None:
