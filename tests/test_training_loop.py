@@ -370,7 +370,7 @@ def test_an_unreadable_image_ends_the_run_with_a_checkpoint(new_run: NewRun, dam
         return False
 
     trained(whole)
-    with pytest.raises(IntegrityError, match=r"\d{4}\.png in .*00000\.tar"):
+    with pytest.raises(IntegrityError, match=r"[0-9a-f]{16}\.png in .*00000\.tar"):
         trained(run, hurt_later)
     newest = read_state(run.newest_checkpoint()).num_images
     assert 40 <= newest < 100
