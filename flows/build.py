@@ -148,6 +148,17 @@ def build_from(
     secret: Secret = environment,
 ) -> Built:
     """As `build`, of the photographs that the stage `crawl` gives."""
+    with Store(options.store).in_use():
+        return _build_from(crawl, config, options, run, secret)
+
+
+def _build_from(
+    crawl: Callable[[Context, Report, BuildConfig], Crawled],
+    config: BuildConfig,
+    options: BuildOptions,
+    run: Run,
+    secret: Secret,
+) -> Built:
     started, clock = datetime.now(UTC), time.perf_counter()
     store = Store(options.store)
     seconds: dict[str, float] = {}

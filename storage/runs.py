@@ -294,7 +294,8 @@ def create_run(
         **({"init_from": init_from} if init_from else {}),
         facts=run_facts(),
     )
-    store.put(f"runs/{run_id}/run.json", record.as_bytes())
+    with store.in_use():
+        store.put(f"runs/{run_id}/run.json", record.as_bytes())
     return Run(store.path(f"runs/{run_id}"))
 
 

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,13 +86,25 @@ class Store:
         return Path(place)
 
     @contextmanager
-    def locked(self, key: str) -> Iterator[None]:
-        """Be the only process that does what `key` names, a file that has no other meaning; wait until one is."""
+    def locked(self, key: str, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+        """Be the only process, or with `shared` one of those, that does what `key` names, a file without other meaning.
+
+        It is waited for until that is so; without `wait` False says that it is not.
+        """
         path = self.file(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            try:
+                fcntl.flock(lock, kind if wait else kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+    def in_use(self) -> AbstractContextManager[bool]:
+        """Make or name what nobody may delete meanwhile."""
+        return self.locked(".lock", shared=True)
 
     def get(self, key: str) -> bytes:
         """The object's bytes; NotFoundError names the key, IntegrityError a link that leads out of the store."""

@@ -1,4 +1,4 @@
-"""Commands that read what is there: trace, verify. They decode and draw nothing, and import nothing that does.
+"""Commands about what is there: trace, verify, gc. They decode and draw nothing, and import nothing that does.
 
 Not here: any work.
 """
@@ -103,3 +103,46 @@ def _verify_file(store: Store, path: Path, json_: bool) -> None:
         raise IntegrityError("; ".join(verdict.problems))
     if verdict.says_nothing:
         raise NotFoundError(f"{path} says nothing of how it was made: there is nothing to hold it to")
+
+
+def gc(
+    *,
+    keep: Annotated[int, Parameter(help="How many of the last versions of each name stay.")] = 3,
+    grace_h: Annotated[float, Parameter(help="What is younger than so many hours stays.")] = 24.0,
+    delete: Annotated[
+        bool, Parameter(negative="", help="Delete it; without this, only say what would go.")
+    ] = False,
+    options: Annotated[StoreOptions, FLAT] = StoreOptions(),
+    json_: Json = False,
+) -> None:
+    """Say what a store no longer needs, or delete it: old versions, and what only they were made of.
+
+    What a run was trained on stays, as do fetched photographs, which would be asked for again.
+    """
+    from contextlib import nullcontext
+
+    from storage.datasets.collect import alone, find_garbage
+    from storage.datasets.collect import delete as delete_garbage
+
+    if keep < 1 or grace_h < 0:
+        raise ConfigError(f"--keep is {keep} and --grace-h {grace_h:g}: at least 1, and at least 0")
+    store = Store(options.store)
+    with alone(store) if delete else nullcontext():
+        garbage = find_garbage(store, keep=keep, grace_s=grace_h * 3600)
+        facts = {"deleted": delete, **garbage.as_json()}
+        if delete:
+            delete_garbage(garbage)
+    if json_:
+        return print_value(facts, json_)
+    for reference in facts["versions"]:
+        say(f"version {reference}")
+    counts = {
+        "version": len(garbage.versions),
+        "original": len(garbage.originals),
+        "chunk file": len(garbage.chunks),
+        "leftover": len(garbage.leftovers),
+    }
+    listed = ", ".join(numbered(num, noun) for noun, num in counts.items())
+    say(f"{'deleted' if delete else 'would go'}: {listed}, {facts['bytes'] / 1e6:.1f} MB")
+    if not delete:
+        say("nothing was deleted: --delete does it")

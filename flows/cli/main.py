@@ -56,6 +56,7 @@ COMMANDS = {
     "audit": "measure",
     "trace": "lineage",
     "verify": "lineage",
+    "gc": "lineage",
     "demo": "operate",
     "init": "operate",
     "services": "operate",
