@@ -13,7 +13,13 @@ from torch.nn import functional as F
 from plain_networks import phase_inputs, small_networks
 from training import ops
 from training.engine.gradients import GradientFunction
-from training.loss import DiscriminatorPhase, GeneratorPhase, PathLengthPhase
+from training.loss import (
+    DiscriminatorPhase,
+    GeneratorPhase,
+    PairingDiscriminatorPhase,
+    PairingGeneratorPhase,
+    PathLengthPhase,
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -148,7 +154,7 @@ def test_thin_convolutions(channels: int, size: int, stride: int) -> None:
 
 
 def test_phases_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both phases, R1 in one, and path lengths have through the kernels the gradients that they have in float64.
+    """Both phases of two losses, R1 and R2 in them, and path lengths have the gradients that they have in float64.
 
     The networks' weights are not channels last, and 8 px fade in.
     """
@@ -162,6 +168,8 @@ def test_phases_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     for phase, given in (
         (GeneratorPhase(generator, discriminator), inputs),
         (DiscriminatorPhase(generator, discriminator, 1000.0), (pixels, torch.empty(8, 0), *inputs)),
+        (PairingDiscriminatorPhase(generator, discriminator, 1000.0), (pixels, torch.empty(8, 0), *inputs)),
+        (PairingGeneratorPhase(generator, discriminator), (pixels, torch.empty(8, 0), *inputs)),
         (PathLengthPhase(generator, 2.0), (mean, directions, inputs[0], *inputs[2:4], *inputs[5:])),
     ):
         expected, _ = GradientFunction(phase, phase.network, compiled=False)(*given)
