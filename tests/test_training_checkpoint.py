@@ -22,7 +22,7 @@ from training.checkpoint import (
 )
 
 FACTS = {
-    "num_images": 1, "run_id": "run", "dataset": {"name": "faces", "version": "v1", "manifest_sha256": "ab" * 32},
+    "num_images": 1, "run_id": "run", "dataset": {"name": "faces", "version": "ab" * 8, "manifest_sha256": "ab" * 32},
     "resolution": 8, "seconds": 0.0, "augmentation": {}, "tally": {}, "config": {}, "config_sha256": "cd" * 32,
 }  # fmt: skip
 """What a checkpoint says beside its files' hashes."""

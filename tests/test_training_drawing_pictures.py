@@ -32,7 +32,7 @@ def checkpoint(tmp_path: Path) -> Path:
         if name.endswith("noise_strength"):
             parameter.fill_(0.3)
     folder = tmp_path / "000001500"
-    dataset = {"name": "faces", "version": "v1", "manifest_sha256": "ab" * 32}
+    dataset = {"name": "faces", "version": "ab" * 8, "manifest_sha256": "ab" * 32}
     state = {"run_id": "run", "dataset": dataset, **training.state()}
     save_checkpoint(folder, training.networks, training.optimizers, state)
     return folder
@@ -101,7 +101,7 @@ def test_grid_metadata_round_trip(checkpoint: Path, tmp_path: Path) -> None:
     read = read_grid_metadata(tmp_path / "new" / "grid.png")
     assert read == carried == {**metadata, "pixels_sha256": read["pixels_sha256"]}
     assert read["generator_sha256"] == state.generator_sha256
-    assert read["dataset"] == "faces@v1"
+    assert read["dataset"] == f"faces@{'ab' * 8}"
     assert read["dataset_manifest_sha256"] == "ab" * 32
 
 
