@@ -96,7 +96,7 @@ def ours(data: bytes, output_px: int, min_quad_px: int, encode: EncodeConfig, cl
             with clock("encode"):
                 encoded(crop, encode)
             with clock("scores"):
-                score_face(crop, face.landmarks, quad, photo.shape[1], photo.shape[0], ScoreConfig(), detect)
+                score_face(photo, crop, face.landmarks, quad, ScoreConfig(), detect)
             crops += 1
     for times in (clock.cpu, clock.wall):
         times["detect"] -= times["landmarks"] - times["counted"]

@@ -153,9 +153,9 @@ def photos_of(num: int, more: int = 0) -> pa.Table:
     """Photographs as the stage `align` is given them, and some `more` that are others."""
     sha256s = [*digests("photo", range(num)), *digests("another", range(more))]
     refs = [f"https://photos.example/{number:09d}.jpg" for number in range(num + more)]
-    return pa.table(
-        [pa.array(refs), pa.array(sha256s), pa.array(np.full(num + more, 9))], schema=PHOTO_SCHEMA
-    )
+    number = np.arange(num + more)
+    columns = [refs, sha256s, np.full(num + more, 9), np.zeros(num + more, bool), number]
+    return pa.table([pa.array(column) for column in columns], schema=PHOTO_SCHEMA)
 
 
 def aligned_of(store: Store, photos: pa.Table) -> Aligned:

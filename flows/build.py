@@ -29,6 +29,7 @@ from flows.stages.publish import publish
 from flows.stages.screen import screened
 from flows.stages.shard import Sharded, shard
 from flows.stages.work import Context, Report
+from preprocessing.advice import advice
 from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
 from preprocessing.curation.choose import columns_to_judge
@@ -67,6 +68,12 @@ class Built:
     contact_sheet: Path
     report: Path
 
+    @property
+    def advice(self) -> str | None:
+        """What took more than half, and the setting that changes it."""
+        counts = self.dataset.manifest.counts
+        return advice(counts.images, counts.rejected, self.record.config)
+
     def summary(self) -> dict[str, Any]:
         """What `likeness build --json` prints."""
         counts = self.dataset.manifest.counts
@@ -78,6 +85,7 @@ class Built:
             "photos": counts.photos,
             "images": counts.images,
             "rejected": counts.rejected,
+            "advice": self.advice,
             "shards": len(self.dataset.manifest.shards),
             "seconds": self.record.seconds,
             "directory": str(self.dataset.folder),

@@ -25,12 +25,13 @@ from flows.stages.screen import screened
 from flows.stages.work import Context, Report
 from preprocessing.columns import (
     ITEM_SCHEMA,
-    PHOTO_SCHEMA,
+    READ_SCHEMA,
     REJECTED_SCHEMA,
     REJECTION_SCHEMA,
     rejection_columns,
 )
 from preprocessing.config import BuildConfig, recorded_config
+from preprocessing.curation.facts import with_standing
 from preprocessing.records import SOURCE_COLUMNS, Item
 from preprocessing.reject import CRAWL, LICENSING, Reason
 from preprocessing.sources.licenses import LicensesConfig, licensed
@@ -77,12 +78,13 @@ def recurate(dataset: Dataset, config: BuildConfig, options: BuildOptions, run: 
     """Build again from the photographs of `dataset`; `config` is that of `recuration`."""
 
     def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
-        return screened(relicensed(crawled(dataset), config.licenses), context, config, by_signals=True)
+        found = relicensed(crawled(dataset, config.licenses), config.licenses)
+        return screened(found, context, config, by_signals=True)
 
     return build_from(crawl, config, options, run)
 
 
-def crawled(dataset: Dataset) -> Crawled:
+def crawled(dataset: Dataset, licenses: LicensesConfig) -> Crawled:
     """What the crawl of a published version gave, by its tables: every item is an image's, or a rejection's."""
     images = _read(dataset.table("images"), [*SOURCE_COLUMNS, "photo_sha256", "photo_num_bytes"])
     refused = _read(dataset.table("rejections"), REJECTION_SCHEMA.names)
@@ -95,9 +97,10 @@ def crawled(dataset: Dataset) -> Crawled:
     items = fitted(items, ITEM_SCHEMA)
     if items.num_rows != dataset.manifest.counts.photos:
         raise IntegrityError(f"the tables of {dataset.reference} do not hold all of its photographs")
-    photos = found.select(["ref", "photo_sha256", "photo_num_bytes"]).rename_columns(PHOTO_SCHEMA.names)
+    photos = found.select(["ref", "photo_sha256", "photo_num_bytes"]).rename_columns(READ_SCHEMA.names)
+    photos = with_standing(photos.cast(READ_SCHEMA), items, licenses)
     rejections = fitted(rejections.select(REJECTED_SCHEMA.names), REJECTED_SCHEMA)
-    return Crawled(dataset.manifest.source, items, photos.cast(PHOTO_SCHEMA), rejections, photos.num_rows)
+    return Crawled(dataset.manifest.source, items, photos, rejections, photos.num_rows)
 
 
 def relicensed(found: Crawled, config: LicensesConfig) -> Crawled:

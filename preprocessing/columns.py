@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from preprocessing.records import SOURCE_COLUMNS, Face, Photo, Rejection, face_row
+from preprocessing.records import SOURCE_COLUMNS, Face, Item, Photo, Rejection, face_row
 from preprocessing.reject import Reason
 from preprocessing.scores.catalogue import MEASURED, Score
 from storage.tables import arrow, numbers, rows_holding, table_of
@@ -28,9 +28,12 @@ _TYPES = {
 _POINTS = pa.list_(pa.list_(pa.float64()))
 SOURCE_FIELDS = [pa.field(name, pa.string()) for name in SOURCE_COLUMNS]
 ITEM_SCHEMA = pa.schema(SOURCE_FIELDS)
-PHOTO_SCHEMA = pa.schema(
+READ_SCHEMA = pa.schema(
     [pa.field("ref", pa.string()), pa.field("sha256", pa.string()), pa.field("num_bytes", pa.int64())]
 )
+"""The columns of photographs, as they are read."""
+PHOTO_SCHEMA = pa.schema([*READ_SCHEMA, pa.field("is_licensed", pa.bool_()), pa.field("rank", pa.int64())])
+"""The columns of photographs, as stages hand them on (`preprocessing.curation.facts`)."""
 SCORE_FIELDS = [pa.field(score.name, _TYPES[score.kind]) for score in MEASURED]
 """The columns of a face that are its scores: what curation judges by."""
 FACE_FIELDS = [
@@ -83,7 +86,12 @@ def columns_of(faces: Sequence[Face], photos: pa.Table) -> pa.Table:
 def photo_columns(photos: Iterable[Photo]) -> pa.Table:
     """Photographs as columns, without what their source says of them."""
     rows = ({"ref": photo.item.ref, "sha256": photo.sha256, "num_bytes": photo.num_bytes} for photo in photos)
-    return table_of(rows, PHOTO_SCHEMA)
+    return table_of(rows, READ_SCHEMA)
+
+
+def item_columns(items: Iterable[Item]) -> pa.Table:
+    """What a source says of its photographs, as columns."""
+    return table_of((asdict(item) for item in items), ITEM_SCHEMA)
 
 
 def rejection_columns(rejections: Iterable[Rejection]) -> pa.Table:

@@ -43,6 +43,9 @@ class BuildConfig(Config):
     )
     limit: int | None = Field(None, ge=1, description="Take only the first N photographs of the source.")
     sources: SourcesConfig = Field(SourcesConfig(), description="How services are asked for photographs.")
+    strict: bool = Field(
+        False, description="End where a row of a folder's metadata cannot be understood, and reject no row."
+    )
     licenses: LicensesConfig = Field(
         LicensesConfig(), description="Which licences photographs of the web may have."
     )

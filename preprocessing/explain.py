@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from preprocessing.columns import columns_of, photo_columns, rejections_of
+from preprocessing.columns import columns_of, item_columns, photo_columns, rejections_of
 from preprocessing.config import BuildConfig, recorded_config
 from preprocessing.curation.choose import choose
+from preprocessing.curation.facts import with_standing
 from preprocessing.curation.rules import Verdict, check
 from preprocessing.faces import faces_in_photo
 from preprocessing.records import Face, Item, Photo, Rejection
@@ -146,7 +147,8 @@ def explain(store: Store, reference: str, given: BuildConfig, name: str | None) 
     faces = [result for result in results if isinstance(result, Face)]
     rejections = [result for result in results if isinstance(result, Rejection)]
     rules = config.curation
-    photos = photo_columns([Photo(Item(reference), sha256, len(data))])
+    photo = Photo(Item(reference), sha256, len(data))
+    photos = with_standing(photo_columns([photo]), item_columns([photo.item]), config.licenses)
     curated = choose(photos, columns_of(faces, photos), rules)
     outcomes: dict[int, Rejection | None] = {faces[number].face_index: None for number in curated.faces}
     for rejection in (*rejections, *rejections_of(curated.rejections)):

@@ -98,7 +98,6 @@ def _face(sha256: str, index: int, photo: Decoded, found: Detection, config: Fac
     if (reduced := _said_of(photo)) and quad_side(quad) < config.align.output_px:
         raise Rejected(Reason.TOO_MANY_PIXELS, f"crop side {quad_side(quad):.0f} px when {reduced}")
     image = encoded(crop, config.encode)
-    height_px, width_px = photo.pixels.shape[:2]
     in_photo = _in_photo(quad, photo)
     left, top, right, bottom = map(float, _in_photo(np.array(found.box_px).reshape(2, 2), photo).ravel())
     return Face(
@@ -111,7 +110,7 @@ def _face(sha256: str, index: int, photo: Decoded, found: Detection, config: Fac
         landmarks_px=_points(_in_photo(found.landmarks, photo)),
         quad_px=_points(in_photo),
         quad_side_px=quad_side(in_photo),
-        scores=score_face(crop, found.landmarks, quad, width_px, height_px, config.scores, config.detect),
+        scores=score_face(photo.pixels, crop, found.landmarks, quad, config.scores, config.detect),
         image_sha256=bytes_digest(image),
         image=image,
     )

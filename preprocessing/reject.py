@@ -27,6 +27,7 @@ class Reason(StrEnum):
     NO_AUTHOR = "no_author"
     # crawl: the bytes never arrived, or are not the ones promised
     UNREADABLE_FILE = "unreadable_file"
+    BAD_METADATA = "bad_metadata"
     BAD_URL = "bad_url"
     HTTP_STATUS = "http_status"
     SERVER_ERROR = "server_error"
@@ -110,6 +111,7 @@ CRAWL = (
     | frozenset(
         {
             Reason.UNREADABLE_FILE,
+            Reason.BAD_METADATA,
             Reason.BAD_URL,
             Reason.HTTP_STATUS,
             Reason.SERVER_ERROR,
@@ -144,7 +146,8 @@ MEANING: dict[Reason, str] = {
     Reason.UNKNOWN_LICENSE: "The source's licence is in no vocabulary that is read.",
     Reason.LICENSE_NOT_ALLOWED: "The licence is not among those of --licenses.allow.",
     Reason.NO_AUTHOR: "The licence asks for an author, and none is said: --licenses.assume-author NAME declares one.",
-    Reason.UNREADABLE_FILE: "The file could not be read from the disk.",
+    Reason.UNREADABLE_FILE: "The file or folder could not be read from the disk.",
+    Reason.BAD_METADATA: "A row about a photograph cannot be understood, or contradicts another; it is not used.",
     Reason.BAD_URL: "The address is not one that can be fetched, or leads somewhere it must not.",
     Reason.HTTP_STATUS: "The server answered that it will not give this photograph.",
     Reason.SERVER_ERROR: "The server failed while answering; the next build asks again.",

@@ -138,7 +138,7 @@ def test_a_dry_run_writes_and_starts_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["align", "nobody.jpg", "--out", "crops"], "nobody.jpg is not a file"),
+        (["align", "nobody.jpg", "--out", "crops"], "nobody.jpg: cannot be read: No such file or directory"),
         (["services"], "there is no prefect.yaml"),
         (["deploy"], "there is no prefect.yaml"),
         (["curate", "nobody"], "no dataset 'nobody'"),

@@ -27,6 +27,7 @@ from flows.recurate import crawled, recurate, recuration
 from flows.stages.work import Progress
 from preprocessing.config import BuildConfig
 from preprocessing.records import SOURCE_COLUMNS
+from preprocessing.sources.licenses import LicensesConfig
 from storage.datasets.dataset import COLUMNS_OF, Dataset, TableName, dataset_names, open_dataset
 from storage.datasets.lookup import find_rows
 from storage.datasets.manifest import publish, record_build
@@ -392,7 +393,7 @@ def test_an_altered_table_is_believed_by_none(store: Store, reference: str, name
     reads: list[Callable[[], object]] = [
         lambda: open_dataset(store, reference).table(name).read(["license"]),
         lambda: open_dataset(store, reference).table(name).rows(),
-        lambda: crawled(open_dataset(store, reference)),
+        lambda: crawled(open_dataset(store, reference), LicensesConfig()),
         lambda: find_rows(open_dataset(store, reference), name, {"photo": photo if name == "images" else refused}),
     ]  # fmt: skip
     if name == "images":

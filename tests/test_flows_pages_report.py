@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,16 @@ from preprocessing.columns import (
     ITEM_SCHEMA,
     REJECTION_SCHEMA,
     columns_of,
+    item_columns,
     photo_columns,
     rejection_columns,
 )
 from preprocessing.config import BuildConfig
+from preprocessing.curation.facts import with_standing
 from preprocessing.records import Face, Item, Photo, Rejection, Scores
 from preprocessing.reject import MEANING, Reason
 from preprocessing.scores.catalogue import MEASURED, NUMBERS
+from preprocessing.sources.licenses import LicensesConfig
 from storage.datasets.dataset import Dataset
 from storage.datasets.manifest import publish
 from storage.digest import bytes_digest
@@ -111,10 +114,11 @@ def results(tmp_path: Path) -> Results:
     of_crawl = rejection_columns([Rejection(bad.ref, Reason.HTTP_STATUS, detail=f"404 {HOSTILE}")])
     of_align = rejection_columns([Rejection("nobody.png", Reason.NO_FACE, empty.sha256)])
     of_curate = rejection_columns([*rejections, twin])
+    items = item_columns([*(photo.item for photo in [*photos, empty]), bad])
     crawled = Crawled(
         {"kind": "folder"},
-        table_of((asdict(item) for item in [*(photo.item for photo in [*photos, empty]), bad]), ITEM_SCHEMA),
-        photo_columns([*photos, empty]),
+        items,
+        with_standing(photo_columns([*photos, empty]), items, LicensesConfig()),
         of_crawl,
         0,
     )

@@ -24,6 +24,7 @@ from preprocessing.config import BuildConfig
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.explain import explain
 from preprocessing.sources import open_source
+from preprocessing.sources.licenses import LicensesConfig
 from storage.datasets.dataset import open_dataset
 from storage.datasets.verify import verify
 from storage.errors import ConfigError, EmptyDatasetError, IntegrityError, NotFoundError
@@ -116,7 +117,7 @@ def test_re_curation_there_and_back(first: Built, unreadable: Path, cluster: str
 
 def test_what_was_crawled_is_in_the_tables(first: Built) -> None:
     """Every file is an item again, rejections of the crawl apart, duplicates with their own refs."""
-    result = crawled(first.dataset)
+    result = crawled(first.dataset, LicensesConfig())
     assert result.items.num_rows == first.dataset.manifest.counts.photos
     rejections = [(rejection.ref, rejection.reason) for rejection in rejections_of(result.rejections)]
     assert rejections == [("other.txt", "checksum_mismatch")]
@@ -191,7 +192,7 @@ def test_a_missing_table_row_is_not_passed_over(first: Built, tmp_path: Path) ->
     dataset = open_dataset(Store(tmp_path), first.dataset.reference)
     put_table(dataset.store, f"{dataset.key}/rejections.parquet", [], REJECTION_SCHEMA)
     with pytest.raises(IntegrityError, match=r"rejections\.parquet no longer has"):
-        crawled(dataset)
+        crawled(dataset, LicensesConfig())
 
 
 def test_explaining_a_kept_photograph(first: Built, photos: Path) -> None:

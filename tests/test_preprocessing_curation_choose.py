@@ -8,23 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from preprocessing.columns import columns_of, photo_columns, rejections_of
+from preprocessing.columns import columns_of, item_columns, photo_columns, rejections_of
 from preprocessing.curation import choose as module
+from preprocessing.curation.facts import with_standing
 from preprocessing.curation.rules import check, rules
 from preprocessing.curation.settings import PRESETS, CurateConfig
 from preprocessing.records import Face, Item, Photo, Rejection, Scores
 from preprocessing.reject import Reason
+from preprocessing.sources.licenses import LicensesConfig
 from storage.errors import ConfigError, EmptyDatasetError
 
 GOOD = Scores(
     padding_fraction=0.0,
     feature_margin=0.2,
     sharpness=0.6,
+    visible_detail=100.0,
     landmark_error=0.02,
     yaw_deg=0.0,
     pitch_deg=0.0,
@@ -80,15 +84,22 @@ class Curated:
     rejections: list[Rejection]
 
 
+def table(photos: Sequence[Photo]) -> pa.Table:
+    """Photographs as the stages hand them on."""
+    return with_standing(
+        photo_columns(photos), item_columns([photo.item for photo in photos]), LicensesConfig()
+    )
+
+
 def choose(photos: Sequence[Photo], faces: Sequence[Face], config: CurateConfig) -> Curated:
     """The choice among records."""
-    columns = photo_columns(photos)
+    columns = table(photos)
     return records(photos, faces, module.choose(columns, columns_of(faces, columns), config))
 
 
 def curate(photos: Sequence[Photo], faces: Sequence[Face], config: CurateConfig) -> Curated:
     """The choice among records, where keeping nothing is an error."""
-    columns = photo_columns(photos)
+    columns = table(photos)
     return records(photos, faces, module.curate(columns, columns_of(faces, columns), config))
 
 
@@ -127,6 +138,7 @@ def collections(draw: st.DrawFn) -> tuple[list[Photo], list[Face]]:
             person = draw(st.sampled_from([0.0, 0.3, 0.7, 5.0]))
             scores = hashed(*range(draw(st.integers(0, 6)) * 6)) | {
                 "sharpness": draw(st.sampled_from([0.2, 0.5, 0.6])),
+                "visible_detail": draw(st.sampled_from([20.0, 50.0, 60.0])),
                 "yaw_deg": draw(st.sampled_from([0.0, -80.0])),
                 "embedding": (person,) + (0.0,) * 127,
                 "filter_score": draw(st.sampled_from([0.4, 0.6])),
@@ -322,23 +334,70 @@ def test_the_largest_is_never_replaced_by_a_bystander() -> None:
     assert choose([photo("a.jpg", "A")], faces, config).kept == []
 
 
+def of_two(better: dict[str, Any], worse: dict[str, Any]) -> set[str]:
+    """Which of two copies of a picture, given as facts of an item and scores of a face, is kept, under either name."""
+    kept = set()
+    for names in (("a.jpg", "b.jpg"), ("b.jpg", "a.jpg")):
+        photos, faces = [], []
+        for ref, facts in zip(names, (dict(better), dict(worse)), strict=True):
+            item = Item(ref, license=facts.pop("license", None))
+            photos.append(Photo(item, ref, facts.pop("num_bytes", 100)))
+            faces.append(face(ref, 0, facts.pop("side", 100.0), **hashed(1, 2), **facts))
+        [(photo, _)] = curate(photos, faces, CONFIG).kept
+        kept.add("better" if photo.item.ref == names[0] else "worse")
+    return kept
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"visible_detail": 89.0, "side": 400.0, "sharpness": 0.7, "num_bytes": 10**9},
+        {"visible_detail": 500.0, "license": "all rights reserved"},
+        {"visible_detail": 500.0, "license": "CC-BY-NC-4.0"},
+    ],
+    ids=["less detail", "no licence", "a licence that is not allowed"],
+)
+def test_the_best_of_a_picture_is_kept(worse: dict[str, Any]) -> None:
+    """The copy whose licence is allowed, then the one with more detail, whatever its size, bytes and name."""
+    better = {"visible_detail": 90.0} | ({"license": "CC0-1.0"} if "license" in worse else {})
+    assert of_two(better, worse) == {"better"}
+
+
+FULL = {"license": "CC-BY-4.0", "author": "A", "title": "T"}
+
+
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        ({"side": 120.0}, {"side": 60.0, "num_bytes": 999}),
-        ({"side": 100.0, "num_bytes": 300}, {"side": 101.0, "sharpness": 0.61}),
-        ({"side": 100.0, "sharpness": 0.7}, {"side": 101.0, "sharpness": 0.6}),
+        ({"license": "CC0-1.0"}, {"license": "CC-BY-NC-4.0", "author": "A", "title": "T", "page": "P"}),
+        (FULL, {"license": "CC0-1.0", "title": "T"}),
+        ({"title": "T"}, {}),
     ],
+    ids=["allowed", "more is said", "something is said"],
 )
-def test_the_best_of_a_picture_is_kept(better: dict[str, Any], worse: dict[str, Any]) -> None:
-    """The larger one, the one compressed less, or the sharper one, whatever its name."""
-    for first, second in ((better, worse), (worse, better)):
-        photos, faces = [], []
-        for ref, facts in (("a.jpg", dict(first)), ("b.jpg", dict(second))):
-            photos.append(photo(ref, ref, facts.pop("num_bytes", 100)))
-            faces.append(face(ref, 0, facts.pop("side"), **hashed(1, 2), **facts))
-        [(kept, _)] = curate(photos, faces, CONFIG).kept
-        assert kept.item.ref == ("a.jpg" if first is better else "b.jpg")
+def test_the_facts_of_one_reference_are_taken_whole(
+    better: dict[str, str], worse: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of files with the same bytes the one with an allowed licence, then with more facts, stands for all."""
+    for names in (("a.jpg", "b.jpg"), ("b.jpg", "a.jpg")):
+        first, second = Item(names[0], **better), Item(names[1], **worse)
+        photos = [Photo(item, "A", 9) for item in sorted((first, second), key=lambda item: item.ref)]
+        curated = curate(photos, [face("A", 0, 90.0)], CONFIG)
+        assert [photo.item for photo, _ in curated.kept] == [first]
+        assert [(r.ref, r.reason, r.detail) for r in curated.rejections] == [
+            (second.ref, Reason.DUPLICATE_PHOTO, first.ref)
+        ]
+    conflict = {"license", "author"} & better.keys() & worse.keys()
+    assert ("say different things" in caplog.text) == bool(conflict)
+    assert not conflict or ("a.jpg" in caplog.text and "b.jpg" in caplog.text)
+
+
+def test_the_same_crop_has_the_better_facts() -> None:
+    """Of two files whose crops have the same bytes, such as a JPEG and its PNG, the licensed one is kept."""
+    photos = [photo("a.png", "A"), Photo(Item("b.jpg", license="CC0-1.0"), "B", 9)]
+    curated = curate(photos, [face("A", 0, 90.0, "same"), face("B", 0, 90.0, "same")], CONFIG)
+    assert [photo.item.ref for photo, _ in curated.kept] == ["b.jpg"]
+    assert [(r.ref, r.reason) for r in curated.rejections] == [("a.png", Reason.DUPLICATE_IMAGE)]
 
 
 def test_a_hash_of_poor_quality_is_not_compared() -> None:

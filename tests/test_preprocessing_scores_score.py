@@ -53,10 +53,7 @@ class Portrait:
         """The face's scores, with other crop or landmarks where given."""
         crop = changed.get("crop", self.crop(side))
         landmarks = changed.get("landmarks", self.landmarks)
-        height, width = self.photo.shape[:2]
-        return score_face(
-            crop, landmarks, crop_quad(landmarks), width, height, config or ScoreConfig(), DETECT
-        )
+        return score_face(self.photo, crop, landmarks, crop_quad(landmarks), config or ScoreConfig(), DETECT)
 
 
 def portrait_of(photo: Pixels) -> Portrait:

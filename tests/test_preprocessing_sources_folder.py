@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from flows.stages.listing import listing
+from preprocessing.config import BuildConfig
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Reason
@@ -32,9 +34,11 @@ def write_jsonl(path: Path, *rows: dict[str, Any] | str) -> None:
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
 
 
-def source(root: Path) -> Source:
+def source(root: Path) -> FolderSource:
     """The folder's source, as a user opens it."""
-    return open_source(f"folder:{root}", FetchConfig())
+    opened = open_source(f"folder:{root}", FetchConfig())
+    assert isinstance(opened, FolderSource)
+    return opened
 
 
 def test_every_visible_file_is_an_item_in_order(tmp_path: Path) -> None:
@@ -75,15 +79,36 @@ def test_unreadable_files_are_rejections(tmp_path: Path) -> None:
     assert {r.detail for r in rejected} == {"FileNotFoundError"}
 
 
-def test_names_that_are_no_utf8_are_rejections(tmp_path: Path) -> None:
-    """A file name in another encoding has a printable ref, and is rejected instead of crashing the build."""
+def test_names_that_are_no_utf8_are_read(tmp_path: Path) -> None:
+    """A file name in another encoding has a printable ref, and its bytes, in another process too."""
     try:
         (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))).write_bytes(b"x")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    (outcome,) = source(tmp_path).read(source(tmp_path).items())
-    assert isinstance(outcome, Rejection)
-    assert outcome.ref.encode() == rb"\xff.jpg"
+    opened = source(tmp_path)
+    items = opened.items()
+    (outcome,) = pickle.loads(pickle.dumps(opened)).read(items)
+    assert outcome == (Item(r"\xff.jpg"), b"x")
+    assert outcome[0].ref.encode() == rb"\xff.jpg"
+
+
+def test_a_folder_that_cannot_be_read_is_one_rejection(tmp_path: Path) -> None:
+    """What lies in it is lost, and it is named; the rest is read."""
+    write(tmp_path, {"a.jpg": b"a"})
+    name = "d" * 200
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):  # deeper than a path can say, whoever asks
+        os.mkdir(name, dir_fd=folder)
+        folder, above = os.open(name, os.O_RDONLY, dir_fd=folder), folder
+        os.close(above)
+    os.close(folder)
+    opened = source(tmp_path)
+    first, problem = opened.items()
+    assert [first.ref, problem.ref.endswith("d/")] == ["a.jpg", True]
+    read, refused = opened.read([first, problem])
+    assert read == (Item("a.jpg"), b"a")
+    assert isinstance(refused, Rejection)
+    assert (refused.ref, refused.reason) == (problem.ref, Reason.UNREADABLE_FILE)
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -134,26 +159,61 @@ def test_a_promised_checksum_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("lines", "ref", "detail"),
     [
-        (['{"file": "a.jpg"}', "not json"], r"m\.jsonl:2 is not a JSON object"),
-        (["[1]"], r"m\.jsonl:1 is not a JSON object"),
-        (['{"file": "a.jpg"}', "", '{"license": "X"}'], r"m\.jsonl:3 lacks `file`"),
-        (['{"file": 7}'], r"m\.jsonl:1 lacks `file`"),
-        (['{"file": "a.jpg", "sha256": "abc"}'], r"m\.jsonl:1: sha256 'abc' is not 64"),
-        (['{"file": "a.jpg", "author": 7}'], r"m\.jsonl:1: author is 7, not text"),
+        (["not json"], "m.jsonl:2", "is no JSON object"),
+        (["[1]"], "m.jsonl:2", "is no JSON object"),
+        (["", '{"license": "X"}'], "m.jsonl:3", "lacks `file`"),
+        (['{"file": 7}'], "m.jsonl:2", "lacks `file`"),
+        (['{"file": "a.jpg", "sha256": "abc"}'], "m.jsonl:2", "sha256 'abc' is not 64"),
+        (['{"file": "a.jpg", "author": 7}'], "m.jsonl:2", "author is 7, not text"),
         (
-            ['{"file": "a.jpg", "author": "A"}', '{"file": "./a.jpg", "author": "B"}'],
-            r"m\.jsonl:2 and .*m\.jsonl:1 say different things about a\.jpg",
+            ['{"file": "./a.jpg", "author": "B"}'],
+            "m.jsonl:2",
+            "and m.jsonl:1 say different things about a.jpg",
         ),
     ],
 )
-def test_bad_metadata_names_its_line(tmp_path: Path, lines: list[str], message: str) -> None:
-    """Each mistake in a JSONL is one error that names file and line."""
+def test_a_bad_row_is_one_rejection(tmp_path: Path, lines: list[str], ref: str, detail: str) -> None:
+    """Each mistake in a table is counted under its file and line, and the other rows are used."""
+    write(tmp_path, {"a.jpg": b"a", "b.jpg": b"b"})
+    write_jsonl(
+        tmp_path / "m.jsonl", '{"file": "a.jpg", "author": "A"}', *lines, '{"file": "b.jpg", "author": "B"}'
+    )
+    opened = source(tmp_path)
+    items = opened.items()
+    assert items == [Item("a.jpg", author="A"), Item("b.jpg", author="B"), Item(ref)]
+    [problem] = list(pickle.loads(pickle.dumps(opened)).read(items[2:]))
+    assert (problem.ref, problem.reason) == (ref, Reason.BAD_METADATA)
+    assert problem.detail.startswith(detail), problem.detail
+    assert len(opened.problems) == 1
+    assert opened.problems[0].startswith(f"{ref} {detail}")
+
+
+def test_a_strict_build_ends_at_a_bad_row(tmp_path: Path) -> None:
+    """With `strict`, the first mistake in metadata is an error that names its line."""
     write(tmp_path, {"a.jpg": b"a"})
-    write_jsonl(tmp_path / "m.jsonl", *lines)
-    with pytest.raises(SourceError, match=message):
-        source(tmp_path).items()
+    write_jsonl(tmp_path / "m.jsonl", '{"file": "a.jpg"}', "not json")
+    config = BuildConfig(source=f"folder:{tmp_path}", strict=True)
+    with pytest.raises(SourceError, match=r"m\.jsonl:2 is no JSON object"):
+        listing(source(tmp_path), config)
+    listed, _ = listing(source(tmp_path), config.model_copy(update={"strict": False}))
+    assert listed["ref"].to_pylist() == ["a.jpg", "m.jsonl:2"]
+
+
+def test_metadata_of_hugging_face_is_read(tmp_path: Path) -> None:
+    """`metadata.jsonl` and `metadata.csv` with `file_name` are tables; another CSV is a file like any other."""
+    write(tmp_path, {"a.jpg": b"a", "sub/b.jpg": b"b", "c.jpg": b"c"})
+    write_jsonl(tmp_path / "metadata.jsonl", {"file_name": "a.jpg", "license": "CC0-1.0"})
+    (tmp_path / "sub" / "metadata.csv").write_text('file_name,author,title\nb.jpg,"B, C",\nb.jpg\n')
+    (tmp_path / "notes.csv").write_text("when,what\ntoday,nothing\n")
+    assert source(tmp_path).items() == [
+        Item("a.jpg", license="CC0-1.0"),
+        Item("c.jpg"),
+        Item("notes.csv"),
+        Item("sub/b.jpg", author="B, C"),
+        Item("sub/metadata.csv:3"),
+    ]
 
 
 def test_jsonl_about_something_else_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,7 +222,7 @@ def test_jsonl_about_something_else_is_passed_over(tmp_path: Path, caplog: pytes
     write_jsonl(tmp_path / "chat.jsonl", "{broken", '{"file": "elsewhere.jpg"}')
     write_jsonl(tmp_path / "set" / "log.jsonl", {"message": "hello"})
     assert source(tmp_path / "set").items() == [Item("a.jpg")]
-    assert "log.jsonl has no key `file`" in caplog.text
+    assert "log.jsonl has no key `file` or `file_name`" in caplog.text
 
 
 def test_the_same_facts_twice_are_fine(tmp_path: Path) -> None:

@@ -5,17 +5,21 @@ Not here: any work, and commands that only read (`flows.cli.lineage`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from flows.cli.output import console, print_value, say
 from flows.cli.parameters import FLAT, DryRun, Json
 from flows.options import BuildOptions
+from flows.stages.work import Inline, Workers
 from preprocessing.config import BuildConfig
 from preprocessing.faces import FacesConfig
-from storage.errors import ConfigError, EmptyDatasetError
+from storage.errors import ConfigError, EmptyDatasetError, SourceError
 from storage.store import Store
 from storage.wording import numbered
 
@@ -52,32 +56,55 @@ def build(
 
 
 def align(
-    photos: Annotated[list[Path], Parameter(help="Photographs, as files.", negative="")],
+    photos: Annotated[list[Path], Parameter(help="Photographs, as files or folders.", negative="")],
     *,
     out: Annotated[Path, Parameter(help="Folder for the crops, made where it is not there.")],
     config: Annotated[FacesConfig, FLAT] = FacesConfig(),
+    workers: Annotated[int, Parameter(help="Processes that align.", validator=validators.Number(gte=1))] = 1,
     dry_run: DryRun = False,
-    json_: Json = False,
+    json_: Annotated[
+        bool,
+        Parameter(name="--json", negative="", help="Print a line of JSON for each photograph as it is done."),
+    ] = False,
 ) -> None:
     """Write the aligned faces of photographs as files: no store, no dataset, no curation."""
-    from preprocessing.align_files import align_files, check_align
+    from preprocessing.align_files import align_file, check_align, jobs
 
+    check_align(photos, out, config)
     if dry_run:
-        check_align(photos, config)
         resolved = {"photos": [str(photo) for photo in photos], "out": str(out)}
         return print_value({**resolved, "config": config.resolved().model_dump(mode="json")}, json_)
     min_quad_px = config.resolved().detect.min_quad_px
     assert min_quad_px is not None
-    results = []
-    for result in align_files(photos, out, config):
-        results.append(result)
-        if not json_:
+    found = jobs(photos, out)
+    problems, num_crops = [], 0
+    with _workers(workers) as pool:
+        for result in pool.map(partial(align_file, config=config), found):
+            num_crops += len(result.crops)
+            if result.problem is not None:
+                problems.append(result)
+            if json_:
+                print_value(result.as_json(), json_)
+                continue
             for line in result.lines(min_quad_px):
                 say(line)
-    if json_:
-        print_value({"photos": [result.as_json() for result in results]}, json_)
-    if not any(result.crops for result in results):
-        raise EmptyDatasetError(f"no face was aligned: photographs looked at: {len(photos)}")
+    if problems:
+        first = next(problems[0].lines(min_quad_px))
+        raise SourceError(f"{len(problems)} of {len(found)} photographs could not be aligned: {first}")
+    if not num_crops:
+        raise EmptyDatasetError(f"no face was aligned: photographs looked at: {len(found)}")
+
+
+@contextmanager
+def _workers(num: int) -> Iterator[Workers]:
+    """This process, or several."""
+    if num == 1:
+        yield Inline()
+        return
+    from flows.operations.cluster import open_workers
+
+    with open_workers(None, num) as workers:
+        yield workers
 
 
 def curate(
@@ -151,6 +178,8 @@ def say_built(built: Built) -> None:
             say(f"  {numbered(missing[name], 'image')} whose photographs say no {what}")
     if built.record.overtaken_by:
         say(f"  {built.dataset.name} means the version of build {built.record.overtaken_by}, asked for later")
+    if built.advice is not None:
+        say(f"  {built.advice}")
     say(f"  contact sheet {built.contact_sheet}")
     say(f"  report {built.report}")
     say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")

@@ -160,7 +160,7 @@ class _Pages:
         """For each rejection the number of the rejected face, of a photograph that of its largest; -1 for none."""
         photos, faces = self.crawled.photos, self.aligned.faces
         photo = rows_holding(photos["sha256"], self.rejections["photo_sha256"]).astype(np.int64)
-        photo = np.where(photo < 0, photo, leaders(photos["sha256"], photos["ref"])[photo])
+        photo = np.where(photo < 0, photo, leaders(photos["sha256"], photos["rank"])[photo])
         wanted = photo << 32 | numbers(pc.fill_null(self.rejections["face_index"], 0))
         there = numbers(faces["photo"]).astype(np.int64) << 32 | numbers(faces["face_index"])
         order = np.argsort(there)

@@ -90,8 +90,8 @@ def align(
 ) -> Aligned:
     """Find, crop and encode the faces of every distinct photograph that no earlier build has aligned.
 
-    `photos` has the columns `ref` and `sha256`; of those with the same bytes the one of the smallest ref stands for
-    all. `face_fields` are a face's columns, and `columns` those of them that
+    `photos` has the columns `ref`, `sha256` and `rank`; of those with the same bytes the one of the least rank stands
+    for all. `face_fields` are a face's columns, and `columns` those of them that
     are wanted here. Both are handed in, so that a chunk depends on them and not on what else the scores' catalogue
     says, such as presets and titles.
     """
@@ -99,7 +99,7 @@ def align(
     code = code_digest(__name__)
     identity = {"config": config.faces.identity(), "code": code, "columns": sorted(schema.names)}
     prefix = f"chunks/align/{json_digest(identity)}"
-    distinct = np.unique(leaders(photos["sha256"], photos["ref"]))
+    distinct = np.unique(leaders(photos["sha256"], photos["rank"]))
     sha256s = photos["sha256"].take(arrow(distinct)).combine_chunks()
     names = list(
         dict.fromkeys([*columns, "face_index", "image_sha256", *(field.name for field in ALIGN_FIELDS)])

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from flows.stages.listing import listing, opened
 from flows.stages.work import Context, Progress, Report, reasons, spread
-from preprocessing.columns import ITEM_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA, rejection_columns
+from preprocessing.columns import ITEM_SCHEMA, REJECTED_SCHEMA, rejection_columns
 from preprocessing.config import BuildConfig
 from preprocessing.crawl.blocklist import BlockConfig, Blocklist, open_blocklist
 from preprocessing.crawl.fetch import FetchConfig
@@ -32,6 +32,7 @@ from preprocessing.crawl.items import (
     fetch_items,
 )
 from preprocessing.crawl.summary import HOSTS_SCHEMA
+from preprocessing.curation.facts import with_standing
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Rejected
 from preprocessing.sources import Source, WebSource
@@ -110,7 +111,7 @@ def crawl(
     crawled = pa.concat_tables(outcomes)
     crawled = crawled.take(arrow(rows_holding(crawled["ref"], refs)))
     there = crawled["reason"].is_null()
-    photos = fitted(crawled.filter(there).select(PHOTO_SCHEMA.names), PHOTO_SCHEMA)
+    photos = with_standing(crawled.filter(there), items, config.licenses)
     refused = crawled.filter(pc.invert(there))
     nothing = pa.nulls(refused.num_rows)
     rejections = refused.select(["ref", "reason", "detail"]).append_column("photo_sha256", refused["sha256"])

@@ -20,6 +20,7 @@ from preprocessing.crawl.readers import read_source
 from preprocessing.records import CLAIMS, Item, Rejection
 from preprocessing.sources import AskingSource, Source, WebSource, open_source
 from preprocessing.sources.access import Access, environment
+from preprocessing.sources.folder import FolderSource
 from preprocessing.sources.licenses import declared, licensed
 from storage.errors import SourceError
 from storage.tables import Row, leaders, table_of
@@ -67,7 +68,7 @@ def planned(config: BuildConfig) -> dict[str, Any] | None:
 def listing(source: Source, config: BuildConfig) -> tuple[pa.Table, pa.Table]:
     """The photographs of a source, as columns of LISTED_SCHEMA, and rejections of those that are not asked for.
 
-    SourceError where it lists none, or two under one name.
+    SourceError where it lists none, or two under one name; and in a strict build where metadata is wrong.
     """
     rejections: list[Rejection] = []
     is_refused = isinstance(source, WebSource) or config.licenses.check_folder
@@ -84,7 +85,10 @@ def listing(source: Source, config: BuildConfig) -> tuple[pa.Table, pa.Table]:
                 rejections.append(rejection)
             yield {name: getattr(item, name) for name in LISTED_SCHEMA.names}
 
-    listed = table_of(judged(_emptied(source.items(config.limit))), LISTED_SCHEMA)
+    items = source.items(config.limit)
+    if config.strict and isinstance(source, FolderSource) and source.problems:
+        raise SourceError(f"{source.root}/{source.problems[0]}: mend it, or build without --strict")
+    listed = table_of(judged(_emptied(items)), LISTED_SCHEMA)
     refs = listed["ref"]
     if not len(refs):
         raise SourceError(f"source {config.source} lists no photograph")

@@ -3,13 +3,14 @@
 Nothing here reads a pixel, so thresholds can change without a photograph being decoded again; and ties are broken by
 names and digests, so the result is the same whatever the order of the input. In order:
 
-1. one ref for photographs with the same bytes;
+1. one ref for photographs with the same bytes (`facts` says which);
 2. the rules on a single face's scores, in the order of `rules`: the first that fails is the reason on record;
 3. several faces in a photograph: `faces`, then `max_faces_per_photo`;
 4. one face for crops with the same bytes, then for near-identical crops (`duplicates`), the best of them;
 5. where asked for, so many faces of one person, the best of them.
 
-The best has the most of (size in its photograph x sharpness)^4 x bytes of its file; of equals the smaller digest.
+The best copy is one whose licence is allowed, if there is one; then that with the most detail (`visible_detail`). The
+best face of a person has the largest product of size and sharpness. Of equals the smaller digest.
 Faces and photographs are tables (`preprocessing.columns`), so that a million of them take few hundred megabytes. Not
 here: how scores are measured (`preprocessing.scores`).
 """
@@ -106,15 +107,15 @@ class _Faces:
 
     @classmethod
     def of(cls, photos: pa.Table, faces: pa.Table) -> tuple[_Faces, pa.Table]:
-        """The faces, and a rejection for each photograph of which another, of a smaller ref, has the same bytes."""
+        """The faces, and a rejection for each photograph of which another, of a smaller rank, has the same bytes."""
         by_ref = numbers(pc.sort_indices(photos["ref"]))
-        rank = np.empty(len(by_ref), np.int64)
-        rank[by_ref] = np.arange(len(by_ref))
-        leader = leaders(photos["sha256"], photos["ref"])
+        place = np.empty(len(by_ref), np.int64)
+        place[by_ref] = np.arange(len(by_ref))
+        leader = leaders(photos["sha256"], photos["rank"])
         photo = leader[numbers(faces["photo"])]
         index = numbers(faces["face_index"])
         image = numbers(pc.rank(faces["image_sha256"].combine_chunks(), tiebreaker="dense")).astype(np.int64)
-        number = np.lexsort((index, rank[photo]))
+        number = np.lexsort((index, place[photo]))
         everyone = cls(faces, photos, number, photo[number], index[number], image[number])
         again = np.flatnonzero(leader != np.arange(len(leader)))
         repeated, kept = photos.take(arrow(again)), photos.take(arrow(leader[again]))
@@ -140,20 +141,18 @@ class _Faces:
         """The refs of some of the faces."""
         return self.photos["ref"].take(arrow(self.photo[rows]))
 
-    def best_first(self, rows: Rows) -> Rows:
-        """Some of the faces, of different images, in the order in which near-identical ones are preferred.
+    def best_copies_first(self, rows: Rows) -> Rows:
+        """Some of the faces, of different images, in the order in which near-identical ones are preferred."""
+        is_licensed = np.asarray(self.photos["is_licensed"])[self.photo[rows]]
+        return rows[np.lexsort((self.image[rows], -self._score("visible_detail", rows), ~is_licensed))]
 
-        By a product, since each factor alone is decided by noise: a copy's landmarks, and with them its quad, differ
-        a little for no good reason, and overlays and sharpening raise the sharpness. The fourth power weighs a face
-        of half the pixels against a file sixteen times as large.
-        """
-        quad_px, sharpness = (
-            numbers(pc.fill_null(self.column(name, rows), np.nan)) for name in ("quad_side_px", "sharpness")
-        )
-        num_bytes = numbers(self.photos["num_bytes"])[self.photo[rows]]
-        detail_px = quad_px * sharpness
-        worth = (detail_px * detail_px) * (detail_px * detail_px) * num_bytes
+    def best_of_person_first(self, rows: Rows) -> Rows:
+        """Some of the faces, of different images, in the order in which those of one person are preferred."""
+        worth = self._score("quad_side_px", rows) * self._score("sharpness", rows)
         return rows[np.lexsort((self.image[rows], -worth))]
+
+    def _score(self, name: str, rows: Rows) -> NDArray[np.float64]:
+        return numbers(pc.fill_null(self.column(name, rows), np.nan))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,9 +230,12 @@ def _largest_of_each_photo(everyone: _Faces, rows: Rows, limit: int) -> tuple[Ro
 
 
 def _distinct_images(everyone: _Faces, rows: Rows) -> tuple[Rows, _Rejected]:
-    """The first face of those whose crops have the same bytes."""
-    _, first, same = np.unique(everyone.image[rows], return_index=True, return_inverse=True)
-    leader = rows[first[same]]
+    """One face of those whose crops have the same bytes: of the photograph of the least rank."""
+    rank = numbers(everyone.photos["rank"])[everyone.photo[rows]]
+    by_rank = np.lexsort((rows, rank))
+    _, first, same = np.unique(everyone.image[rows][by_rank], return_index=True, return_inverse=True)
+    leader = np.empty_like(rows)
+    leader[by_rank] = rows[by_rank][first[same]]
     is_first = leader == rows
     leaders = leader[~is_first]
     details = everyone.refs(leaders).to_pylist()
@@ -246,7 +248,7 @@ def _distinct_pictures(everyone: _Faces, rows: Rows, config: CurateConfig) -> tu
     if config.pdq_max_distance is None:
         return rows, none
     quality = everyone.column("pdq_quality", rows)
-    hashed = everyone.best_first(rows[where(pc.greater_equal(quality, config.min_pdq_quality))])
+    hashed = everyone.best_copies_first(rows[where(pc.greater_equal(quality, config.min_pdq_quality))])
     if not len(hashed):
         return rows, none
     digits = "".join(everyone.column("pdq", hashed).to_pylist())
@@ -260,7 +262,7 @@ def _few_of_each_person(everyone: _Faces, rows: Rows, config: CurateConfig) -> t
     limit = config.max_faces_per_identity
     if limit is None or not len(rows):
         return rows, _Rejected(rows[:0], Reason.TOO_MANY_OF_IDENTITY, [], rows[:0])
-    ranked = everyone.best_first(rows)
+    ranked = everyone.best_of_person_first(rows)
     vectors = everyone.column("embedding", ranked).combine_chunks()
     if vectors.null_count:
         raise not_measured("curate.max_faces_per_identity", "embedding")

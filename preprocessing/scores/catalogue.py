@@ -174,6 +174,12 @@ SCORES = (
         ),
     ),
     Score(
+        "visible_detail", "Detail",
+        "How much there really is to see of the crop in its photograph: an enlarged, strongly compressed or darkened "
+        "copy has less than its original. Only faces of one picture compare.",
+        unit="root of bits", digits=0,
+    ),
+    Score(
         "brightness", "Brightness",
         "Mean luma of the face, from 0, black, to 1, white.",
         bounds=(

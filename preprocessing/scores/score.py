@@ -1,6 +1,6 @@
 """What is measured of one face, from its crop and its geometry: the numbers that curation judges by.
 
-    scores = score_face(crop, landmarks, quad, width_px, height_px, ScoreConfig(), DetectConfig())
+    scores = score_face(photo, crop, landmarks, quad, ScoreConfig(), DetectConfig())
 
 A pure function: the same pixels and points give the same numbers, none of them NaN. What belongs to the face is
 measured in the crop's middle (`FACE_AREA`), which the alignment fills with it. Not here: what is good enough
@@ -24,6 +24,7 @@ from pydantic import Field
 
 from preprocessing.photo.detect import DetectConfig, landmarks_in_box
 from preprocessing.records import Scores, ScoreValue
+from preprocessing.scores.detail import detail
 from preprocessing.scores.models import (
     Pixels,
     Points,
@@ -85,17 +86,26 @@ class ScoreConfig(Config):
 class Prepared:
     """One face ready to be measured. What several scores need of it is made once, when it is first asked for.
 
-    `crop` is uint8 RGB (side, side, 3), aligned to `quad` (4, 2) by `landmarks` (68, 2), both in pixels of the
-    photograph. `detect` names the landmark predictor.
+    `photo` is uint8 RGB (height, width, 3); `crop` (side, side, 3) is aligned to `quad` (4, 2) by `landmarks` (68, 2),
+    both in pixels of the photograph. `detect` names the landmark predictor.
     """
 
+    photo: Pixels
     crop: Pixels
     landmarks: Points
     quad: Points
-    photo_width_px: int
-    photo_height_px: int
     config: ScoreConfig
     detect: DetectConfig
+
+    @property
+    def photo_width_px(self) -> int:
+        """Width of the photograph."""
+        return int(self.photo.shape[1])
+
+    @property
+    def photo_height_px(self) -> int:
+        """Height of the photograph."""
+        return int(self.photo.shape[0])
 
     @cached_property
     def in_crop(self) -> Points:
@@ -135,6 +145,7 @@ MEASURES: dict[str, Callable[[Prepared], Measurement]] = {
     "pitch_deg": lambda face: face.pose.pitch_deg,
     "roll_deg": lambda face: face.pose.roll_deg,
     "sharpness": lambda face: sharpness(face.crop),
+    "visible_detail": lambda face: detail(face.photo, face.quad),
     "brightness": lambda face: face.luma.mean(dtype=np.float64) / 255,
     "clipped_fraction": lambda face: np.mean((face.luma <= 4) | (face.luma >= 251)),
     "colorfulness": lambda face: colorfulness(face.working),
@@ -149,17 +160,16 @@ MEASURES: dict[str, Callable[[Prepared], Measurement]] = {
 
 
 def score_face(
+    photo: Pixels,
     crop: Pixels,
     landmarks: Points,
     quad: Points,
-    photo_width_px: int,
-    photo_height_px: int,
     config: ScoreConfig,
     detect: DetectConfig,
 ) -> Scores:
     """The scores of one face, given as to `Prepared`; `preprocessing.scores.catalogue` says what each is."""
     crop = np.ascontiguousarray(crop)
-    face = Prepared(crop, landmarks, quad, photo_width_px, photo_height_px, config, detect)
+    face = Prepared(photo, crop, landmarks, quad, config, detect)
     return Scores(**{name: _plain(measure(face)) for name, measure in MEASURES.items()})
 
 

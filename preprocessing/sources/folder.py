@@ -1,17 +1,22 @@
-"""A local folder of photographs, read recursively, with licences and authors from the JSONL files beside them.
+"""A local folder of photographs, read recursively, with licences and authors from the tables beside them.
 
-Every visible file but JSONL is an item, so that a file which is no photograph is counted as rejected instead of
-passed over. A file that says that a model drew it is rejected. A JSONL row describes `file`, a path relative to the
-JSONL's own folder; files in the folder, below it, and in its parent are read. Not here: any look at the pixels.
+Every visible file but a table is an item, so that a file which is no photograph is counted as rejected instead of
+passed over. A table, JSONL or a CSV with such a column, describes in each row one `file` (or `file_name`, as Hugging
+Face has it), a path relative to the table's own folder; tables in the folder, below it, and in its parent are read.
+A file that says that a model drew it is rejected.
+What cannot be read, a folder, a table or a row of one, is an item of its own that is rejected, so that it is counted
+and named. Not here: any look at the pixels.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 _SYNTHETIC = SignalsConfig(honoured=(Signal.SYNTHETIC,))
 
+FILE_KEYS = ("file", "file_name")
+"""Keys of the photograph's path, the first one there."""
+
 
 @dataclass(frozen=True)
 class FolderSource:
@@ -36,6 +44,9 @@ class FolderSource:
     reject_synthetic: bool = True
     """Whether a file is refused that says that a model drew it; what else it says refuses nothing of one's own."""
     kind: ClassVar[str] = "folder"
+    # By ref: files whose names are no UTF-8 text, and what is no photograph and says why.
+    _paths: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
+    _problems: dict[str, Rejection] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str, *, reject_synthetic: bool = True) -> FolderSource:
@@ -54,25 +65,44 @@ class FolderSource:
             {"kind": self.kind} if self.reject_synthetic else {"kind": self.kind, "reject_synthetic": False}
         )
 
+    @property
+    def problems(self) -> list[str]:
+        """What was found wrong with metadata when items were listed, a sentence each."""
+        wrong = (problem for problem in self._problems.values() if problem.reason is Reason.BAD_METADATA)
+        return [f"{problem.ref} {problem.detail}" for problem in wrong]
+
+    def files(self) -> tuple[list[Path], dict[Path, str]]:
+        """Every photograph, sorted, and every folder that cannot be read, with the reason."""
+        self._problems.clear()
+        paths = [path for path in self._files(self.root, ()) if not _is_table(path)]
+        refused = {self.root / ref: str(problem.detail) for ref, problem in self._problems.items()}
+        return sorted(paths), refused
+
     def items(self, limit: int | None = None) -> list[Item]:
-        """Every photograph, sorted by its POSIX path relative to the root, or the first so many."""
+        """Every photograph, sorted by its POSIX path relative to the root, or the first so many; then what is wrong."""
+        self._paths.clear()
+        self._problems.clear()
         refs: list[str] = []
-        about: list[Path] = []
-        for path in _files(self.root, ()):
-            if path.suffix.lower() == ".jsonl":
-                about.append(path)
+        tables: list[Path] = []
+        for path in self._files(self.root, ()):
+            if _is_table(path):
+                tables.append(path)
             else:
-                refs.append(_ref(path, self.root))
+                refs.append(self._ref(path))
         refs.sort()
-        facts = _metadata(self.root, sorted(about))
+        facts = self._facts([*self._beside(), *sorted(tables)])
         if absent := facts.keys() - set(refs):
             logger.warning("%d files that metadata describes are not in %s", len(absent), self.root)
-        return [facts.get(ref, Item(ref)) for ref in refs[:limit]]
+        wrong = [Item(ref) for ref in sorted(self._problems)]
+        return [facts.get(ref, Item(ref)) for ref in refs[:limit]] + wrong
 
     def read(self, items: Sequence[Item]) -> Iterator[tuple[Item, bytes] | Rejection]:
         """The bytes of each item, read now."""
         for item in items:
-            path = self.root / item.ref
+            if problem := self._problems.get(item.ref):
+                yield problem
+                continue
+            path = self._paths.get(item.ref, self.root / item.ref)
             try:
                 if not path.is_file():  # a broken link, or something that never ends, such as a pipe
                     raise FileNotFoundError
@@ -86,88 +116,144 @@ class FolderSource:
                 else:
                     yield Rejection(item.ref, Reason(verdict.reason), bytes_digest(data), detail=verdict.rule)
 
-
-def _files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """Visible files below `folder`, through links but never into a folder that holds the present one."""
-    try:
-        status = folder.stat()
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            return
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise SourceError(f"folder {folder} cannot be read: {error.strerror}") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if os.path.isdir(entry.path):
-            yield from _files(Path(entry.path), (*above, identity))
-        elif os.path.isfile(entry.path) or entry.is_symlink():
-            yield Path(entry.path)
-
-
-def _ref(path: Path, root: Path) -> str:
-    """POSIX path below the root; a name that is no UTF-8 is escaped, and so rejected as unreadable later."""
-    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
-
-
-def _metadata(root: Path, inside: Sequence[Path]) -> dict[str, Item]:
-    """What the JSONL files say, by ref: those inside the root and those in its parent folder."""
-    facts: dict[str, tuple[Item, str]] = {}
-    for path in (*_beside(root), *inside):
-        for number, row in _rows(path):
-            where = f"{path}:{number}"
-            ref = _described_ref(row["file"], path, root)
-            if ref is None:
+    def _files(self, folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+        """Visible files below `folder`, through links but never into a folder that holds the present one."""
+        try:
+            status = folder.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                return
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            if not above:
+                raise SourceError(f"folder {folder} cannot be read: {error.strerror}") from error
+            return self._note(f"{self._ref(folder)}/", Reason.UNREADABLE_FILE, type(error).__name__)
+        for entry in entries:
+            if entry.name.startswith("."):
                 continue
-            item = item_from_row(ref, row, where)
-            known, known_where = facts.setdefault(ref, (item, where))
-            if known != item:
-                raise SourceError(f"{where} and {known_where} say different things about {ref}")
-    return {ref: item for ref, (item, _) in facts.items()}
+            if _is_folder(entry):
+                yield from self._files(Path(entry.path), (*above, identity))
+            elif os.path.isfile(entry.path) or entry.is_symlink():
+                yield Path(entry.path)
 
+    def _ref(self, path: Path) -> str:
+        """POSIX path below the root; of a name that is no UTF-8 text, the bytes that are not are escaped."""
+        ref = os.fsencode(path.relative_to(self.root).as_posix()).decode("utf-8", "backslashreplace")
+        if ref != path.relative_to(self.root).as_posix():
+            self._paths[ref] = path
+        return ref
 
-def _beside(root: Path) -> list[Path]:
-    """JSONL files in the root's parent that are about the root: any other is no business of this source."""
-    files = [path for path in sorted(root.parent.glob("*.jsonl")) if path.is_file()]
-    return [path for path in files if any(_is_about(row, path, root) for _, row in _lines(path))]
+    def _note(self, ref: str, reason: Reason, detail: str | None) -> None:
+        self._problems[ref] = Rejection(ref, reason, detail=detail)
 
-
-def _is_about(row: dict[str, Any] | None, path: Path, root: Path) -> bool:
-    return (
-        row is not None
-        and isinstance(row.get("file"), str)
-        and _described_ref(row["file"], path, root) is not None
-    )
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The rows of a metadata JSONL with their line numbers; none where the file is about something else."""
-    rows: list[tuple[int, dict[str, Any]]] = []
-    for number, row in _lines(path):
-        if row is None:
-            raise SourceError(f"{path}:{number} is not a JSON object")
-        rows.append((number, row))
-    if rows and not any("file" in row for _, row in rows):
-        logger.warning("%s has no key `file` in any row: not read as metadata", path)
-        return []
-    for number, row in rows:
-        if not isinstance(row.get("file"), str) or not row["file"]:
-            raise SourceError(
-                f"{path}:{number} lacks `file`, the photograph's path relative to {path.parent}"
+    def _facts(self, tables: Sequence[Path]) -> dict[str, Item]:
+        """What the tables say, by ref; of rows that say different things of one file, the first stands."""
+        facts: dict[str, tuple[Item, str]] = {}
+        for path in tables:
+            name = os.path.relpath(path, self.root)
+            try:
+                rows = list(_rows(path))
+            except OSError as error:
+                self._note(name, Reason.UNREADABLE_FILE, type(error).__name__)
+                continue
+            if rows and not any(row and _file(row) is not None for _, row in rows):
+                logger.warning("%s has no key `file` or `file_name` in any row: not read as metadata", path)
+                continue
+            for number, row in rows:
+                where = f"{name}:{number}"
+                try:
+                    described = self._described(row, path, where)
+                    if described is None:
+                        continue
+                    known, known_where = facts.setdefault(described.ref, (described, where))
+                    if known != described:
+                        raise SourceError(f"{where} and {known_where} say different things about {known.ref}")
+                except SourceError as error:
+                    self._note(
+                        where, Reason.BAD_METADATA, str(error).removeprefix(where).removeprefix(":").strip()
+                    )
+        if self._problems:
+            logger.warning(
+                "%d folders, tables or rows of %s cannot be read, and are rejected: %s%s",
+                len(self._problems),
+                self.root,
+                ", ".join(sorted(self._problems)[:3]),
+                " and others" if len(self._problems) > 3 else "",
             )
-    return rows
+        return {ref: item for ref, (item, _) in facts.items()}
+
+    def _described(self, row: dict[str, Any] | None, path: Path, where: str) -> Item | None:
+        """What one row says; None of a file outside of the root. SourceError where it cannot be understood."""
+        if row is None:
+            raise SourceError(f"{where} is no JSON object, or no row of CSV")
+        file = _file(row)
+        if not isinstance(file, str) or not file:
+            raise SourceError(f"{where} lacks `file`, the photograph's path relative to the table's folder")
+        if (ref := self._ref_of(file, path)) is None:
+            return None
+        return item_from_row(ref, row, where)
+
+    def _ref_of(self, file: str, path: Path) -> str | None:
+        """The ref of the file that a row in the table at `path` is about; None outside of the root."""
+        described = Path(os.path.normpath(path.parent / file))
+        return self._ref(described) if described.is_relative_to(self.root) else None
+
+    def _beside(self) -> list[Path]:
+        """Tables in the root's parent that are about the root: any other is no business of this source."""
+        files = sorted(
+            path for path in self.root.parent.glob("*") if path.suffix.lower() in (".jsonl", ".csv")
+        )
+        return [path for path in files if path.is_file() and self._is_about_root(path)]
+
+    def _is_about_root(self, path: Path) -> bool:
+        try:
+            return any(
+                isinstance(file := _file(row or {}), str) and self._ref_of(file, path) is not None
+                for _, row in _rows(path)
+            )
+        except OSError:
+            return False
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The lines that are not blank, numbered from 1; None for one that is no JSON object."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder or leads to one; one that cannot be looked into is one too."""
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="backslashreplace")
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, _json_object(line)
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _file(row: dict[str, Any]) -> Any:
+    """The path that a row is about; None where it has no key for it."""
+    return next((row[key] for key in FILE_KEYS if key in row), None)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether it is a JSONL, or a CSV that has a column for the photograph's path."""
+    if path.suffix.lower() != ".csv":
+        return path.suffix.lower() == ".jsonl"
+    try:
+        with path.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
+            return bool(set(FILE_KEYS) & set(next(csv.reader(file), ())))
+    except (OSError, csv.Error):
+        return False
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The rows of a table that are not blank, with their line numbers; None for one that is no JSON object."""
+    text = path.read_text(encoding="utf-8-sig", errors="backslashreplace")
+    if path.suffix.lower() == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield number, _json_object(line)
+        return
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for row in reader:
+            # CSV has no null: an empty cell says nothing
+            yield reader.line_num, {key: value or None for key, value in row.items() if key}
+    except csv.Error:
+        yield reader.line_num, None
 
 
 def _json_object(line: str) -> dict[str, Any] | None:
@@ -176,9 +262,3 @@ def _json_object(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
-
-
-def _described_ref(file: str, path: Path, root: Path) -> str | None:
-    """The ref of the file that a row in the JSONL at `path` is about; None outside of the root."""
-    described = Path(os.path.normpath(path.parent / file))
-    return _ref(described, root) if described.is_relative_to(root) else None
