@@ -15,7 +15,7 @@ from pydantic import Field
 
 from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad, quad_side
 from preprocessing.photo.decode import DecodeConfig, Decoded, decoded
-from preprocessing.photo.detect import DetectConfig, Detection, detect_faces, predictor_digest
+from preprocessing.photo.detect import DetectConfig, Detection, detect_faces, predictor_digest, yunet_digest
 from preprocessing.photo.encode import EncodeConfig, encoded
 from preprocessing.records import Face, Rejection
 from preprocessing.reject import Reason, Rejected
@@ -42,6 +42,8 @@ class FacesConfig(Config):
         identity = self.resolved().model_dump(mode="json")
         del identity["detect"]["predictor"]
         identity["detect"]["predictor_sha256"] = predictor_digest(self.detect)
+        del identity["detect"]["yunet"]
+        identity["detect"]["yunet_sha256"] = yunet_digest(self.detect)
         identity["scores"] = self.scores.identity()
         return identity
 

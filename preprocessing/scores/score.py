@@ -22,7 +22,7 @@ import pdqhash
 from numpy.typing import NDArray
 from pydantic import Field
 
-from preprocessing.photo.detect import DetectConfig, landmarks_in_box
+from preprocessing.photo.detect import DETECTED_BOX, DetectConfig, landmarks_in_box
 from preprocessing.records import Scores, ScoreValue
 from preprocessing.scores.detail import detail
 from preprocessing.scores.models import (
@@ -46,9 +46,6 @@ WORKING_PX = 256
 
 HASH_PX = 128
 """Side of what is hashed: PDQ looks at 64 x 64, and hashes of 128 and of 256 px tell copies apart equally well."""
-
-DETECTED_BOX = (0.19, 0.29, 0.80, 0.90)
-"""Where the detector's rectangle lies in a crop, in crop sides: the median of 1,669 portraits."""
 
 FINE_PX, COARSE_PX = 0.8, 1.6
 """Blurs whose edges are compared for the sharpness, standard deviations in pixels of the crop."""
