@@ -29,7 +29,7 @@ from flows.stages.publish import publish
 from flows.stages.screen import screened
 from flows.stages.shard import Sharded, shard
 from flows.stages.work import Context, Report
-from preprocessing.advice import advice
+from preprocessing.advice import advice, limits
 from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
 from preprocessing.curation.choose import columns_to_judge
@@ -86,6 +86,7 @@ class Built:
             "images": counts.images,
             "rejected": counts.rejected,
             "advice": self.advice,
+            "limits": limits(self.record.config),
             "shards": len(self.dataset.manifest.shards),
             "seconds": self.record.seconds,
             "directory": str(self.dataset.folder),

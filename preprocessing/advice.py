@@ -1,4 +1,4 @@
-"""What a build lost most to, and the setting that changes it: one sentence, where that is more than half.
+"""What whoever built a dataset should know of it, in a sentence each: what it lost most to, and what limits its use.
 
 Not here: why a single photograph or face was rejected (`preprocessing.explain`).
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from preprocessing.reject import Reason
 from preprocessing.scores.catalogue import BOUNDS
+from preprocessing.sources.licenses import LicensesConfig
 
 SETTINGS: dict[Reason, tuple[str, ...]] = {
     Reason.NO_LICENSE: ("licenses.assume",),
@@ -52,3 +53,24 @@ def _value(config: Mapping[str, Any], setting: str) -> Any:
     for name in setting.split("."):
         value = value[name]
     return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def limits(config: Mapping[str, Any]) -> list[str]:
+    """Which parts of a build exclude commercial use, a sentence each; none where nothing in it does.
+
+    `config` is the build's, resolved. Licences of photographs are taken at their word.
+    """
+    found = []
+    if config["detect"]["predictor"] is None:
+        found.append(
+            "not for commercial use: dlib's 68-point landmark model, by its training data (iBUG 300-W); "
+            "--detect.predictor takes another"
+        )
+    if config["scores"]["embedding"]:
+        found.append("not for commercial use: dlib's face embedding, by its training data (VGG, FaceScrub)")
+    families = LicensesConfig.model_validate(config["licenses"]).families
+    if reserved := sorted(family for family in families if "-NC" in family):
+        found.append(
+            f"not for commercial use: photographs under {', '.join(reserved)}; --licenses.allow commercial"
+        )
+    return found

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.advice import SETTINGS, advice
+from preprocessing.advice import SETTINGS, advice, limits
 from preprocessing.config import BuildConfig
 from preprocessing.reject import Reason
 
@@ -48,3 +48,22 @@ def test_every_setting_is_one() -> None:
     """What is named can be set."""
     for setting in (setting for settings in SETTINGS.values() for setting in settings):
         attrgetter(setting)(BuildConfig())
+
+
+def test_what_excludes_commercial_use_is_named() -> None:
+    """The landmark model by default, the embedding and licences where they are asked for; nothing of a clean build."""
+    (said,) = limits(CONFIG)
+    assert "iBUG 300-W" in said
+    assert "--detect.predictor" in said
+    clean = BuildConfig.model_validate(
+        {"detect": {"predictor": "own.dat"}, "licenses": {"allow": "commercial"}}
+    )
+    assert limits(clean.resolved()) == []
+    research = {
+        "scores": {"embedding": True},
+        "licenses": {"allow": "research"},
+        "detect": {"predictor": "own.dat"},
+    }
+    said, licences = limits(BuildConfig.model_validate(research).resolved())
+    assert "embedding" in said
+    assert "CC-BY-NC, CC-BY-NC-SA" in licences

@@ -180,6 +180,8 @@ def say_built(built: Built) -> None:
         say(f"  {built.dataset.name} means the version of build {built.record.overtaken_by}, asked for later")
     if built.advice is not None:
         say(f"  {built.advice}")
+    for limit in summary["limits"]:
+        say(f"  {limit}")
     say(f"  contact sheet {built.contact_sheet}")
     say(f"  report {built.report}")
     say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")
