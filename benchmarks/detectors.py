@@ -78,7 +78,7 @@ def darken(photo: Pixels, quad: Quad) -> tuple[Pixels, Quad]:
 CHANGES: dict[str, Change] = {
     "as they are": lambda photo, quad: (photo, quad),
     **{f"roll {degrees}": turn(degrees) for degrees in (15, 30, 45)},
-    **{f"crop of {side} px": resize(side) for side in (64, 96, 160, 600)},
+    **{f"crop of {side} px": resize(side) for side in (64, 96, 160)},
     "dark": darken,
     "cut to the cheek": cut(0.27),
     "cut to the eye": cut(0.36),

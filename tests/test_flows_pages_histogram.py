@@ -64,6 +64,15 @@ def test_samples_show_the_nearest_to_the_threshold() -> None:
     assert groups["highest"] == list(range(100 - END, 100))
 
 
+def test_samples_beside_a_threshold_are_of_different_pictures() -> None:
+    """Of a crowd of copies next to the threshold one is shown, and then the nearest others."""
+    groups = samples(np.arange(100.0), Limits(low=50), lambda one, other: one // 10 == other // 10)
+    [low] = [group.numbers for group in groups if group.title == "just too low"]
+    [high] = [group.numbers for group in groups if group.title == "just high enough"]
+    assert low == [19, 29, 39, 49][-NEAR:]
+    assert high == [50, 60, 70, 80][:NEAR]
+
+
 def test_a_score_without_threshold_is_sampled_evenly() -> None:
     """From the lowest to the highest, passing over what has no value."""
     [group] = samples(np.array([*range(100), np.nan]), Limits())

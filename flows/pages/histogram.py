@@ -9,7 +9,7 @@ Not here: drawing, and what the scores are (`flows.pages.report`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -22,6 +22,8 @@ TAIL = 0.005
 """Share of values at either end that is piled onto the outermost bars, so that one outlier does not hide the rest."""
 NEAR, END, PLAIN = 4, 2, 12
 """Faces shown on each side of a threshold, at each end, and along a score that has no threshold."""
+LOOKED_AT = 200
+"""Faces beside a threshold among which different ones are looked for."""
 
 Element = TypeVar("Element")
 Values = NDArray[np.float64]
@@ -122,10 +124,13 @@ class Group:
     numbers: list[int]
 
 
-def samples(values: Values, limits: Limits) -> list[Group]:
+def samples(
+    values: Values, limits: Limits, is_alike: Callable[[int, int], bool] = lambda one, other: False
+) -> list[Group]:
     """Groups of faces along a score, lowest first: nearest to each threshold on both its sides, the ends, the median.
 
-    Without a threshold one group at even steps from the lowest to the highest. NaN is passed over.
+    Without a threshold one group at even steps from the lowest to the highest. NaN is passed over. Beside a threshold,
+    of faces that are alike only the nearest is shown.
     """
     order = np.argsort(values, kind="stable")[: int(np.isfinite(values).sum())]
     if not limits.cuts:
@@ -135,19 +140,29 @@ def samples(values: Values, limits: Limits) -> list[Group]:
     stop = int(np.searchsorted(ordered, limits.high, side="right"))
     below, within, above = range(start), range(start, stop), range(max(start, stop), len(order))
     middle = len(within) // 2
+
+    def different(places: Sequence[int]) -> list[int]:
+        chosen: list[int] = []
+        for place in places[:LOOKED_AT]:
+            if not any(is_alike(int(order[place]), int(order[other])) for other in chosen):
+                chosen.append(place)
+            if len(chosen) == NEAR:
+                break
+        return chosen
+
     # The most telling first: each face is shown once, in the first group that claims it.
     claims = [
-        ("just too low", False, below[-NEAR:]),
-        ("just too high", False, above[:NEAR]),
+        ("just too low", False, different(below[::-1])[::-1]),
+        ("just too high", False, different(above)),
         (
             "just high enough" if below else "lowest",
             True,
-            within[:NEAR] if math.isfinite(limits.low) else range(0),
+            different(within) if math.isfinite(limits.low) else [],
         ),
         (
             "just low enough" if above else "highest",
             True,
-            within[-NEAR:] if math.isfinite(limits.high) else range(0),
+            different(within[::-1])[::-1] if math.isfinite(limits.high) else [],
         ),
         ("lowest", not below, (below or within)[:END]),
         ("highest", not above, (above or within)[-END:]),

@@ -2,7 +2,7 @@
 
     report/index.html     what became of every photograph, each stage's speed, crops that were kept; and for every
                           score its histogram, its thresholds, and the crops nearest to them on either side
-    report/REASON.html    what one reason rejected
+    report/REASON.html    what one reason rejected; more of it in REASON-2.html and so on
 
 Each page is one file that needs no other and no network: thumbnails are data URIs, histograms inline SVG, and there
 is no script. Not here: any fact that is not in the stages' results or the build record.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -33,7 +33,7 @@ from flows.stages.crawl import Crawled
 from flows.stages.curate import Curated
 from preprocessing.columns import rejections_of, values_of
 from preprocessing.curation.rules import Rule, rules
-from preprocessing.curation.settings import CurateConfig
+from preprocessing.curation.settings import PRESETS, CurateConfig
 from preprocessing.photo.decode import DecodeConfig
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Reason, in_order
@@ -45,7 +45,9 @@ from storage.wording import plural
 
 KEPT_SHOWN, REJECTED_SHOWN = 96, 200
 PHOTOS_SHOWN = 40
-"""Photographs without a crop on one page: each must be decoded whole."""
+"""Photographs without a crop on one page: each must be decoded."""
+MAX_PAGES = 25
+"""Pages of one reason; of what would fill more, as many are shown, taken evenly from all."""
 LICENSES_SHOWN = 100
 HOSTS_SHOWN = 100
 THUMBNAIL_PX = 96
@@ -84,7 +86,8 @@ def write_report(
         return dataset.store.path(key)
 
     for reason in pages.rejected:
-        write(reason, "reason.html", pages.reason(reason))
+        for number, page in enumerate(pages.of_reason(reason), start=1):
+            write(page_name(reason, number), "reason.html", page)
     return write("index", "index.html", pages.index())
 
 
@@ -258,22 +261,31 @@ class _Pages:
         order = [("addresses", "descending"), ("host", "ascending")]
         return list(hosts.sort_by(order).slice(0, HOSTS_SHOWN).to_pylist())
 
-    def reason(self, reason: Reason) -> dict[str, Any]:
-        """The page of one reason; where it has one threshold, those that miss it by least come first."""
+    def of_reason(self, reason: Reason) -> Iterator[dict[str, Any]]:
+        """The pages of one reason; where it has one threshold, those that miss it by least come first."""
         rejected = self.rejected[reason]
         mine = [rule for rule in self.rules if rule.reason is reason and rule.is_on]
         if len(mine) == 1:
             rejected = rejected[np.argsort(self._misses(mine[0], rejected), kind="stable")]
-        pictures = self._of_rejections(_evenly(rejected, REJECTED_SHOWN))
-        return {
-            "reason": reason.value,
-            "meaning": reason.meaning,
-            "count": len(rejected),
-            "nearest_first": len(mine) == 1,
-            "has_twins": any(picture.twin for picture in pictures),
-            "pictures": [picture for picture in pictures if picture.data],
-            "texts": [picture for picture in pictures if not picture.data],
-        }
+        size = PHOTOS_SHOWN if reason in FACELESS else REJECTED_SHOWN
+        shown = _evenly(rejected, size * MAX_PAGES)
+        starts = range(0, len(shown), size)
+        for number, start in enumerate(starts, start=1):
+            pictures = self._of_rejections(shown[start : start + size])
+            yield {
+                "reason": reason.value,
+                "meaning": reason.meaning,
+                "count": len(rejected),
+                "num_shown": len(shown),
+                "first": start + 1,
+                "last": start + len(pictures),
+                "page": number,
+                "pages": [(other, f"{page_name(reason, other)}.html") for other in range(1, len(starts) + 1)],
+                "nearest_first": len(mine) == 1,
+                "has_twins": any(picture.twin for picture in pictures),
+                "pictures": [picture for picture in pictures if picture.data],
+                "texts": [picture for picture in pictures if not picture.data],
+            }
 
     def _scores(self) -> list[ScoreRow]:
         kept = self.fates[self.faces] < 0
@@ -315,8 +327,15 @@ class _Pages:
         side = min(SAMPLE_PX, self.dataset.resolution)
         return [
             (group.title, group.passes, self._of_faces(self.faces[group.numbers], side, score))
-            for group in samples(found, limits)
+            for group in samples(found, limits, self._is_alike)
         ]
+
+    def _is_alike(self, one: int, other: int) -> bool:
+        """Whether two faces, by their places in `faces`, are of one photograph or near-identical."""
+        if self.items_of_faces[self.faces[one]] == self.items_of_faces[self.faces[other]]:
+            return True
+        first, second = (self.aligned.faces["pdq"][int(self.faces[place])].as_py() for place in (one, other))
+        return bool((int(first, 16) ^ int(second, 16)).bit_count() <= PRESETS["lenient"]["pdq_max_distance"])
 
     def _limits(self, score: Score) -> Limits:
         mine = [rule for rule in self.rules if rule.score is score]
@@ -407,6 +426,11 @@ class _Pages:
             else -1
             for rejection, face, twin in zip(rejections, faces, kept, strict=True)
         ]
+
+
+def page_name(reason: Reason, number: int) -> str:
+    """What a reason's page is called, without its suffix."""
+    return reason.value if number == 1 else f"{reason.value}-{number}"
 
 
 def _evenly(those: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
