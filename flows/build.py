@@ -33,6 +33,7 @@ from preprocessing.advice import advice, limits
 from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
 from preprocessing.curation.choose import columns_to_judge
+from preprocessing.curation.review import read_verdicts
 from preprocessing.reject import CRAWL
 from preprocessing.sources import open_source
 from preprocessing.sources.access import Secret, environment
@@ -119,6 +120,7 @@ def check_build(config: BuildConfig, store: Store) -> None:
     """Raise for a source that is not there, or that holds the store, or for settings at odds, before it starts."""
     config.resolved()
     config.faces.identity()  # loads the user's models
+    read_verdicts(config.curate.reviews)
     source = open_source(config.source, config.fetch, config.sources)
     if isinstance(source, FolderSource) and store.root.is_relative_to(source.root.resolve()):
         raise ConfigError(

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from preprocessing.crawl.blocklist import BlockConfig
 from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.curation.review import read_verdicts
 from preprocessing.curation.settings import CurateConfig
 from preprocessing.faces import FacesConfig
 from preprocessing.photo.align import AlignConfig
@@ -78,6 +79,13 @@ class BuildConfig(Config):
             score.name for score in SCORES if score.measured_by and attrgetter(score.measured_by)(self)
         ]
         return self.curate.resolved(self.resolution, detect.min_quad_px, measured)
+
+    def curation_identity(self) -> dict[str, Any]:
+        """What of the rules determines a dataset: verdicts of people by what they say, not by their file's path."""
+        identity = self.curation.model_dump(mode="json")
+        if identity.pop("reviews") is not None:
+            identity["reviews_sha256"] = read_verdicts(self.curate.reviews).digest
+        return identity
 
     def resolved(self) -> dict[str, Any]:
         """The whole config as it will run, every None that has a meaning replaced by it."""

@@ -16,6 +16,7 @@ from preprocessing.columns import columns_of, item_columns, photo_columns, rejec
 from preprocessing.config import BuildConfig, recorded_config
 from preprocessing.curation.choose import choose
 from preprocessing.curation.facts import with_standing
+from preprocessing.curation.review import read_verdicts
 from preprocessing.curation.rules import Verdict, check
 from preprocessing.faces import faces_in_photo
 from preprocessing.records import Face, Item, Photo, Rejection
@@ -149,7 +150,7 @@ def explain(store: Store, reference: str, given: BuildConfig, name: str | None) 
     rules = config.curation
     photo = Photo(Item(reference), sha256, len(data))
     photos = with_standing(photo_columns([photo]), item_columns([photo.item]), config.licenses)
-    curated = choose(photos, columns_of(faces, photos), rules)
+    curated = choose(photos, columns_of(faces, photos), rules, read_verdicts(rules.reviews))
     outcomes: dict[int, Rejection | None] = {faces[number].face_index: None for number in curated.faces}
     for rejection in (*rejections, *rejections_of(curated.rejections)):
         outcomes[-1 if rejection.face_index is None else rejection.face_index] = rejection

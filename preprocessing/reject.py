@@ -56,6 +56,7 @@ class Reason(StrEnum):
     NO_FACE = "no_face"
     BAD_GEOMETRY = "bad_geometry"
     # curate
+    REFUSED_BY_REVIEW = "refused_by_review"
     QUAD_TOO_SMALL = "quad_too_small"
     LOW_DETECTOR_SCORE = "low_detector_score"
     FEATURES_OUT_OF_FRAME = "features_out_of_frame"
@@ -173,6 +174,7 @@ MEANING: dict[Reason, str] = {
     Reason.TOO_MANY_PIXELS: "The image is larger than the decode settings allow, or too small when reduced to them.",
     Reason.NO_FACE: "The detector found no face in the photograph.",
     Reason.BAD_GEOMETRY: "The landmarks are not those of a face that can be cropped.",
+    Reason.REFUSED_BY_REVIEW: "A person who looked at the crop refused it.",
     Reason.QUAD_TOO_SMALL: "The crop spans fewer pixels of its photograph than the smallest that is kept.",
     Reason.LOW_DETECTOR_SCORE: "The detector is not sure enough that this is a face.",
     Reason.FEATURES_OUT_OF_FRAME: "An eye or the mouth lies at the edge of the crop or of the photograph, or beyond.",

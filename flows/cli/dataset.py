@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
-from flows.cli.output import console, print_value, say
+from flows.cli.output import answer, console, print_value, say
 from flows.cli.parameters import FLAT, DryRun, Json
-from flows.options import BuildOptions
+from flows.options import BuildOptions, StoreOptions
 from flows.stages.work import Inline, Workers
 from preprocessing.config import BuildConfig
 from preprocessing.faces import FacesConfig
@@ -160,6 +160,34 @@ def curate(
         f"  {numbered(decoded, 'photograph')} decoded again, since code, libraries or models have changed"
         if decoded
         else "  no photograph was decoded"
+    )
+
+
+def review(
+    dataset: Annotated[str, Parameter(help="NAME or NAME@VERSION.")],
+    *,
+    out: Annotated[
+        Path | None, Parameter(help="The page; unset: review.html in the version's folder.")
+    ] = None,
+    limit: Annotated[
+        int, Parameter(help="Images on the page, taken evenly from all.", validator=validators.Number(gte=1))
+    ] = 2000,
+    options: Annotated[StoreOptions, FLAT] = StoreOptions(),
+    json_: Json = False,
+) -> None:
+    """Write a page on which a person keeps or refuses the faces of a dataset by key, and saves the verdicts.
+
+    The verdicts are a JSONL: likeness build --curate.reviews FILE takes them as a rule.
+    """
+    from flows.pages.review import write_review
+    from storage.datasets.dataset import open_dataset
+
+    version = open_dataset(Store(options.store), dataset)
+    page, num_images = write_review(version, out, limit)
+    answer(
+        json_,
+        {"dataset": version.reference, "page": str(page), "images": num_images},
+        f"{page}  {numbered(num_images, 'image')} of {version.reference}: open it in a browser",
     )
 
 

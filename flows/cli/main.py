@@ -42,6 +42,7 @@ COMMANDS = {
     "curate": "dataset",
     "ledger": "web",
     "recheck": "web",
+    "review": "dataset",
     "train": "train",
     "import-network": "networks",
     "generate": "draw",

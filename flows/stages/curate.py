@@ -16,6 +16,7 @@ from flows.stages.align import Aligned
 from flows.stages.work import Progress, Report, reasons
 from preprocessing.config import BuildConfig
 from preprocessing.curation.choose import curate as curate_faces
+from preprocessing.curation.review import read_verdicts
 from storage.tables import arrow, numbers
 
 
@@ -37,7 +38,7 @@ class Curated:
 
 def curate(report: Report, config: BuildConfig, photos: pa.Table, aligned: Aligned) -> Curated:
     """Choose the faces that make the dataset; EmptyDatasetError where none passes."""
-    chosen = curate_faces(photos, aligned.faces, config.curation)
+    chosen = curate_faces(photos, aligned.faces, config.curation, read_verdicts(config.curate.reviews))
     order = numbers(pc.sort_indices(aligned.faces["image_sha256"].take(arrow(chosen.faces))))
     curated = Curated(chosen.faces[order], chosen.photos[order], chosen.rejections)
     num_faces = aligned.faces.num_rows

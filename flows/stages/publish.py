@@ -38,7 +38,7 @@ def publish(
             "source": crawled.source,
             "config": {
                 "faces": config.faces.identity(),
-                "curate": config.curation.model_dump(mode="json"),
+                "curate": config.curation_identity(),
                 "shard": config.shard.model_dump(mode="json"),
             },
         },

@@ -4,7 +4,8 @@ Nothing here reads a pixel, so thresholds can change without a photograph being 
 names and digests, so the result is the same whatever the order of the input. In order:
 
 1. one ref for photographs with the same bytes (`facts` says which);
-2. the rules on a single face's scores, in the order of `rules`: the first that fails is the reason on record;
+2. what people said of a face, and else the rules on its scores, in the order of `rules`: the first that fails is the
+   reason on record;
 3. several faces in a photograph: `faces`, then `max_faces_per_photo`;
 4. one face for crops with the same bytes, then for near-identical crops (`duplicates`), the best of them;
 5. where asked for, so many faces of one person, the best of them.
@@ -17,7 +18,7 @@ here: how scores are measured (`preprocessing.scores`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA, values_of
 from preprocessing.curation.duplicates import Groups, group_embeddings, group_hashes
+from preprocessing.curation.review import NO_VERDICTS, Verdict, Verdicts
 from preprocessing.curation.rules import Rule, rules
 from preprocessing.curation.settings import CurateConfig, not_measured
 from preprocessing.reject import Reason
@@ -58,25 +60,30 @@ def columns_to_judge(config: CurateConfig) -> list[str]:
     return [field.name for field in FACE_FIELDS if field.name not in left_out]
 
 
-def curate(photos: pa.Table, faces: pa.Table, config: CurateConfig) -> Curated:
+def curate(
+    photos: pa.Table, faces: pa.Table, config: CurateConfig, verdicts: Verdicts = NO_VERDICTS
+) -> Curated:
     """Choose among the faces of `photos`.
 
     `photos` holds a row for each ref, with the columns PHOTO_SCHEMA, `faces` one for each face of each distinct
     photograph, with at least those of `columns_to_judge`, and as `photo` the number of a photograph of those bytes.
     Raises EmptyDatasetError where nothing is kept, and ConfigError where a rule needs a score that was not measured.
     """
-    curated = choose(photos, faces, config)
+    curated = choose(photos, faces, config, verdicts)
     if not len(curated.faces):
         raise _nothing_kept(faces, curated.rejections, config)
     return curated
 
 
-def choose(photos: pa.Table, faces: pa.Table, config: CurateConfig) -> Curated:
+def choose(
+    photos: pa.Table, faces: pa.Table, config: CurateConfig, verdicts: Verdicts = NO_VERDICTS
+) -> Curated:
     """As `curate`, where keeping nothing is no error."""
     if config.min_quad_px is None:
         raise ValueError("curate needs a resolved config")
     everyone, repeated_photos = _Faces.of(photos, faces)
-    kept, failed = _passing(everyone, config)
+    said = _said(everyone, verdicts)
+    kept, failed = _passing(everyone, config, said)
     kept, unwanted = _of_several(everyone, kept, config)
     kept, crowded = _largest_of_each_photo(everyone, kept, config.max_faces_per_photo)
     kept, repeated = _distinct_images(everyone, kept)
@@ -161,7 +168,7 @@ class _Rejected:
 
     rows: Rows
     reason: Reason
-    details: Sequence[str] | str
+    details: Sequence[str | None] | str
     instead: Rows | None = None
 
     def table(self, everyone: _Faces) -> pa.Table:
@@ -181,14 +188,34 @@ class _Rejected:
         return fitted(pa.table(columns), REJECTED_SCHEMA)
 
 
-def _passing(everyone: _Faces, config: CurateConfig) -> tuple[Rows, list[_Rejected]]:
-    """The faces that pass every rule on scores."""
+def _said(everyone: _Faces, verdicts: Verdicts) -> dict[int, Verdict]:
+    """What people said of faces, by the faces' rows."""
+    if not verdicts.by_image:
+        return {}
+    rows = np.arange(len(everyone.number))
+    images = everyone.column("image_sha256", rows).to_pylist()
+    photos = everyone.photos["sha256"].take(arrow(everyone.photo)).to_pylist()
+    found = map(verdicts.of, images, photos, everyone.index.tolist())
+    return {row: verdict for row, verdict in enumerate(found) if verdict is not None}
+
+
+def _passing(
+    everyone: _Faces, config: CurateConfig, said: Mapping[int, Verdict]
+) -> tuple[Rows, list[_Rejected]]:
+    """The faces that pass every rule on scores, and those that people kept, but for those that they refused."""
     kept = np.arange(len(everyone.number))
+    refused = np.array([row for row, verdict in said.items() if verdict.verdict == "refuse"], np.int64)
+    wanted = np.zeros(len(kept), bool)
+    wanted[[row for row, verdict in said.items() if verdict.verdict == "keep"]] = True
     rejected = []
+    if len(refused):
+        details = [said[row].detail for row in refused.tolist()]
+        rejected.append(_Rejected(refused, Reason.REFUSED_BY_REVIEW, details))
+        kept = np.setdiff1d(kept, refused)
     for rule in rules(config):
         if rule.is_on:
             values = _measured(everyone, rule, kept)
-            passes = rule.passes(values)
+            passes = rule.passes(values) | wanted[kept]
             details = [rule.failure(value) for value in values[~passes].tolist()]
             rejected.append(_Rejected(kept[~passes], rule.reason, details))
             kept = kept[passes]

@@ -7,6 +7,7 @@ what the settings mean for one face (`preprocessing.curation.rules`).
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, create_model, model_validator
@@ -93,6 +94,11 @@ class CurateConfig(_Thresholds):
         ge=0,
         le=100,
         description="Crops whose hash has a lower quality are never near-duplicates.",
+    )
+    reviews: Path | None = Field(
+        default=None,
+        description="Verdicts of people, a JSONL as `likeness review` writes it: what they refuse is rejected, what "
+        "they keep passes every rule on scores.",
     )
     max_faces_per_identity: int | None = Field(
         default=None, ge=1, description="Faces kept of one person, the best first; needs scores.embedding."

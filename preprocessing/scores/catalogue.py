@@ -113,7 +113,7 @@ SCORES = (
         bounds=(
             Bound("max_padding_fraction", "high", Reason.PADDING,
                   "Largest share of the crop outside of its photograph.",
-                  Presets(lenient=0.5, ffhq=0.2), ge=0, le=1),
+                  Presets(lenient=0.5, ffhq=0.24), ge=0, le=1),
         ),
     ),
     Score(
@@ -123,7 +123,7 @@ SCORES = (
         bounds=(
             Bound("min_feature_margin", "low", Reason.FEATURES_OUT_OF_FRAME,
                   "Smallest distance of eyes and mouth from the edge of crop and photograph, in crop sides.",
-                  Presets(lenient=0.0, ffhq=0.06), ge=-10, le=0.5),
+                  Presets(lenient=0.0, ffhq=0.11), ge=-10, le=0.5),
         ),
     ),
     Score(
@@ -133,7 +133,7 @@ SCORES = (
         bounds=(
             Bound("max_landmark_error", "high", Reason.BAD_LANDMARKS,
                   "Furthest that landmarks may move when found anew in the crop, in eye distances.",
-                  Presets(lenient=0.12, ffhq=0.09), ge=0),
+                  Presets(lenient=0.2, ffhq=0.18), ge=0),
         ),
     ),
     Score(
