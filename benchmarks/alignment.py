@@ -257,6 +257,9 @@ def main() -> None:
         except Rejected:
             continue
     photos = photos[: given.photos]
+    if not photos:
+        folders = ", ".join(map(str, given.folders))
+        parser.error(f"no photograph in which a face is found among {len(paths)} files of {folders}")
     print(f"{len(photos)} photographs with faces"
           + (f", enlarged to {given.megapixels:g} megapixels" if given.megapixels else "") + "\n")  # fmt: skip
     for data in photos[:2]:  # load models, warm caches
