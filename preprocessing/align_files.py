@@ -119,6 +119,22 @@ def jobs(photos: Sequence[Path], out: Path) -> list[Job]:
     ]
 
 
+def unreadable(found: Sequence[Job]) -> list[AlignedFile]:
+    """Those that cannot be read, as aligning would tell them."""
+    results = []
+    for job in found:
+        problem = job.problem
+        if problem is None:
+            try:
+                with job.photo.open("rb"):
+                    pass
+            except OSError as error:
+                problem = f"cannot be read: {error.strerror}"
+        if problem is not None:
+            results.append(AlignedFile(job.photo, [], [], problem))
+    return results
+
+
 def align_file(job: Job, config: FacesConfig) -> AlignedFile:
     """Write every face of a photograph, the largest first; nothing that is wrong with it is an exception."""
     if job.problem is not None:

@@ -5,7 +5,7 @@ Not here: any work, and commands that only read (`flows.cli.lineage`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from storage.wording import numbered
 
 if TYPE_CHECKING:  # what starts Dask is imported where it is needed
     from flows.build import Built
+    from preprocessing.align_files import AlignedFile
 
 
 def build(
@@ -68,15 +69,17 @@ def align(
     ] = False,
 ) -> None:
     """Write the aligned faces of photographs as files: no store, no dataset, no curation."""
-    from preprocessing.align_files import align_file, check_align, jobs
+    from preprocessing.align_files import align_file, check_align, jobs, unreadable
 
     check_align(photos, out, config)
-    if dry_run:
-        resolved = {"photos": [str(photo) for photo in photos], "out": str(out)}
-        return print_value({**resolved, "config": config.resolved().model_dump(mode="json")}, json_)
     min_quad_px = config.resolved().detect.min_quad_px
     assert min_quad_px is not None
     found = jobs(photos, out)
+    if dry_run:
+        if problems := unreadable(found):
+            raise _not_aligned(problems, len(found))
+        resolved = {"photos": [str(photo) for photo in photos], "out": str(out)}
+        return print_value({**resolved, "config": config.resolved().model_dump(mode="json")}, json_)
     problems, num_crops = [], 0
     with _workers(workers) as pool:
         for result in pool.map(partial(align_file, config=config), found):
@@ -89,10 +92,16 @@ def align(
             for line in result.lines(min_quad_px):
                 say(line)
     if problems:
-        first = next(problems[0].lines(min_quad_px))
-        raise SourceError(f"{len(problems)} of {len(found)} photographs could not be aligned: {first}")
+        raise _not_aligned(problems, len(found))
     if not num_crops:
         raise EmptyDatasetError(f"no face was aligned: photographs looked at: {len(found)}")
+
+
+def _not_aligned(problems: Sequence[AlignedFile], num_photos: int) -> SourceError:
+    from preprocessing.align_files import printable
+
+    first = f"{printable(problems[0].photo)}: {problems[0].problem}"
+    return SourceError(f"{len(problems)} of {num_photos} photographs could not be aligned: {first}")
 
 
 @contextmanager

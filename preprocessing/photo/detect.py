@@ -42,6 +42,8 @@ DETECTED_BOX = (0.19, 0.29, 0.80, 0.90)
 """Where the detector's rectangle lies in a crop, in crop sides: the median of 1,669 portraits."""
 
 _SAME_FACE = 0.3
+_ASTRAY = 0.05
+"""Distance of two crops of one face, in sides, from which dlib's landmarks are taken for those of a head too tilted."""
 _STRAIGHT_PX = (200, 1000)
 
 
@@ -51,7 +53,7 @@ class DetectConfig(Config):
     model: Literal["dlib", "yunet", "both"] = Field(
         default="dlib",
         description="What finds faces: dlib, FFHQ's own; yunet, which finds tilted, turned and covered ones too; or "
-        "both, yunet for what dlib does not find. Crops are FFHQ's whatever finds the face.",
+        "both, yunet for what dlib does not find, or finds askew. Crops are FFHQ's whatever finds the face.",
     )
     min_quad_px: int | None = Field(
         default=None,
@@ -153,13 +155,25 @@ def _found(photo: NDArray[np.uint8], config: DetectConfig) -> list[Detection]:
         closer = min(_CLOSER * config.scale, 2.0)
         if not found and config.second_look and config.model == "dlib" and closer > config.scale:
             found = _by_dlib(photo, config, closer, config.threshold)
-    if config.model != "dlib":
-        found += [
-            face
-            for face in _by_yunet(photo, config)
-            if all(overlap(face.box_px, other.box_px) < _SAME_FACE for other in found)
-        ]
-    return found
+    return found if config.model == "dlib" else _together(found, _by_yunet(photo, config))
+
+
+def _together(by_dlib: list[Detection], by_yunet: list[Detection]) -> list[Detection]:
+    """The faces of both, each once: dlib's, but for those whose crop YuNet's straightened landmarks put elsewhere."""
+    left = list(by_yunet)
+    found = []
+    for face in by_dlib:
+        same = [other for other in left if overlap(face.box_px, other.box_px) >= _SAME_FACE]
+        left = [other for other in left if other not in same]
+        quad = crop_quad(face.landmarks)
+        straight = [other for other in same if _apart(quad, crop_quad(other.landmarks)) > _ASTRAY]
+        found.append(straight[0] if straight else face)
+    return found + left
+
+
+def _apart(quad: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """The root mean square distance of corners, in sides of the first."""
+    return float(np.sqrt(((quad - other) ** 2).sum(axis=1).mean())) / max(quad_side(quad), 1e-9)
 
 
 def _by_dlib(
