@@ -227,7 +227,7 @@ def test_the_second_store_is_trained_on_and_curated(later: Store) -> None:
     config = TrainConfig.model_validate({**run.record.config, "total_kimg": 0.048})
     assert train(run, config, images_of(run, config), CPU, Tracker())["num_images"] == 48
     tiny_run.trained(later, open_dataset(later, "golden2").summary(), total_kimg=0.016)
-    again = crawled(open_dataset(later, "golden2"))
+    again = crawled(open_dataset(later, "golden2"), LicensesConfig())
     assert (again.items.num_rows, again.photos.num_rows) == (11, 11)
 
 
