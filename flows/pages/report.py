@@ -138,7 +138,7 @@ class _Pages:
 
     @cached_property
     def items_of_faces(self) -> NDArray[np.int64]:
-        """For each face the number of the item that stands for its photograph: that of the smallest ref."""
+        """For each face the number of the item that stands for its photograph: that of the least rank."""
         photo: NDArray[np.int64] = numbers(self.aligned.faces["photo"])
         return rows_holding(self.crawled.items["ref"], self.crawled.photos["ref"])[photo].astype(np.int64)
 

@@ -25,7 +25,7 @@ Points = NDArray[np.float64]
 Blocks = NDArray[np.float32]
 
 BLOCK = 8
-MAX_BLOCKS = 3000
+MAX_BLOCKS = 2000
 """Blocks that are looked at, evenly spread: more would tell no more, and cost time."""
 
 NOISE = 64.0
@@ -153,7 +153,7 @@ def _blocks(window: Pixels) -> tuple[Pixels, Points, int]:
 def _grid_offset(window: Pixels, axis: int) -> int:
     """Where along an axis the first block begins: neighbours differ most between blocks."""
     lines = window[..., 1] if axis == 0 else window[..., 1].T
-    lines = lines[:, :: max(lines.shape[1] // 512, 1)].astype(np.int16)
+    lines = lines[:, :: max(lines.shape[1] // 256, 1)].astype(np.int16)
     steps = np.abs(np.diff(lines, axis=0)).mean(axis=1)
     whole = steps[: len(steps) // BLOCK * BLOCK].reshape(-1, BLOCK)
     return (int(np.argmax(whole.mean(axis=0))) + 1) % BLOCK if len(whole) > 1 else 0
@@ -162,6 +162,7 @@ def _grid_offset(window: Pixels, axis: int) -> int:
 def _steps(luma: Blocks) -> tuple[float, float]:
     """How exactly coefficients (n, 8, 8) are multiples of some step, 0 to 1, and the mean step."""
     exactness, steps = [], []
+    luma = luma[:: max(len(luma) // (MAX_BLOCKS // 2), 1)]
     for row, column in STEP_FREQUENCIES:
         values = luma[:, row, column]
         counts = np.abs(values) > STEPS[:, None] / 2  # what is nearest to zero is a multiple of anything
@@ -178,7 +179,7 @@ def _steps(luma: Blocks) -> tuple[float, float]:
 def _levels_used(window: Pixels) -> float:
     """The share of levels that occur, of those that should: around which there are many pixels."""
     shares = []
-    sample = window[:: max(window.shape[0] // 512, 1), :: max(window.shape[1] // 512, 1)]
+    sample = window[:: max(window.shape[0] // 256, 1), :: max(window.shape[1] // 256, 1)]
     for channel in range(3):
         counts = np.bincount(sample[..., channel].ravel(), minlength=256)
         there = np.flatnonzero(counts)
