@@ -150,8 +150,8 @@ class _Faces:
 
     def best_copies_first(self, rows: Rows) -> Rows:
         """Some of the faces, of different images, in the order in which near-identical ones are preferred."""
-        is_licensed = np.asarray(self.photos["is_licensed"])[self.photo[rows]]
-        return rows[np.lexsort((self.image[rows], -self._score("visible_detail", rows), ~is_licensed))]
+        is_licensed = numbers(self.photos["is_licensed"].cast(pa.int8()))[self.photo[rows]]
+        return rows[np.lexsort((self.image[rows], -self._score("visible_detail", rows), -is_licensed))]
 
     def best_of_person_first(self, rows: Rows) -> Rows:
         """Some of the faces, of different images, in the order in which those of one person are preferred."""

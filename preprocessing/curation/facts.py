@@ -34,7 +34,7 @@ def with_standing(photos: pa.Table, items: pa.Table, config: LicensesConfig) -> 
     is_licensed = _allowed(said, config)
     num_facts = np.zeros(photos.num_rows, np.int64)
     for name in FACTS:
-        num_facts += np.asarray(said[name].is_valid())
+        num_facts += numbers(said[name].is_valid().cast(pa.int8()))
     order = np.lexsort((_places(photos["ref"]), -num_facts, ~is_licensed))
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
