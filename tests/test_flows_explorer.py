@@ -249,6 +249,16 @@ def test_photographs_are_shown_where_lineage_allows(run: Run, tmp_path: Path) ->
     assert pixels_of(crop).shape == (16, 16, 3)
 
 
+def test_training_crops_are_read_between_pictures(run: Run) -> None:
+    """A hand that moves interrupts the reading of crops, which goes on where it was and reads each once."""
+    made = explorer(run)
+    with pytest.raises(Overtaken):
+        made.crops(lambda: True)
+    crops = made.crops(lambda: False)
+    assert isinstance(crops, TrainingCrops)
+    assert len({row["key"] for row in crops.rows}) == len(crops.rows) == len(crops.vectors_MD) == 8
+
+
 @pytest.mark.parametrize(
     ("license_", "allowed"),
     [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,6 @@ from storage.errors import PipelineError
 from storage.store import Store
 from storage.tables import Row
 from training.data import ImageArray
-from training.drawing.views import Overtaken
 from training.metrics.crops import RealCrops
 from training.metrics.memorization import pixel_vectors
 
@@ -49,14 +48,11 @@ class TrainingCrops:
     rows: list[Row]
 
     @classmethod
-    def read(
-        cls,
-        store: Store,
-        origin: dict[str, Any],
-        resolution: int,
-        is_overtaken: Callable[[], bool],
-    ) -> TrainingCrops:
-        """Of the version that an origin names; PipelineError where the store has it not, or another."""
+    def reading(cls, store: Store, origin: dict[str, Any], resolution: int) -> Iterator[TrainingCrops | None]:
+        """Of the version that an origin names, in the end: None comes a batch, so that it can be gone on with later.
+
+        PipelineError where the store has it not, or another.
+        """
         if "dataset" not in origin:
             raise PipelineError("it is not on record what the generator learned from")
         dataset = open_dataset(store, origin["dataset"])
@@ -66,15 +62,14 @@ class TrainingCrops:
         crops = RealCrops.of(store, dataset.summary(), resolution)
         vectors, pictures, keys = [], [], []
         for part, images in crops.batches(BATCH, MAX_CROPS):
-            if is_overtaken():
-                raise Overtaken
             pixels = torch.from_numpy(images)
             vectors.append(pixel_vectors(pixels))
             side = min(SIDE_PX, resolution)
             small = torch.nn.functional.adaptive_avg_pool2d(pixels.float(), side).round().to(torch.uint8)
             pictures += list(small.permute(0, 2, 3, 1).numpy())
             keys += part
-        return cls(torch.cat(vectors), pictures, [rows[key] for key in keys])
+            yield None
+        yield cls(torch.cat(vectors), pictures, [rows[key] for key in keys])
 
     def nearest_to(self, picture_HWC: ImageArray, num: int = NUM_SHOWN) -> list[dict[str, Any]]:
         """The nearest crops to a picture, nearest first, and what is on record of each."""

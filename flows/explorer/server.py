@@ -59,6 +59,7 @@ class Explorer:
         self.desk = Desk()
         self._stages: OrderedDict[str, Stage] = OrderedDict()
         self._crops: TrainingCrops | PipelineError | None = None
+        self._reading = TrainingCrops.reading(store, trained.origin, trained.generator.resolution)
 
     @property
     def name(self) -> str:
@@ -84,13 +85,17 @@ class Explorer:
         return replace(trained, signer=self.first.signer)
 
     def crops(self, is_overtaken: Callable[[], bool]) -> TrainingCrops | PipelineError:
-        """What the generator learned from, read once, or why that is not to be had."""
-        if self._crops is None:
+        """What the generator learned from, read once, or why that is not to be had.
+
+        Overtaken where something else is wanted meanwhile: the next call goes on from there.
+        """
+        while self._crops is None:
             try:
-                resolution = self.first.generator.resolution
-                self._crops = TrainingCrops.read(self.store, self.first.origin, resolution, is_overtaken)
+                self._crops = next(self._reading)
             except PipelineError as error:
                 self._crops = error
+            if self._crops is None and is_overtaken():
+                raise Overtaken
         return self._crops
 
     @cached_property
