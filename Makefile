@@ -45,6 +45,7 @@ clean: ## remove the environment and Prefect's state; the store stays
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "likeness needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
+	@echo "installing into .venv, without a word, for some minutes"
 	$(INSTALL) --no-deps --require-hashes --requirement constraints.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	$(BIN)/pip check
