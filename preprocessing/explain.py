@@ -191,5 +191,7 @@ def _table(verdicts: list[Verdict]) -> Iterator[str]:
         bounds = [
             f"{sign} {bound:g}" for sign, bound in ((">=", rule.low), ("<=", rule.high)) if bound is not None
         ]
+        if rule.low is not None and rule.high is not None:
+            bounds = [f"{rule.low:g} to {rule.high:g}"]
         state = ("pass" if verdict.passed else f"FAIL: {rule.reason}") if rule.is_on else "off"
         yield f"{rule.score.name:17} {value:>9}  {' '.join(bounds):18} {state:28} {rule.setting}".rstrip()

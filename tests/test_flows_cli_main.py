@@ -84,6 +84,25 @@ def test_errors_are_one_sentence(
     assert message in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["generate", "RUN"], "likeness: generate needs --out. "),
+        (["figure", "mixing", "RUN"], "likeness: figure mixing needs --out. The PNG to write. "),
+        (["trace"], "likeness: trace needs REFERENCE. A drawn or exported file"),
+        (["generate", "RUN", "--ou", "a.png"], "Did you mean"),
+    ],
+)
+def test_what_is_left_out_is_named_with_its_meaning(
+    capsys: pytest.CaptureFixture[str], command: list[str], says: str
+) -> None:
+    """A command without something that it needs says what that is, and where all settings are listed."""
+    status, _, err = likeness(capsys, *command)
+    assert status == 1
+    assert says in err
+    assert "Did you mean" in says or f"likeness {command[0]}" in err.rpartition(". ")[2]
+
+
 def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     """With --debug the traceback stands before the sentence."""
     _, _, err = likeness(capsys, "build", "--source", "folder:/no/such", "--debug")

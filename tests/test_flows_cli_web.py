@@ -17,6 +17,7 @@ from flows.stages.crawl import crawl
 from flows.stages.work import Context, Inline, Progress
 from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
 from preprocessing.config import BuildConfig
+from preprocessing.crawl.summary import summary_of
 from storage.datasets.dataset import Dataset
 from storage.datasets.manifest import publish, record_build
 from storage.digest import bytes_digest
@@ -122,8 +123,13 @@ def test_the_ledger_says_what_was_asked(
     assert (host["kept"], host["refused"], host["signals"]) == (7, 3, 1)
     assert host["num_bytes"] == sum(len(BODIES[f"/{number}.jpg"]) for number in range(7))
     _, out, _ = likeness(capsys, "ledger", "web", "--store", tmp_path / "store")
-    assert "10 addresses of 1 hosts" in out
+    assert "10 addresses of 1 host, asked by 10 requests" in out
     assert host["host"] in out
+
+
+def test_the_ledger_of_a_folder_says_that_nobody_was_asked() -> None:
+    """A version of files has no addresses, and the ledger says so in place of a row of zeros."""
+    assert list(summary_of([]).lines(20)) == ["no photograph of it came from the web: nobody was asked"]
 
 
 def test_others_read_the_warc_file(tmp_path: Path, command: Command) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 import pydantic
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 
 from flows.cli.output import warn
 from storage.errors import PipelineError
@@ -152,7 +152,17 @@ def _sentence(error: Exception, tokens: Sequence[str]) -> str:
             suffix = "" if isinstance(given, dict) else f" (given {given!r})"
             problems.append(f"{_as_typed(path, error, tokens)}: {message}{suffix}" if path else message)
         return "; ".join(problems)
-    return " ".join(str(error).split())
+    sentence = " ".join(str(error).split())
+    argument = error.argument if isinstance(error, MissingArgumentError) else None
+    if not isinstance(error, MissingArgumentError) or argument is None or "Did you mean" in sentence:
+        return sentence
+    if argument.tokens or error.keyword is not None:  # typed, without a value
+        return sentence
+    command, name = " ".join(error.command_chain or ()), argument.name
+    if argument.field_info.is_positional:
+        name = name.removeprefix("--").upper()
+    about = argument.parameter.help or ""
+    return f"{command} needs {name}. {about} likeness {command} --help lists every setting."
 
 
 def _as_typed(path: str, error: Exception, tokens: Sequence[str]) -> str:

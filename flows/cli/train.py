@@ -132,7 +132,7 @@ def _say_estimate(
     by = "probed here" if probes else "by the table, not of this machine"
     lines = [
         f"{_kind_name(level['resolution'], level['fades']):<16}{level['kimg']:>9.1f} kimg"
-        f"{level['seconds_per_kimg']:>9.2f} s/kimg{_duration(level['hours']):>10}{_gib(level['memory_bytes']):>10}"
+        f"{level['seconds_per_kimg']:>9.2f} s/kimg{_duration(level['hours']):>10}{_size(level['memory_bytes']):>10}"
         for level in said["levels"]
     ]
     lines.append(
@@ -140,7 +140,7 @@ def _say_estimate(
         "without compiling"
     )
     cost = "" if price is None else f", cost {said['cost']:.2f}"
-    lines.append(f"memory of a GPU {_gib(said['memory_bytes'])}, disk {_gib(said['disk_bytes'])}{cost}")
+    lines.append(f"memory of a GPU {_size(said['memory_bytes'])}, disk {_size(said['disk_bytes'])}{cost}")
     answer(json_, {"device": device, "probed": probes, "processes": options.processes, **said}, *lines)
 
 
@@ -149,8 +149,12 @@ def _kind_name(resolution: int, fades: bool) -> str:
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"
 
 
-def _gib(num_bytes: int | None) -> str:
-    return "-" if num_bytes is None else f"{num_bytes / 2**30:.1f} GiB"
+def _size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "-"
+    return f"{num_bytes / 2**20:.0f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:.1f} GiB"

@@ -17,6 +17,7 @@ from preprocessing.crawl.urls import WebAddress, web_address
 from preprocessing.reject import Reason, Rejected
 from storage.datasets.dataset import Dataset
 from storage.tables import BATCH_ROWS, table_of
+from storage.wording import plural
 
 
 @dataclass
@@ -95,11 +96,16 @@ class Summary:
         """For people; of the hosts the first so many."""
         hosts = self.in_order()
         addresses, requests = sum(of.addresses for of in hosts), sum(of.requests for of in hosts)
-        yield f"{addresses:,} addresses of {len(hosts):,} hosts, asked by {requests:,} requests"
+        if not hosts:
+            yield "no photograph of it came from the web: nobody was asked"
+            return
+        named = "address" if addresses == 1 else "addresses"
+        yield (
+            f"{addresses:,} {named} of {len(hosts):,} {plural(len(hosts), 'host')}, "
+            f"asked by {requests:,} {plural(requests, 'request')}"
+        )
         for (reason, outcome), count in self.reasons.most_common():
             yield f"  {count:,} refused: {reason} ({outcome})"
-        if not hosts:
-            return
         width = max(len(of.host) for of in hosts[:limit])
         yield f"{'host':<{width}} addresses  requests      kept   refused         bytes   seconds  robots signals"
         for of in hosts[:limit]:

@@ -115,12 +115,12 @@ class Chain:
         for step in self.steps:
             yield step.kind
             for name, value in step.facts.items():
-                yield f"  {name}: {value}"
+                yield from _fact(name, value)
         for row in self.images[:limit]:
             brief = _brief(row)
             yield f"image {brief.pop('key')}"
             for name, value in brief.items():
-                yield f"  {name}: {value}"
+                yield from _fact(name, value)
         if len(self.images) > limit:
             yield f"and {numbered(len(self.images) - limit, 'image')} more (--limit, or --json for all)"
         for row in self.rejections:
@@ -128,6 +128,20 @@ class Chain:
             for name, value in row.items():
                 if name != "reason" and value is not None:
                     yield f"  {name}: {value}"
+
+
+def _fact(name: str, value: Any) -> Iterator[str]:
+    """A fact for people: one line, or a line for each entry of what has several."""
+    if isinstance(value, Mapping) and value:
+        yield f"  {name}:"
+        for entry, of_it in value.items():
+            yield f"    {entry}: {of_it}"
+    elif isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+        yield f"  {name}:"
+        for part in value:
+            yield "    " + ", ".join(f"{entry} {of_it}" for entry, of_it in part.items())
+    else:
+        yield f"  {name}: {'not said' if value is None else value}"
 
 
 def trace(store: Store, reference: str) -> Chain:
@@ -268,7 +282,9 @@ def _of_dataset(dataset: Dataset) -> Chain:
         }
         for build in _builds_of(dataset)
     ]
-    licenses = Counter({str(count["values"]): count["counts"] for count in _counted(columns["license"])})
+    licenses = Counter(
+        {count["values"] or "not said": count["counts"] for count in _counted(columns["license"])}
+    )
     facts = {
         "reference": dataset.reference,
         "folder": str(dataset.folder),
