@@ -280,6 +280,9 @@ def version_of(store: Store, num: int) -> None:
             }  # fmt: skip
             for name, values in rest.items():
                 table = table.append_column(name, pa.array(values, IMAGE_SCHEMA.field(name).type))
+            for field in IMAGE_SCHEMA:
+                if field.name not in table.column_names:
+                    table = table.append_column(field.name, pa.nulls(many, field.type))
             yield fitted(table, IMAGE_SCHEMA)
 
     dataset = manifest.publish(
