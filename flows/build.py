@@ -28,13 +28,13 @@ from flows.stages.curate import curate
 from flows.stages.publish import publish
 from flows.stages.screen import screened
 from flows.stages.shard import Sharded, shard
-from flows.stages.work import Context, Report
+from flows.stages.work import Context, Report, reasons
 from preprocessing.advice import advice, limits
 from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
 from preprocessing.curation.choose import columns_to_judge
 from preprocessing.curation.review import read_verdicts
-from preprocessing.reject import CRAWL
+from preprocessing.reject import CRAWL, Reason
 from preprocessing.sources import open_source
 from preprocessing.sources.access import Secret, environment
 from preprocessing.sources.folder import FolderSource
@@ -44,10 +44,11 @@ from storage.datasets.manifest import record_build
 from storage.datasets.records import BuildRecord
 from storage.digest import json_digest
 from storage.environment import run_facts
-from storage.errors import ConfigError
+from storage.errors import ConfigError, EmptyDatasetError
 from storage.gathered import Gathered
 from storage.store import Store
 from storage.tables import fitted
+from storage.wording import numbered
 
 Result = TypeVar("Result")
 
@@ -177,6 +178,8 @@ def _build_from(
     with open_workers(options.scheduler, options.workers) as workers:
         context = Context(store, workers, options.chunk_size, options.refetch, Gathered, secret)
         crawled = run("crawl", lambda report: crawl(context, report, config))
+        if not crawled.photos.num_rows:
+            raise _nothing_had(crawled)
         columns = columns_to_judge(config.curation)
         aligned = run(
             "align", lambda report: align(context, report, config, crawled.photos, FACE_FIELDS, columns)
@@ -206,6 +209,16 @@ def _build_from(
     record = record_build(dataset, facts, started)
     report = write_report(dataset, record.as_json(), crawled, aligned, curated, rejections)
     return Built(dataset, record, sheet, report)
+
+
+def _nothing_had(crawled: Crawled) -> EmptyDatasetError:
+    """Why there is no photograph to look for faces in, and what the most frequent reason means."""
+    found = reasons(crawled.rejections)
+    counts = ", ".join(f"{count} {reason}" for reason, count in found.items())
+    most = Reason(max(found, key=lambda reason: found[reason]))
+    return EmptyDatasetError(
+        f"none of {numbered(crawled.items.num_rows, 'photograph')} could be had; rejected: {counts} ({most.meaning})"
+    )
 
 
 def _timings(

@@ -175,6 +175,16 @@ def test_an_empty_dataset_says_why(photos: Path, cluster: str, tmp_path: Path) -
         built(photos, tmp_path, cluster, curate={"min_quad_px": 5000})
 
 
+def test_a_list_of_which_nothing_may_be_had_says_why(cluster: str, tmp_path: Path) -> None:
+    """A list without licences ends a build with the reason and the option that declares one, and nobody is asked."""
+    (tmp_path / "list.txt").write_text("https://example.org/a.jpg\nhttps://example.org/b.jpg\n")
+    config = BuildConfig(source=f"urls:{tmp_path / 'list.txt'}")
+    with pytest.raises(
+        EmptyDatasetError, match=r"none of 2 photographs .* 2 no_license .*--licenses\.assume"
+    ):
+        build(config, BuildOptions(store=tmp_path / "store", scheduler=cluster), run_with(silent))
+
+
 def test_a_source_without_photographs_is_an_error(cluster: str, tmp_path: Path) -> None:
     """An empty folder is named."""
     (tmp_path / "empty").mkdir()

@@ -19,6 +19,7 @@ from flows.options import BuildOptions, StoreOptions
 from flows.stages.work import Inline, Workers
 from preprocessing.config import BuildConfig
 from preprocessing.faces import FacesConfig
+from preprocessing.reject import LICENSING, Reason
 from storage.errors import ConfigError, EmptyDatasetError, SourceError
 from storage.store import Store
 from storage.wording import numbered
@@ -208,7 +209,8 @@ def say_built(built: Built) -> None:
     images, photos = numbered(summary["images"], "image"), numbered(summary["photos"], "photograph")
     say(f"  {images} of {photos} in {numbered(summary['shards'], 'shard')}")
     for reason, count in summary["rejected"].items():
-        say(f"  {count} rejected: {reason}")
+        hint = f" ({Reason(reason).meaning})" if reason in LICENSING else ""
+        say(f"  {count} rejected: {reason}{hint}")
     missing = built.dataset.manifest.counts.images_missing
     for name, what in (("license", "licence"), ("author", "author")):
         if missing.get(name):
