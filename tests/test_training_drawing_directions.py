@@ -193,9 +193,9 @@ def test_an_edit_is_traced(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--direction", "sefa.all.0"], "give seeds or projected, and not both"),
-        (["--seeds", "0", "--projected", "a.safetensors"], "give seeds or projected, and not both"),
-        (["--seeds", "0"], "give a direction, or between, and not both"),
+        (["--direction", "sefa.all.0"], "whose pictures are edited is not said"),
+        (["--seeds", "0", "--projected", "a.safetensors"], "seeds and projected were both given"),
+        (["--seeds", "0"], "give a direction, or between"),
         (["--seeds", "0", "--between", "3"], "between needs two projections, or two seeds"),
         (["--seeds", "0", "--direction", "sefa.fine.0"], "this generator has no fine layers"),
         (

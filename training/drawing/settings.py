@@ -220,10 +220,14 @@ class EditConfig(Config):
 
     @model_validator(mode="after")
     def _edits_one_thing(self) -> EditConfig:
-        if bool(self.projected) == bool(self.seeds):
-            raise ValueError("give seeds or projected, and not both")
-        if (self.direction is None) == (self.between is None):
-            raise ValueError("give a direction, or between, and not both")
+        if not self.projected and not self.seeds:
+            raise ValueError("whose pictures are edited is not said: give seeds, or projected")
+        if self.projected and self.seeds:
+            raise ValueError("seeds and projected were both given: leave one of them out")
+        if self.direction is None and self.between is None:
+            raise ValueError("what the edit is, is not said: give a direction, or between")
+        if self.direction is not None and self.between is not None:
+            raise ValueError("a direction and between were both given: leave one of them out")
         if self.between is not None and len(self.projected or self.seeds or ()) != 2:
             raise ValueError("between needs two projections, or two seeds")
         return self
