@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from plain_networks import phase_inputs, small_networks
 from training import ops
-from training.engine.gradients import GradientFunction
+from training.engine.gradients import GradientFunction, launch_own
 from training.loss import (
     DiscriminatorPhase,
     GeneratorPhase,
@@ -184,3 +187,31 @@ def test_phases_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         norm = sum(gradient.square().sum() for gradient in expected.values())
         assert (difference / norm).sqrt() < 1e-4, type(phase).__name__
+
+
+class OurCalls(TorchDispatchMode):
+    """Notes the shapes that each kernel of ours is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds: list[tuple[Any, ...]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "likeness":
+            self.kinds.append((function, *(x.shape if isinstance(x, Tensor) else x for x in args)))
+        return function(*args, **(kwargs or {}))
+
+
+def test_kernels_are_launched_ahead() -> None:
+    """Of a recorded graph each kind of kernel is launched once, however often and with whatever else it is there."""
+
+    def layers(x: Tensor, bias: Tensor) -> Tensor:
+        for _ in range(2):
+            x = kernels.activated(x, bias, True)[0]
+        return kernels.activated(x[:, :, ::2, ::2] * 2, bias, False)[0]
+
+    graph = make_fx(layers, tracing_mode="fake")(features(1, 8, 4)[0], torch.randn(8, device=DEVICE))
+    with OurCalls() as ahead:
+        assert launch_own(graph, torch.device(DEVICE)) == 2
+    op = torch.ops.likeness.activated.default
+    assert ahead.kinds == [(op, (1, 8, 4, 4), (8,), True), (op, (1, 8, 2, 2), (8,), False)]

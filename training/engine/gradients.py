@@ -18,7 +18,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,10 @@ class GradientFunction:
 
     def compile(self, inputs: Sequence[Tensor]) -> TensorFunction:
         """The compiled function of inputs like these, from the cache where it is there."""
+        return self._of_graph(self.record(inputs), inputs)
+
+    def _of_graph(self, graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
         begun = time.perf_counter()
-        graph = self.record(inputs)
         with _one_at_a_time(graph, inputs):
             compiled = self._compiled_graph(graph, inputs)
         log.info("compiled %s in %.0f s", type(self._phase).__name__, time.perf_counter() - begun)
@@ -133,8 +136,37 @@ class GradientFunction:
 
     def _prepared(self, inputs: Sequence[Tensor]) -> TensorFunction:
         """The compiled function of inputs like these, on a GPU as one graph of its work."""
-        function = self.compile(inputs)
-        return Replay(function, inputs) if inputs[0].device.type == "cuda" else function
+        if inputs[0].device.type != "cuda":
+            return self.compile(inputs)
+        graph = self.record(inputs)
+        with ThreadPoolExecutor(1) as beside:
+            launched = beside.submit(launch_own, graph, inputs[0].device)
+            function = self._of_graph(graph, inputs)
+            launched.result()
+        return Replay(function, inputs)
+
+
+def launch_own(graph: torch.fx.GraphModule, device: torch.device) -> int:
+    """Launch each kernel of this project that a recorded graph has, once, on zeros; how many.
+
+    A kernel is compiled when it is first launched, by other programs than this process: so those of ours are ready when
+    the compiler is done with the rest.
+    """
+    launched = set()
+    with torch.no_grad(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        for node in graph.graph.nodes:
+            if node.op != "call_function" or getattr(node.target, "namespace", None) != "likeness":
+                continue
+            given = [a.meta["val"] if isinstance(a, torch.fx.Node) else a for a in node.args]
+            kind = (node.target, *((a.dtype, a.shape) if isinstance(a, Tensor) else a for a in given))
+            if kind not in launched:
+                launched.add(kind)
+                node.target(*(_zeros(a, device) if isinstance(a, Tensor) else a for a in given))
+    return len(launched)
+
+
+def _zeros(like: Tensor, device: torch.device) -> Tensor:
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device).zero_()
 
 
 @contextmanager
