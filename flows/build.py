@@ -71,6 +71,13 @@ class Built:
     report: Path
 
     @property
+    def state(self) -> str:
+        """Whether the version is news."""
+        if self.record.unchanged:
+            return "unchanged, as the build before it"
+        return "as an earlier build" if self.record.was_known else "new"
+
+    @property
     def advice(self) -> str | None:
         """What took more than half, and the setting that changes it."""
         counts = self.dataset.manifest.counts

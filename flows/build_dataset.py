@@ -79,8 +79,7 @@ def is_top_level() -> bool:
 def _show(built: Built) -> None:
     dataset = built.dataset
     summary = built.summary()
-    state = "unchanged: the build gave the version that was there" if summary["unchanged"] else "new"
-    artifacts.facts("dataset", f"Dataset {dataset.reference}", {"state": state, **summary})
+    artifacts.facts("dataset", f"Dataset {dataset.reference}", {"state": built.state, **summary})
     artifacts.link("report", f"Report of {dataset.reference}", built.report)
     artifacts.link("dataset-folder", f"Files of {dataset.reference}", dataset.folder)
     artifacts.picture("contact-sheet", f"Crops of {dataset.reference}", built.contact_sheet)

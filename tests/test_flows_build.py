@@ -117,6 +117,7 @@ def test_a_second_build_reuses_the_first(first: Built, photos: Path, cluster: st
     """In the same store nothing is aligned or packed again, and the record says that nothing changed."""
     again = built(photos, first.dataset.store.root, cluster)
     assert again.record.unchanged is True
+    assert (first.record.was_known, again.record.was_known) == (False, True)
     stages = again.record.stages
     assert stages["align"]["reused"] == len({row["sha256"] for row in _photographs(photos)})
     assert stages["shard"]["reused"] == stages["shard"]["shards"]

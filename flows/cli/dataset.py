@@ -204,8 +204,7 @@ def review(
 def say_built(built: Built) -> None:
     """A finished build in a few lines."""
     summary = built.summary()
-    state = "unchanged, as the build before it" if summary["unchanged"] else "new"
-    say(f"dataset {built.dataset.reference} ({state})")
+    say(f"dataset {built.dataset.reference} ({built.state})")
     images, photos = numbered(summary["images"], "image"), numbered(summary["photos"], "photograph")
     say(f"  {images} of {photos} in {numbered(summary['shards'], 'shard')}")
     for reason, count in summary["rejected"].items():

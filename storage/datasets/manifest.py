@@ -24,10 +24,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.datasets.dataset import VERSION_DIGITS, Dataset, latest
+from storage.datasets.dataset import VERSION_DIGITS, Dataset, builds_of, latest
 from storage.datasets.parts import PartsTally
 from storage.datasets.records import BuildRecord, Latest, Manifest
 from storage.digest import bytes_digest
+from storage.errors import FormatError, IntegrityError
 from storage.shards import index_name
 from storage.store import Store
 from storage.tables import counted, write_parts
@@ -144,6 +145,7 @@ def record_build(dataset: Dataset, facts: Mapping[str, Any], started_at: datetim
             manifest_sha256=dataset.manifest_sha256,
             previous_version=current and current.version,
             unchanged=current is not None and current.version == dataset.version,
+            was_known=_was_built(dataset),
             started_at=asked_at,
             finished_at=now,
             **({"overtaken_by": current.build_id} if current is not None and overtaken else {}),
@@ -154,3 +156,11 @@ def record_build(dataset: Dataset, facts: Mapping[str, Any], started_at: datetim
             latest_now = Latest.new(version=dataset.version, build_id=build_id, asked_at=asked_at)
             store.put(f"{root}/latest.json", latest_now.as_bytes())
     return record
+
+
+def _was_built(dataset: Dataset) -> bool:
+    """Whether the record of an earlier build has the version."""
+    try:
+        return any(build.version == dataset.version for build in builds_of(dataset.store, dataset.name))
+    except (IntegrityError, FormatError):  # none can be read, which was warned of
+        return False

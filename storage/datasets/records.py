@@ -95,6 +95,8 @@ class BuildRecord(StoredRecord):
     manifest_sha256: Sha256 | None = None
     previous_version: str | None = None
     unchanged: bool = False
+    was_known: bool = False
+    """Whether an earlier build of the name gave the same version."""
     overtaken_by: str | None = None
     """The build whose version its name went on to mean, since it was asked for later and ended sooner."""
     started_at: str
