@@ -58,8 +58,10 @@ def list_of(path: Path, web: Web, num: int, hosts: list[str]) -> Path:
 
 
 def outcomes(crawled: Crawled) -> list[Any]:
-    """All that a version depends on."""
-    return [table.to_pylist() for table in (crawled.items, crawled.photos, crawled.rejections)]
+    """All that a version depends on: of ranks, the order."""
+    photos = crawled.photos.drop_columns(["rank"])
+    order = crawled.photos.sort_by("rank")["ref"]
+    return [table.to_pylist() for table in (crawled.items, photos, crawled.rejections, order)]
 
 
 def silent(_: Progress) -> None:
