@@ -76,9 +76,9 @@ def test_rules_apply_in_the_order_of_their_reasons() -> None:
 @pytest.mark.parametrize(
     ("preset", "digest"),
     [
-        ("lenient", "f13b56b1bfa982520ca1fe9c013bab3fd41feb0a15614941695db97a9be43573"),
-        ("ffhq", "4c157a8085dd52490388ab3661072e8108fd38ffce867d012015cc20081413ad"),
-        ("none", "e7071bd60904f1442cef30290346ce32268bad01457bbf37ac99d417e2fddbc8"),
+        ("lenient", "1ea7b0cd31654d2a74826d332aeb2f85757b925cfbd552bec7405b5b78188bed"),
+        ("ffhq", "1b58218fb5ec95baeb310c7055f3f2c03fdd65b4aa0d45417dbeaa6d9ee75ec9"),
+        ("none", "1c32a8161791eb2a5d72de8aa006a5b65d267b795342a06d8e287252bfb3b7ed"),
     ],
 )
 def test_presets_stay_what_they_were(preset: Any, digest: str) -> None:
