@@ -14,6 +14,7 @@ import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -510,7 +511,10 @@ def test_the_runtime_is_the_one_on_record(tmp_path: Path, capsys: pytest.Capture
 def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     """It says where the page is, answers there, refuses a port that is taken, and ends on SIGINT."""
     words = [sys.executable, "-m", "flows.cli", "explore", "bundled", "--json", "--store", str(tmp_path)]
-    with subprocess.Popen([*words, "--port", "0"], stdout=subprocess.PIPE, text=True) as serving:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs of a shell's background ignore it
+    with subprocess.Popen(
+        [*words, "--port", "0"], stdout=subprocess.PIPE, text=True, preexec_fn=heard
+    ) as serving:
         try:
             assert serving.stdout is not None
             said = json.loads(serving.stdout.readline())
@@ -520,6 +524,7 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
             other = subprocess.run([*words, "--port", port], capture_output=True, text=True, check=False)
             assert other.returncode == 1
             assert f"port {port} of 127.0.0.1 cannot be listened on" in other.stderr
-        finally:
             serving.send_signal(signal.SIGINT)
-        assert serving.wait(60) == 130
+            assert serving.wait(60) == 130
+        finally:
+            serving.kill()
