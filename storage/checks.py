@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from storage.digest import file_digest
 from storage.errors import PipelineError
+from storage.local import here
 from storage.store import Store
 from storage.wording import numbered, plural
 
@@ -93,7 +94,7 @@ class Digests:
 
     def problems(self, path: Path, sha256: str, what: str = "its recorded sha256") -> Iterator[str]:
         """Why a file is not the one that has this sha256; nothing where it is."""
-        if not path.is_file():
+        if not here(path).is_file():
             yield f"{path} is missing"
         elif self.of(path) != sha256:
             yield f"{path} no longer has {what}"

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from storage.digest import bytes_digest, json_digest
@@ -55,6 +56,10 @@ class Code:
     def digest(self) -> str:
         """One sha256 of it all."""
         return json_digest(asdict(self))
+
+
+_PARSING = Lock()
+"""Python 3.11 counts the depth of a tree for all threads together, and fails where two of them make one at once."""
 
 
 @cache
@@ -100,7 +105,9 @@ def _read(module: str, root: Path) -> tuple[str, list[str]]:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     parts: list[str] = []
     imported: list[str] = []
-    for node in _write(ast.parse(path.read_bytes()), parts):
+    with _PARSING:
+        tree = ast.parse(path.read_bytes())
+    for node in _write(tree, parts):
         match node:
             case ast.Import(names=names):
                 imported += [alias.name for alias in names]

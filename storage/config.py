@@ -26,6 +26,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from storage.digest import json_digest
 from storage.errors import ConfigError
+from storage.wording import without_user
 
 logger = logging.getLogger(__name__)
 
@@ -131,3 +132,13 @@ def comma_separated(value: Any) -> Any:
     for part in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
         parts += [word.strip() for word in part.split(",")] if isinstance(part, str) else [part]
     return parts or value
+
+
+def tracking_address(uri: str | None) -> str | None:
+    """An address of MLflow that records may hold; ValueError where it has a user or a password."""
+    if uri is not None and uri != (shown := without_user(uri)):
+        raise ValueError(
+            f"{shown} is given with a user, which records would hold: MLflow takes MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD from the environment"
+        )
+    return uri

@@ -55,5 +55,7 @@ def _version(distribution: str) -> str | None:
 def _git(*arguments: str) -> str | None:
     if not (PROJECT_ROOT / ".git").exists():
         return None
-    done = subprocess.run(["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
+    # without the lock of `git status`, which a full disk would leave behind
+    command = ["git", "--no-optional-locks", *arguments]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None

@@ -114,6 +114,18 @@ class Gathered:
             parts += self._taken(source, mine - start, everywhere.at(mine), asked[mine], names, columns)
         return pa.concat_tables(parts)
 
+    def each(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns of all rows that count, in no order, those of one table after the other."""
+
+        def read(source: Source, known: Collection[str]) -> pa.Table:
+            table = source.stored.read(columns)
+            if len(known) == len(source.tables):
+                return table
+            counts = np.array([name in known for name, _ in source.tables], bool)
+            return table.take(arrow(np.flatnonzero(counts[source.places()[0]])))
+
+        yield from self._each(read)
+
     def at(self, places: pa.Table) -> pa.Table:
         """The whole rows at `places`, in that order; these have TABLE, ROW and the columns `key` and `order`.
 
@@ -223,7 +235,7 @@ class Gathered:
         found = []
         for key in self.store.keys(f"{self.prefix}/{FOLDER}"):
             try:
-                stored = Stored(self.store.path(key), [*self.schema.names, TABLE, ROW])
+                stored = Stored(self.store.file(key), [*self.schema.names, TABLE, ROW])
                 facts = json.loads(stored.schema.metadata[METADATA])
                 tables = [(name, (size, modified)) for name, size, modified in facts["tables"]]
             except (IntegrityError, KeyError, TypeError, ValueError) as error:
@@ -283,7 +295,7 @@ class Gathered:
                 yield part.select(self.schema.names), _code(local[numbers(part[TABLE])], numbers(part[ROW]))
 
     def _stored(self, name: str) -> Stored:
-        return Stored(self.store.path(f"{self.prefix}/{name}"), self.schema.names)
+        return Stored(self.store.file(f"{self.prefix}/{name}"), self.schema.names)
 
 
 class _Batch:

@@ -17,6 +17,7 @@ from typing import Any
 
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError
+from storage.local import here
 from storage.records import StoredRecord
 from storage.store import Store
 
@@ -73,7 +74,7 @@ class Import:
         """IntegrityError where one of its files, or the only one that matters, is not as it was written."""
         for name, sha256 in self.record.sha256.items():
             path = self.folder / name
-            if only in (None, name) and (not path.is_file() or file_digest(path) != sha256):
+            if only in (None, name) and (not here(path).is_file() or file_digest(path) != sha256):
                 raise IntegrityError(f"{path} is missing or no longer has its recorded sha256")
 
 
@@ -99,5 +100,5 @@ def find_import(store: Store, name: str) -> Import:
     found = _named(store, name)
     if found is None:
         there = sorted(path.parent.name for path in store.path("imports").glob("*/import.json"))
-        raise NotFoundError(f"no import {name!r} in {store.root}: there are {', '.join(there) or 'none'}")
+        raise NotFoundError(f"no import {name!r} in {store}: there are {', '.join(there) or 'none'}")
     return found

@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import FormatError, IntegrityError, NotFoundError
+from storage.local import here
 
 
 class Part(BaseModel):
@@ -48,7 +49,7 @@ class StoredRecord(Part):
     def read(cls, path: Path) -> Self:
         """The record in a JSON file; NotFoundError where there is no file, else as `of_bytes`."""
         try:
-            if path.exists() and not path.is_file():
+            if here(path).exists() and not path.is_file():
                 raise IntegrityError(f"{path} cannot be read: it is no file")
             data = path.read_bytes()
         except FileNotFoundError:

@@ -7,8 +7,8 @@ Not here: what a checkpoint holds (`training.checkpoint`), or how a run is made 
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 import os
 import re
 import secrets
@@ -24,12 +24,15 @@ from pydantic import Field, model_validator
 
 from storage.bundled.generator import BUNDLED, check_reserved
 from storage.datasets.records import VersionName, VersionSummary
-from storage.digest import json_digest
+from storage.digest import file_digest, json_digest
 from storage.environment import Facts, run_facts
-from storage.errors import ConfigError, IntegrityError, NotFoundError
-from storage.local import write_whole
+from storage.errors import ConfigError, IntegrityError, NotFoundError, PipelineError
+from storage.local import here, rename_folder, write_whole
+from storage.promotions import named_champion
 from storage.records import FileName, Inside, Part, Sha256, StoredRecord, json_object
 from storage.store import Store
+
+logger = logging.getLogger(__name__)
 
 DISK_FULL = os.EX_IOERR
 """The status of a training process that a full disk has ended, whose last words may have found no room either."""
@@ -79,6 +82,10 @@ class RunRecord(StoredRecord):
     """How many were to train together when the run was begun."""
     init_from: InitFrom | None = None
     """Where its first weights come from, unless they are random."""
+    flow_run_id: str | None = None
+    """The flow run of Prefect that began it, the outermost one, which goes on with it when it is retried."""
+    why: str | None = None
+    """What it was begun for, where a retraining began it."""
     changes: list[RunChange] = Field([])
     """Oldest first."""
     facts: Facts
@@ -211,12 +218,11 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the run's only trainer; ConfigError where another process is. The lock ends with its process."""
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                message = f"run {self.id} is being trained by another process: wait for it or stop it"
-                raise ConfigError(message) from None
+        with self.store.locked(f"runs/{self.id}/lock", wait=False) as is_mine:
+            if not is_mine:
+                raise ConfigError(
+                    f"run {self.id} is being trained by another process: wait for it or stop it"
+                )
             yield
 
     def finished(self) -> RunResult | None:
@@ -254,6 +260,29 @@ class Run:
         """Complete checkpoints, oldest first."""
         return sorted(path.parent for path in self.checkpoints_dir.glob("[0-9]*/state.json"))
 
+    def put_damaged_aside(self) -> None:
+        """Rename newest checkpoints that cannot be gone on with, each with a warning, so that the newest is intact.
+
+        IntegrityError, and nothing is renamed, where none is intact. Not while the run is trained.
+        """
+        damaged: list[tuple[Path, PipelineError]] = []
+        for folder in sorted(self.checkpoints_dir.glob("[0-9]*"), reverse=True):
+            try:
+                check_checkpoint(folder)
+                break
+            except (IntegrityError, NotFoundError) as error:
+                damaged.append((folder, error))
+        else:
+            if damaged:
+                raise IntegrityError(
+                    f"{damaged[0][1]}, and run {self.id} has no other checkpoint that is intact"
+                )
+        for folder, problem in damaged:
+            aside = rename_folder(folder, f"damaged-{folder.name}-{secrets.token_hex(2)}")
+            logger.warning(
+                "%s: it is put aside as %s, and the one before it is gone on from", problem, aside.name
+            )
+
     def newest_checkpoint(self) -> Path:
         """The checkpoint to generate from or to resume; NotFoundError where none was written."""
         checkpoints = self.checkpoints()
@@ -272,12 +301,22 @@ class Run:
         return kept[name]
 
 
+def check_checkpoint(folder: Path) -> None:
+    """IntegrityError where a checkpoint's files are not those that were written; NotFoundError for its state.json."""
+    for name, sha256 in CheckpointState.read(folder / "state.json").sha256.items():
+        path = here(folder / name)
+        if not path.is_file() or file_digest(path) != sha256:
+            raise IntegrityError(f"{path} is missing or no longer has its recorded sha256")
+
+
 def create_run(
     store: Store,
     dataset: VersionSummary,
     config: Mapping[str, Any],
     processes: int = 1,
     init_from: InitFrom | None = None,
+    flow_run_id: str | None = None,
+    why: str | None = None,
 ) -> Run:
     """Make a run's folder and write its record; nothing is trained yet."""
     created = datetime.now(UTC)
@@ -292,6 +331,8 @@ def create_run(
         config_sha256=json_digest(config),
         processes=processes,
         **({"init_from": init_from} if init_from else {}),
+        **({"flow_run_id": flow_run_id} if flow_run_id else {}),
+        **({"why": why} if why else {}),
         facts=run_facts(),
     )
     with store.in_use():
@@ -304,15 +345,21 @@ def list_runs(store: Store) -> list[Run]:
     return [Run(path.parent) for path in sorted(store.path("runs").glob("*/run.json"))]
 
 
+def run_of_flow(store: Store, flow_run_id: str) -> Run | None:
+    """The run that a flow run of Prefect began, if it came so far."""
+    runs = reversed(list_runs(store))
+    return next((run for run in runs if run.record.flow_run_id == flow_run_id), None)
+
+
 def stored_run(store: Store, run_id: str) -> Run:
     """The run of the store that has this id; NotFoundError where there is none."""
     if not store.exists(f"runs/{run_id}/run.json"):
-        raise NotFoundError(f"no training run {run_id!r} in {store.root}")
+        raise NotFoundError(f"no training run {run_id!r} in {store}")
     return Run(store.file(f"runs/{run_id}"))
 
 
 def find_run(store: Store, reference: str) -> Run:
-    """The run that an id or a path of its folder names; NotFoundError lists the newest ids."""
+    """The run that an id or a path of its folder names, or NAME:champion; NotFoundError lists the newest ids."""
     if reference == BUNDLED:
         check_reserved(store)
         raise ConfigError(
@@ -321,16 +368,20 @@ def find_run(store: Store, reference: str) -> Run:
     folder = Path(reference)
     if (folder / "run.json").is_file():
         return Run(folder.resolve())
+    if (champion := named_champion(store, reference)) is not None:
+        return stored_run(store, champion.run_id)
     if re.fullmatch(r"[\w.-]+", reference) and store.exists(f"runs/{reference}/run.json"):
         return Run(store.path(f"runs/{reference}"))
     known = [run.id for run in list_runs(store)][-5:]
     there = f"the newest runs there are {', '.join(known)}" if known else "it holds no run yet"
-    raise NotFoundError(f"no training run {reference!r} in {store.root}: {there}")
+    raise NotFoundError(f"no training run {reference!r} in {store}: {there}")
 
 
 def find_checkpoint(store: Store, reference: str, name: str | None = None) -> Path:
     """The checkpoint that a run and perhaps a name mean, or that `reference` is itself, wherever its folder lies."""
     folder = Path(reference)
+    if name is None and (champion := named_champion(store, reference)) is not None:
+        name = champion.checkpoint
     if reference == BUNDLED or not (folder / "state.json").is_file():
         return find_run(store, reference).checkpoint(name)
     if name is not None:

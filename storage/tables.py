@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from storage.errors import IntegrityError
+from storage.local import here
 from storage.records import check_format
 from storage.store import Store
 
@@ -33,7 +34,7 @@ Row = dict[str, Any]
 BATCH_ROWS = 4096
 """Rows held as Python objects at a time, where all of a table's pass by."""
 PART_ROWS = 1024
-"""In each part of a table that is written in parts, but for the last."""
+"""The most in a part of a table that is written in parts."""
 
 
 def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) -> None:
@@ -47,24 +48,20 @@ def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) ->
     store.put(key, buffer.getvalue())
 
 
-def write_parts(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Write the rows of tables to one file, in parts that can be read alone; few are held at a time."""
-    schema = _with_format(schema)
-    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
-        for part in in_parts(tables, schema):
-            writer.write_table(part)
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write the rows of a table to a file, with a checksum for each page."""
+    pq.write_table(table.cast(_with_format(table.schema)), path, compression="zstd", write_page_checksum=True)
 
 
-def in_parts(tables: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of tables, PART_ROWS in each but for the last, however many there were in each."""
+def resized(tables: Iterable[pa.Table], schema: pa.Schema, sizes: Iterable[int]) -> Iterator[pa.Table]:
+    """The rows of tables, so many in each, however many there were in each before."""
+    tables = iter(tables)
     waiting = pa.Table.from_batches([], schema)
-    for table in tables:
-        waiting = pa.concat_tables([waiting, fitted(table, schema)])
-        while waiting.num_rows >= PART_ROWS:
-            yield waiting.slice(0, PART_ROWS).combine_chunks()
-            waiting = waiting.slice(PART_ROWS)
-    if waiting.num_rows:
-        yield waiting.combine_chunks()
+    for size in sizes:
+        while waiting.num_rows < size:
+            waiting = pa.concat_tables([waiting, fitted(next(tables), schema)])
+        yield waiting.slice(0, size).combine_chunks()
+        waiting = waiting.slice(size)
 
 
 def _with_format(schema: pa.Schema) -> pa.Schema:
@@ -91,16 +88,16 @@ def table_of(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
 
 def get_table(store: Store, key: str, columns: Sequence[str]) -> list[Row]:
     """Read rows back, all of their columns; IntegrityError where the file cannot be read or lacks one of `columns`."""
-    return Stored(store.path(key), columns).rows()
+    return Stored(store.file(key), columns).rows()
 
 
 def get_columns(store: Store, key: str, columns: Sequence[str]) -> pa.Table:
     """Read these columns of all rows; IntegrityError as of `get_table`."""
-    return Stored(store.path(key), columns).read(columns)
+    return Stored(store.file(key), columns).read(columns)
 
 
-# pa.array, pa.scalar and to_numpy import pandas, where it is installed, to ask about types of its own: a third of a
-# second, in commands that take less
+# pa.array, pa.scalar, to_numpy and pc.fill_null of a plain value import pandas, where it is installed, to ask about
+# types of its own: a third of a second, in commands that take less
 
 
 def arrow(values: NDArray[Any]) -> pa.Array:
@@ -119,6 +116,18 @@ def numbers(column: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
         if len(piece)
     ]
     return found[0] if len(found) == 1 else np.concatenate([np.empty(0, dtype), *found])
+
+
+def texts(*values: str) -> pa.Array:
+    """A column of these texts."""
+    data = [value.encode() for value in values]
+    offsets = np.cumsum([0, *map(len, data)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(data), pa.py_buffer(offsets), pa.py_buffer(b"".join(data)))
+
+
+def filled(column: pa.ChunkedArray, value: pa.Array) -> pa.ChunkedArray:
+    """A column with the one `value` where it has none."""
+    return pc.fill_null(column, value[0])
 
 
 def where(truths: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
@@ -150,7 +159,7 @@ def rows_holding(column: pa.Array | pa.ChunkedArray, values: pa.Array | pa.Chunk
     """For each of `values` the number of the first row of a column that holds it, or -1."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-    return numbers(pc.fill_null(pc.index_in(values, value_set=column), -1))
+    return numbers(filled(pc.index_in(values, value_set=column), arrow(np.full(1, -1, np.int32))))
 
 
 def leaders(column: pa.ChunkedArray, by: pa.ChunkedArray | None = None) -> NDArray[np.int64]:
@@ -175,15 +184,24 @@ class Stored:
     FormatError where a newer version of likeness wrote it.
 
     It is the file at `path`, or `data`, which is meant for that place. Pages that carry a checksum are checked by it.
+    `footer` is that of the file, where it was read before: to read it takes longer than a column does.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], data: bytes | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        data: bytes | None = None,
+        footer: pq.FileMetaData | None = None,
+    ) -> None:
         self.path = path
         with self._readable():
-            source = path if data is None else pa.BufferReader(data)
-            self.file = pq.ParquetFile(source, page_checksum_verification=True)
+            source = here(path) if data is None else pa.BufferReader(data)
+            self.file = pq.ParquetFile(source, metadata=footer, page_checksum_verification=True)
             self.schema: pa.Schema = self.file.schema_arrow
         self._check_format()
+        if len(set(self.schema.names)) < len(self.schema.names):
+            raise IntegrityError(f"{self.path} has two columns of one name")
         if missing := [name for name in columns if name not in self.schema.names]:
             raise IntegrityError(f"{self.path} lacks the columns {', '.join(missing)}")
 
@@ -207,11 +225,12 @@ class Stored:
     def take(self, rows: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of these numbers, ascending; only the row groups that hold them are read."""
         starts = self.starts()
-        groups = np.searchsorted(starts, rows, side="right") - 1
+        limits = np.searchsorted(rows, np.append(starts, self.num_rows))
         schema = pa.schema([self.schema.field(name) for name in columns or self.schema.names])
         parts = [pa.Table.from_batches([], schema)]
-        for group in np.unique(groups).tolist():
-            parts.append(self.part(group, columns).take(arrow(rows[groups == group] - starts[group])))
+        for group in np.flatnonzero(np.diff(limits)).tolist():
+            chosen = rows[limits[group] : limits[group + 1]] - starts[group]
+            parts.append(self.part(group, columns).take(arrow(chosen)))
         return pa.concat_tables(parts)
 
     def starts(self) -> NDArray[np.int64]:

@@ -4,13 +4,13 @@
     tombstones.bury([("url", "https://example.org/a.jpg"), ("author", "A. Author")], why="asked by the person shown")
     tombstones.has("author", "a.  author")
 
-A tombstone names nobody: addresses, hosts and authors are kept as HMAC-SHA256 under the store's own key, photographs by
-their sha256, MD5 or PDQ. The form of the files is in `docs/crawling.md`. Not here: who asks (`preprocessing.crawl`).
+A tombstone names nobody: addresses, hosts, authors, and the sha256 and MD5 of photographs are kept as HMAC-SHA256 under
+the store's own key. A PDQ is kept as it is, since it is compared by distance: it says what a picture looks like, as far
+as 256 bits can. The form of the files is in `docs/forgetting.md`. Not here: who asks (`preprocessing.crawl`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import os
@@ -26,14 +26,18 @@ from storage.errors import IntegrityError
 from storage.records import check_format
 from storage.store import Store
 
-Kind = Literal["url", "host", "author", "sha256", "md5", "pdq"]
+Kind = Literal["url", "host", "author", "ref", "sha256", "md5", "pdq", "photo_pdq", "crop_pdq"]
+"""`ref` is what a source calls a photograph that has no address. `pdq` refuses whatever looks so; `photo_pdq` does when
+a photograph first comes in, and `crop_pdq` is of a face's crop."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-KEYED: tuple[Kind, ...] = ("url", "host", "author")
-"""Kinds that are kept as digests under a key: they name somebody."""
-FORMAT = 1
+KEYED: tuple[Kind, ...] = ("url", "host", "author", "ref", "sha256", "md5")
+"""Kinds that are kept as digests under a key: they name somebody, or a file that somebody may have."""
+FORMAT = 2
+"""Format 1 kept sha256 and MD5 as they are."""
 FOLDER = "tombstones"
 KEY = "tombstones/key"
-_DIGITS = {"sha256": 64, "md5": 32, "pdq": 64, "url": 64, "host": 64, "author": 64}
+_DIGITS = {"sha256": 64, "md5": 32, "pdq": 64, "photo_pdq": 64, "crop_pdq": 64}
+"""Of the kinds that are hashes."""
 
 
 class Tombstones:
@@ -42,25 +46,39 @@ class Tombstones:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def bury(self, what: Iterable[tuple[Kind, str]], why: str | None = None) -> None:
-        """Add tombstones, as one file that never changes: of a URL its canonical form, of a photograph its hash."""
-        at = datetime.now(UTC).isoformat(timespec="seconds")
+    def bury(
+        self, what: Iterable[tuple[Kind, str]], why: str | None = None, at: str | None = None
+    ) -> str | None:
+        """Add tombstones, as one file that never changes: of a URL its canonical form, of a photograph its hash.
+
+        The same ones of the same time are the same file, whose sha256 this returns; None where there are none.
+        """
+        at = at or datetime.now(UTC).isoformat(timespec="seconds")
         rows = [
             {"kind": kind, "digest": self.digest(kind, text), "at": at, "why": why} for kind, text in what
         ]
+        if not rows:
+            return None
         lines = [json.dumps(row) for row in ({"format": FORMAT}, *rows)]
         data = ("\n".join(lines) + "\n").encode()
-        self.store.put(f"{FOLDER}/{bytes_digest(data)}.jsonl", data)
+        sha256 = bytes_digest(data)
+        self.store.put(f"{FOLDER}/{sha256}.jsonl", data)
         self.__dict__.pop("digests", None)
+        return sha256
 
     def has(self, kind: Kind, text: str) -> bool:
         """Whether there is a tombstone of a URL, host, author or hash."""
         return bool(self.digests[kind]) and self.digest(kind, text) in self.digests[kind]
 
+    def among(self, kind: Kind, texts: Iterable[str]) -> list[str]:
+        """Those of some URLs, hosts, authors or hashes that have a tombstone."""
+        return [text for text in texts if self.has(kind, text)] if self.digests[kind] else []
+
     @cached_property
     def digests(self) -> dict[Kind, frozenset[str]]:
         """All tombstones by kind; IntegrityError where a file is damaged, or its store's key is gone."""
         found: dict[Kind, set[str]] = {kind: set() for kind in KINDS}
+        plain: list[tuple[Kind, str]] = []
         for name in self.store.keys(FOLDER):
             if not name.endswith(".jsonl"):
                 continue
@@ -71,29 +89,37 @@ class Tombstones:
                     f"{path} no longer has the sha256 of its name: bring it back from a copy"
                 )
             head, *rows = (json.loads(line) for line in data.decode().splitlines())
-            check_format(head.get("format", 1), FORMAT, path)
+            check_format(written := head.get("format", 1), FORMAT, path)
             for row in rows:
-                if row.get("kind") in found:  # those of a later version are not ours to know
-                    found[row["kind"]].add(row["digest"])
+                kind, digest = row.get("kind"), row["digest"]
+                if written == 1 and kind in ("sha256", "md5"):
+                    plain.append((kind, digest))
+                elif kind in found:  # those of a later version are not ours to know
+                    found[kind].add(digest)
         if any(found[kind] for kind in KEYED) and not self.store.exists(KEY):
             raise IntegrityError(f"{self.store.path(KEY)} is gone, and tombstones cannot be read without it")
+        for kind, digest in plain:
+            found[kind].add(self.digest(kind, digest))
         return {kind: frozenset(digests) for kind, digests in found.items()}
 
     def digest(self, kind: Kind, text: str) -> str:
         """What stands on a tombstone."""
-        if kind not in KEYED:
-            digest = text.strip().lower()
-            if len(digest) != _DIGITS[kind] or not set(digest) <= set("0123456789abcdef"):
-                raise ValueError(f"{text!r} is no {kind}")
-            return digest
         plain = plain_name(text) if kind == "author" else text.lower() if kind == "host" else text
-        return hmac.new(self._key, f"{kind}\0{plain}".encode(), hashlib.sha256).hexdigest()
+        if kind in _DIGITS:
+            plain = text.strip().lower()
+            if len(plain) != _DIGITS[kind] or not set(plain) <= set("0123456789abcdef"):
+                raise ValueError(f"{text!r} is no {kind}")
+        if kind not in KEYED:
+            return plain
+        return hmac.digest(self._key, f"{kind}\0{plain}".encode(), "sha256").hex()
 
     @cached_property
     def _key(self) -> bytes:
         """The store's own, made with the first tombstone; only its owner may read it."""
         path = self.store.path(KEY)
-        if not path.is_file():
+        if not path.is_file() and self.store.mirror is not None:
+            self.store.create(KEY, secrets.token_hex(32).encode())
+        elif not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             made = path.with_name(f".{secrets.token_hex(8)}.partial")
             made.touch(mode=0o600)

@@ -8,6 +8,8 @@ Not here: how a version is checked (`storage.datasets.verify`), drawn files (`fl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,47 +17,87 @@ import pyarrow as pa
 
 from storage.checks import Check, Checked, Digests, run_checks, sound
 from storage.datasets.dataset import Dataset, all_versions, dataset_names, open_dataset, open_recorded
+from storage.datasets.parts import digest_of
 from storage.datasets.records import BuildRecord, Latest
 from storage.datasets.verify import checks_of_version
 from storage.digest import bytes_digest
-from storage.errors import NotFoundError
+from storage.errors import NotFoundError, WithdrawnError
+from storage.exports.check import checks_of_export, record_of, version_of
+from storage.exports.records import Exported, ExportRecord
+from storage.local import here
+from storage.promotions import Alias, Decision
 from storage.records import json_object
 from storage.runs import CheckpointState, Run, find_run, list_runs, recorded_metrics
-from storage.shards import check_shard, open_index
+from storage.shards import PackedRecord, check_shard, open_index
 from storage.store import Store
 from storage.tables import Stored
+from storage.withdrawals import (
+    CERTIFICATE,
+    FILE,
+    FOLDER,
+    INTENT,
+    Intent,
+    Withdrawal,
+    key_of,
+    problems_of,
+    problems_of_certificate,
+    withdrawals,
+)
 
 Checks = Callable[[Digests], Iterator[Check]]
 
 
 def verify(store: Store, reference: str | None, *, fast: bool = False) -> tuple[dict[str, str], Checked]:
-    """Check a dataset, a run or a checkpoint's folder, or for None all of a store: what it is, and what was found.
+    """Check a dataset, run, checkpoint's folder or export, or for None all of a store: what it is, and what was found.
 
     A `fast` check does not hash files again that have the size and the time that they had when they were hashed last.
     """
-    what, checks = _asked(store, reference)
-    with Digests(store, fast=fast) as digests:
-        return what, run_checks(checks(digests))
+    with nullcontext(store) if fast else store.unseen() as seen:
+        what, checks = _asked(seen, reference)
+        with Digests(seen, fast=fast) as digests:
+            checked = run_checks(checks(digests))
+    return what, replace(checked, problems=[told(store, seen, problem) for problem in checked.problems])
+
+
+def told(store: Store, seen: Store, problem: str) -> str:
+    """A problem as the owner of a store in a bucket is told it, by what is there."""
+    return problem if store.mirror is None else problem.replace(f"{seen.root}", str(store))
 
 
 def _asked(store: Store, reference: str | None) -> tuple[dict[str, str], Checks]:
     if reference is None:
-        return {"store": str(store.root)}, partial(checks_of_store, store)
+        return {"store": str(store)}, partial(checks_of_store, store)
     folder = Path(reference).resolve()
     if (folder / "state.json").is_file():
         return {"checkpoint": reference}, partial(checks_of_checkpoint, Run(folder.parent.parent), folder)
+    if exported := record_of(Path(reference)):
+        return {"export": reference}, partial(_checks_of_export, store, Path(reference), exported)
     run = None
     try:
         run = find_run(store, reference)
     except NotFoundError:
+        name, _, beginning = reference.partition("@")
+        for withdrawal in withdrawals(store, name, beginning) if beginning else ():
+            return {"withdrawn dataset": withdrawal.reference}, partial(
+                checks_of_withdrawal, store, withdrawal
+            )
         dataset = open_dataset(store, reference)
         return {"dataset": dataset.reference}, partial(checks_of_version, dataset)
     return {"run": run.id}, partial(checks_of_run, run)
 
 
+def checks_of_withdrawal(store: Store, withdrawal: Withdrawal, _: Digests) -> Iterator[Check]:
+    """What is left of a version that was withdrawn, and the certificate of that."""
+    path = store.file(f"datasets/{withdrawal.dataset}/{withdrawal.version}/{FILE}")
+    yield Check("withdrawal", partial(problems_of, store, path))
+    certificate = store.file(key_of(withdrawal.forget, CERTIFICATE))
+    if certificate.is_file():  # that it is not is a problem of the withdrawal
+        yield Check("certificate", partial(problems_of_certificate, store, certificate), str(certificate))
+
+
 def checks_of_run(run: Run, digests: Digests) -> Iterator[Check]:
     """All of a run."""
-    yield sound("run", lambda: open_recorded(run.store, run.record.dataset, f"run {run.id}").manifest)
+    yield Check("run", partial(_run_problems, run))
     if run.result_path.exists():
         yield sound("record", lambda: run.result)
     for path in sorted(run.folder.glob("audit/*.json")):
@@ -68,6 +110,12 @@ def checks_of_checkpoint(run: Run, folder: Path, digests: Digests) -> Iterator[C
     """A checkpoint, and what was measured of it."""
     yield Check("checkpoint", partial(_checkpoint_problems, run, folder, digests))
     yield sound("record", partial(recorded_metrics, run, folder))
+
+
+def _checks_of_export(store: Store, path: Path, record: ExportRecord, digests: Digests) -> Iterator[Check]:
+    """All of an export, and the manifest of the version that it was made of, where that is here."""
+    yield from checks_of_export(path, record)
+    yield sound("version", lambda: version_of(store, record, path))
 
 
 def checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
@@ -83,15 +131,34 @@ def checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
 def _checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
     for dataset in all_versions(store):
         yield from checks_of_version(dataset, digests)
+    for withdrawal in withdrawals(store):
+        yield from checks_of_withdrawal(store, withdrawal, digests)
+    for path in sorted(store.path(FOLDER).glob(f"*/{CERTIFICATE}")):
+        yield Check("certificate", partial(problems_of_certificate, store, path), str(path))
+    for path in sorted(store.path(FOLDER).glob(f"*/{INTENT}")):
+        yield Check("request to forget", partial(_intent_problems, path))
     for name in dataset_names(store):
         yield Check("name", partial(_name_problems, store, name))
         for key in store.keys(f"datasets/{name}/builds"):
             yield sound("build", partial(BuildRecord.read, store.path(key)))
+        for key in store.keys(f"datasets/{name}/rechecks"):
+            yield sound("recheck", partial(_json, store.path(key)))
     for run in list_runs(store):
         yield from checks_of_run(run, digests)
+    for key in store.keys("promotions"):
+        if key.endswith("/champion.json"):
+            yield sound("champion", partial(Alias.read, store.path(key)))
+        elif key.endswith(".json"):
+            yield sound("decision", partial(Decision.read, store.path(key)))
+    for key in store.keys("exports"):
+        yield sound("export", partial(Exported.read, store.path(key)))
     for key in store.keys("chunks/shard"):
         if key.endswith(".index.json"):
             yield Check("chunk", partial(_shard_problems, store.path(key), digests))
+        elif key.endswith(".json"):
+            yield sound("chunk", partial(PackedRecord.read, store.path(key)))
+    for key in store.keys("chunks/table"):
+        yield Check("chunk", partial(_part_problems, store.path(key)))
     for key in store.keys("chunks/align"):
         if key.endswith(".parquet") and "/gathered/" not in key:
             yield Check("chunk", partial(_align_problems, store.path(key)))
@@ -100,6 +167,16 @@ def _checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
             if len(path.stem) == 64:
                 problems = partial(digests.problems, path, path.stem, "the sha256 of its name")
                 yield Check(kind, problems, path.stem)
+
+
+def _run_problems(run: Run) -> Iterator[str]:
+    dataset = run.record.dataset
+    try:
+        open_recorded(run.store, dataset, f"run {run.id}").manifest  # noqa: B018
+    except WithdrawnError:  # which its own check is of
+        [withdrawal] = withdrawals(run.store, dataset.name, dataset.version)
+        if withdrawal.manifest_sha256 != dataset.manifest_sha256:
+            yield f"{withdrawal.reference} was withdrawn, and is not the version that run {run.id} was trained on"
 
 
 def _checkpoint_problems(run: Run, folder: Path, digests: Digests) -> Iterator[str]:
@@ -116,27 +193,39 @@ def _name_problems(store: Store, name: str) -> Iterator[str]:
     path = store.path(f"datasets/{name}/latest.json")
     if not path.exists():
         yield f"{path} is missing: it is written again as soon as {name} is opened"
-    elif not (store.path(Dataset(store, name, Latest.read(path).version).key) / "manifest.json").is_file():
+        return
+    folder = store.path(Dataset(store, name, Latest.read(path).version).key)
+    if not ((folder / "manifest.json").is_file() or (folder / FILE).is_file()):
         yield f"{path} names a version that is not there"
 
 
 def _shard_problems(index_path: Path, digests: Digests) -> Iterator[str]:
     index = open_index(index_path, None)
     path = index_path.with_name(index_path.name.removesuffix(".index.json") + ".tar")
-    if not path.is_file() or digests.of(path) != index.sha256:
+    if not here(path).is_file() or digests.of(path) != index.sha256:
         yield from check_shard(path, index.sha256, index.entries)
+
+
+def _part_problems(path: Path) -> Iterator[str]:
+    if digest_of(Stored(path, [])) != path.stem:
+        yield f"{path} no longer holds the rows that it is named by: delete it, and build again"
 
 
 def _align_problems(path: Path) -> Iterator[str]:
     columns = ["image_sha256", "offset", "size"]
     table: pa.Table = Stored(path, columns).read(columns)
     blob = path.with_suffix(".images")
-    with blob.open("rb") as stream:
+    with here(blob).open("rb") as stream:
         for row in table.filter(table["image_sha256"].is_valid()).to_pylist():
             stream.seek(row["offset"])
             if bytes_digest(stream.read(row["size"])) != row["image_sha256"]:
                 yield f"{blob} no longer holds image {row['image_sha256']}: delete it and {path.name}, and build again"
                 return
+
+
+def _intent_problems(path: Path) -> Iterator[str]:
+    Intent.read(path)
+    yield f"{path} is not done: ask likeness forget for the same again"
 
 
 def _json(path: Path) -> object:

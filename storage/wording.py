@@ -1,6 +1,10 @@
-"""Numbers with their nouns, for people to read."""
+"""Numbers with their nouns, and texts of anybody in one line, for people to read."""
 
 from __future__ import annotations
+
+import re
+
+_USER = re.compile(r"(?<=://)[^/\s?#]*@")
 
 
 def numbered(num: int, noun: str) -> str:
@@ -11,3 +15,13 @@ def numbered(num: int, noun: str) -> str:
 def plural(num: int, noun: str) -> str:
     """A noun as it goes with a number."""
     return noun if num == 1 else f"{noun}s"
+
+
+def plain(text: object) -> str:
+    """A text of the web, or of anybody, in one line without what would steer a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def without_user(text: str) -> str:
+    """A text whose addresses name no user and no password: what `http://ann:secret@host` says is `http://host`."""
+    return _USER.sub("", text)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from storage.datasets.dataset import SOURCE_COLUMNS, Dataset
 from storage.local import whole_file
 from storage.tables import BATCH_ROWS, arrow, leaders
+from storage.wording import plain
 
 FILE = "ATTRIBUTION.txt"
 UNSAID = "not said"
@@ -81,4 +82,4 @@ def _licence(row: dict[str, object]) -> str:
 
 def _plain(text: object) -> str:
     """A text of the web in one line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text or "")).split()) or UNSAID
+    return plain(text or "") or UNSAID

@@ -12,12 +12,17 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from storage.datasets.parts import Checked, Parts
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.datasets.parts import Checked, PartFacts, Parts, part_key, table_file
 from storage.datasets.records import (
     NAME_PATTERN,
     BuildRecord,
@@ -28,15 +33,21 @@ from storage.datasets.records import (
     VersionName,
     VersionSummary,
 )
+from storage.datasets.splits import COLUMN, NAME
 from storage.digest import bytes_digest, rows_digest
 from storage.errors import ConfigError, FormatError, IntegrityError, NotFoundError
+from storage.local import link_whole
+from storage.mirror import AT_ONCE
 from storage.shards import Index, index_name, open_index
 from storage.store import Store
 from storage.tables import Row, Stored
+from storage.withdrawals import check_not_withdrawn
 
 logger = logging.getLogger(__name__)
 
 VERSION_DIGITS = 16
+SHARDS_LIST = "shards.txt"
+"""The tars of a version, one a line, as they are called from its folder: what readers of webdataset are given."""
 SOURCE_COLUMNS = ("ref", "page", "author", "license", "license_url", "title")
 IMAGE_COLUMNS = (
     "key",
@@ -56,11 +67,12 @@ COLUMNS_OF: dict[TableName, tuple[str, ...]] = {"images": IMAGE_COLUMNS, "reject
 
 @dataclass(frozen=True)
 class Dataset:
-    """One published version of a dataset, read from its files."""
+    """One published version of a dataset, read from its files; with a `split` the images that are in it."""
 
     store: Store
     name: str
     version: str
+    split: str | None = None
 
     @property
     def reference(self) -> str:
@@ -102,21 +114,46 @@ class Dataset:
 
     @property
     def num_images(self) -> int:
-        """How many images the version holds."""
-        return self.manifest.images.rows
+        """How many images the version holds, or its split."""
+        return self.manifest.images.rows if self.split is None else self.manifest.counts.splits[self.split]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all tars of the version."""
+        return sum(shard.size for shard in self.manifest.shards)
+
+    @cached_property
+    def keys(self) -> frozenset[str] | None:
+        """The keys of the images of the split, or None where all of the version's count."""
+        return None if self.split is None else frozenset(row["key"] for row in self._of_split(["key"]))
+
+    def _of_split(self, columns: list[str] | None) -> Iterator[Row]:
+        names = None if columns is None else [*columns, COLUMN]
+        table = self.table("images").read(names)
+        yield from table.filter(pc.equal(table[COLUMN], self.split)).to_pylist()
 
     @property
     def shard_paths(self) -> list[Path]:
-        """The tars, in order."""
-        return [self.shard_path(shard) for shard in self.manifest.shards]
+        """Where the tars are read, in order, their indexes beside them; of a bucket they need not be here yet."""
+        if self.store.mirror is None:
+            return [self.shard_path(shard) for shard in self.manifest.shards]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self._shard_place, self.manifest.shards))
+
+    def _shard_place(self, shard: ShardFacts) -> Path:
+        name = index_name(shard.file)
+        place, found = self.store.path(self.shared_files[name]), self.file(name)
+        if found != place:  # it lies elsewhere in a bucket that a version was pushed to
+            link_whole(found, place, durable=False)
+        return self.store.path(self.shared_files[shard.file])
 
     def shard_path(self, shard: ShardFacts) -> Path:
         """One of them."""
-        return self._file(shard.file)
+        return self.file(shard.file)
 
     def images(self) -> list[Row]:
-        """Every image's row, ordered by key, with whatever columns the code that wrote it had."""
-        return self.table("images").rows()
+        """Every image's row, of the split if it is one, ordered by key, with the columns that its writer had."""
+        return self.table("images").rows() if self.split is None else list(self._of_split(None))
 
     def rejections(self) -> list[Row]:
         """Every rejection's row, likewise."""
@@ -129,7 +166,12 @@ class Dataset:
         when it is first opened.
         """
         facts = self.manifest.table(name)
-        path = self._file(facts.file)
+        if facts.file is None:
+            columns = COLUMNS_OF[name]
+            return Checked(
+                self.folder / table_file(name), self._parts(facts), columns, self.file, self._footers
+            )
+        path = self.file(facts.file)
         if facts.parts is not None:
             return Checked(path, self._parts(facts), COLUMNS_OF[name])
         stored = Stored(path, COLUMNS_OF[name])
@@ -144,8 +186,29 @@ class Dataset:
         """The tables of format 1 that were read and are intact."""
         return set()
 
+    def table_parts(self, name: TableName) -> list[PartFacts]:
+        """The parts of a table, each a file; none where the table is one file, as before format 3."""
+        facts = self.manifest.table(name)
+        return [] if facts.file is not None else self._parts(facts).each()
+
+    @cached_property
+    def _footers(self) -> dict[str, pq.FileMetaData]:
+        """Of files of tables that were read."""
+        return {}
+
+    @cached_property
+    def _listed(self) -> dict[str, Parts]:
+        """The lists of parts that were read, by their sha256."""
+        return {}
+
     def _parts(self, facts: TableFacts) -> Parts:
-        path = self._file(str(facts.parts))
+        sha256 = str(facts.parts_sha256)
+        if sha256 not in self._listed:
+            self._listed[sha256] = self._read_parts(facts)
+        return self._listed[sha256]
+
+    def _read_parts(self, facts: TableFacts) -> Parts:
+        path = self.file(str(facts.parts))
         if not path.is_file():
             raise IntegrityError(f"{path} is missing")
         data = path.read_bytes()
@@ -155,11 +218,33 @@ class Dataset:
 
     def index(self, shard: ShardFacts) -> Index:
         """The index of one shard; IntegrityError where it is not the manifest's."""
-        return open_index(self._file(index_name(shard.file)), shard.index_sha256)
+        return open_index(self.file(index_name(shard.file)), shard.index_sha256)
 
-    def _file(self, name: str) -> Path:
-        """A file of the version; IntegrityError where a link leads out of the store."""
-        return self.store.file(f"{self.key}/{name}")
+    def file(self, name: str) -> Path:
+        """A file of the version, where it is read; IntegrityError where a link leads out of the store."""
+        return self.store.shared(f"{self.key}/{name}", self._source(name))
+
+    def where(self, name: str) -> str:
+        """Where a file of the version lies in the store, for people."""
+        return f"{self.store}/{self._source(name) or f'{self.key}/{name}'}"
+
+    def _source(self, name: str) -> str | None:
+        """What a file of a version in a bucket is the same as."""
+        may_be_shared = self.store.mirror is not None and ("/" in name or name.endswith(".parquet"))
+        return self.shared_files.get(name) if may_be_shared else None
+
+    @cached_property
+    def shared_files(self) -> dict[str, str]:
+        """Of the files that versions share: what each is the same as; of a table only where its list can be read."""
+        found = {}
+        for shard in self.manifest.shards:
+            found[shard.file] = f"chunks/shard/{shard.sha256}.tar"
+            found[index_name(shard.file)] = index_name(found[shard.file])
+        for facts in (self.manifest.images, self.manifest.rejections):
+            with suppress(IntegrityError):  # it is raised where the table is read
+                for part in self._parts(facts).each() if facts.file is None else ():
+                    found[str(part.file)] = part_key(part.sha256)
+        return found
 
     def builds(self) -> list[BuildRecord]:
         """The records of the builds that gave this version, oldest first; as of `builds_of`."""
@@ -175,7 +260,13 @@ class Dataset:
             resolution=self.resolution,
             num_images=self.num_images,
             shards=[shard.file for shard in self.manifest.shards],
+            **({} if self.split is None else {"split": self.split}),
         )
+
+
+def shards_list(manifest: Manifest) -> bytes:
+    """What stands in SHARDS_LIST."""
+    return "".join(f"{shard.file}\n" for shard in manifest.shards).encode()
 
 
 def builds_of(store: Store, name: str) -> list[BuildRecord]:
@@ -192,7 +283,7 @@ def builds_of(store: Store, name: str) -> list[BuildRecord]:
             errors.append(error)
     if errors and not records:
         raise errors[0]
-    return records
+    return sorted(records, key=lambda build: (build.started_at, build.build_id))
 
 
 def latest(store: Store, name: str) -> Latest | None:
@@ -245,28 +336,55 @@ def all_versions(store: Store) -> Iterator[Dataset]:
 
 
 def open_recorded(store: Store, named: VersionName, who: str) -> Dataset:
-    """The version that a record of `who` names; NotFoundError where it is gone, IntegrityError where it has changed."""
+    """The version that a record of `who` names; NotFoundError where it is gone, WithdrawnError where it was
+    withdrawn, IntegrityError where it has changed.
+    """
     dataset = Dataset(store, named.name, named.version)
     if not store.exists(f"{dataset.key}/manifest.json"):
-        raise NotFoundError(f"{who} was trained on {named.reference}, which is not in {store.root}")
+        check_not_withdrawn(store, named.name, named.version, who)
+        raise NotFoundError(f"{who} was trained on {named.reference}, which is not in {store}")
     if dataset.manifest_sha256 != named.manifest_sha256:
         raise IntegrityError(
             f"{dataset.folder / 'manifest.json'} is not the version that {who} was trained on"
         )
+    if isinstance(named, VersionSummary) and named.split is not None:
+        return with_split(dataset, named.split)
     return dataset
+
+
+def open_part(store: Store, reference: str) -> Dataset:
+    """As `open_dataset`, of which `NAME:SPLIT` or `NAME@VERSION:SPLIT` names one split."""
+    whole, colon, split = reference.partition(":")
+    dataset = open_dataset(store, whole)
+    return with_split(dataset, split) if colon else dataset
+
+
+def with_split(dataset: Dataset, split: str) -> Dataset:
+    """One split of a version; ConfigError lists what splits it has."""
+    splits = dataset.manifest.counts.splits
+    if split not in splits:
+        there = f"its splits are {', '.join(splits)}" if splits else "it was built without --splits"
+        raise ConfigError(f"dataset {dataset.reference} has no split {split!r}: {there}")
+    return replace(dataset, split=split)
 
 
 def open_dataset(store: Store, reference: str) -> Dataset:
     """The version that NAME (its latest) or NAME@VERSION names; a unique beginning of VERSION will do."""
     match = re.fullmatch(rf"({NAME_PATTERN})(?:@([0-9a-f]+))?", reference)
     if match is None:
+        whole, colon, split = reference.partition(":")
+        if colon and re.fullmatch(NAME, split):
+            raise ConfigError(
+                f"dataset reference {reference!r} names a split, and all of a version is meant here: give {whole}"
+            )
         raise ConfigError(f"dataset reference {reference!r} is neither NAME nor NAME@VERSION")
     name, version = match[1], match[2] or latest_version(store, match[1])
+    check_not_withdrawn(store, name, version)
     found = sorted(path.parent.name for path in store.path(f"datasets/{name}").glob("*/manifest.json"))
     if not found:
         names = dataset_names(store)
         there = f"it holds {', '.join(names)}" if names else "it holds no dataset yet"
-        raise NotFoundError(f"no dataset {name!r} in {store.root}: {there}")
+        raise NotFoundError(f"no dataset {name!r} in {store}: {there}")
     if version is None:
         raise NotFoundError(
             f"no build of dataset {name!r} has finished: build it again, or name a version of {', '.join(found)}"

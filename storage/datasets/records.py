@@ -18,19 +18,20 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 class TableFacts(Part):
-    """A table of a version: its file, how many rows it has, and what these are checked by."""
+    """A table of a version: how many rows it has, and what these are checked by."""
 
-    file: Inside
+    file: Inside | None = None
+    """The one file of it, before format 3."""
     rows: int
     parts: Inside | None = None
-    """The file of the digests of its parts."""
+    """The file that lists its parts, with their digests."""
     parts_sha256: Sha256 | None = None
     sha256: Sha256 | None = None
     """Of all rows, in format 1, which had no digests of parts."""
 
     @model_validator(mode="after")
     def _is_checked(self) -> Self:
-        if self.sha256 is None and None in (self.parts, self.parts_sha256):
+        if None in (self.file, self.sha256) and None in (self.parts, self.parts_sha256):
             raise ValueError("it has no sha256")
         return self
 
@@ -54,13 +55,16 @@ class Counts(Part):
     """Rejections by reason."""
     images_missing: dict[str, int] = Field({})
     """Images without a fact of their source, by its column."""
+    splits: dict[str, int] = Field({})
+    """Images by their split, where there are any."""
 
 
 class Manifest(StoredRecord):
     """What is in a version: all that determined its bytes, and the digests of these."""
 
-    FORMAT: ClassVar[int] = 2
-    """Format 1 had one digest for all rows of a table."""
+    FORMAT: ClassVar[int] = 3
+    """Format 1 had one digest for all rows of a table. Until format 2 a table was one file, and shards were cut by
+    count, and had the facts of a photograph's source in them."""
 
     resolution: int
     """Side of every image, px."""
@@ -142,4 +146,12 @@ class VersionSummary(VersionName):
     """The version's folder in the store."""
     resolution: int
     num_images: int
+    """Of the split, if it is one."""
     shards: list[Inside]
+    split: str | None = None
+    """Which of the version's splits it is, if not all of it."""
+
+    @property
+    def part(self) -> str:
+        """NAME@VERSION, or NAME@VERSION:SPLIT."""
+        return self.reference if self.split is None else f"{self.reference}:{self.split}"
