@@ -61,7 +61,7 @@ def limits(config: Mapping[str, Any]) -> list[str]:
     `config` is the build's, resolved. Licences of photographs are taken at their word.
     """
     found = []
-    if config["detect"]["predictor"] is None:
+    if config["detect"]["predictor"] is None and not config.get("aligned"):
         found.append(
             "not for commercial use: dlib's 68-point landmark model, by its training data (iBUG 300-W); "
             "--detect.predictor takes another"

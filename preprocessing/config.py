@@ -6,14 +6,15 @@ Not here: where a build runs (`flows.options`), which never changes a byte of a 
 """
 
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from preprocessing.crawl.blocklist import BlockConfig
 from preprocessing.crawl.fetch import FetchConfig
+from preprocessing.curation.choose import columns_to_judge
 from preprocessing.curation.review import read_verdicts
-from preprocessing.curation.settings import CurateConfig
+from preprocessing.curation.settings import PRESETS, CurateConfig
 from preprocessing.faces import FacesConfig
 from preprocessing.photo.align import AlignConfig
 from preprocessing.photo.decode import DecodeConfig
@@ -26,8 +27,12 @@ from preprocessing.sources.settings import SourcesConfig
 from storage.config import Config, OneOf
 from storage.datasets.dataset import Dataset
 from storage.datasets.records import NAME_PATTERN
+from storage.datasets.splits import Kinship, SplitsText
 from storage.errors import ConfigError, NotFoundError
 from storage.shards import ShardConfig
+
+SAME_PICTURE_BITS: int = PRESETS["lenient"]["pdq_max_distance"]
+"""What splits take for one picture where curation keeps near-duplicates."""
 
 
 class BuildConfig(Config):
@@ -36,7 +41,8 @@ class BuildConfig(Config):
     source: str = Field(
         "sample:",
         description="folder:PATH, urls:LIST (txt, csv, tsv, jsonl, parquet), congress:, commons:, wikidata:, flickr:, "
-        "openverse:, nasa:, smithsonian:, europeana:, loc: (docs/sources.md), or sample: (offline demo).",
+        "openverse:, nasa:, smithsonian:, europeana:, loc: (docs/sources.md), import:PATH (aligned faces), or sample: "
+        "(offline demo).",
     )
     name: str = Field("faces", pattern=f"^{NAME_PATTERN}$", description="The dataset's name in the store.")
     resolution: Annotated[int, OneOf(32, 64, 128, 256, 512, 1024)] = Field(
@@ -45,7 +51,8 @@ class BuildConfig(Config):
     limit: int | None = Field(None, ge=1, description="Take only the first N photographs of the source.")
     sources: SourcesConfig = Field(SourcesConfig(), description="How services are asked for photographs.")
     strict: bool = Field(
-        False, description="End where a row of a folder's metadata cannot be understood, and reject no row."
+        False,
+        description="End where a row of a folder's metadata, or of a list, cannot be understood, and reject no row.",
     )
     licenses: LicensesConfig = Field(
         LicensesConfig(), description="Which licences photographs of the web may have."
@@ -54,6 +61,11 @@ class BuildConfig(Config):
     block: BlockConfig = Field(BlockConfig(), description="Which photographs must not come in.")
     decode: DecodeConfig = Field(DecodeConfig(), description="What a photograph may be.")
     detect: DetectConfig = Field(DetectConfig(), description="How faces are found.")
+    aligned: bool = Field(
+        False,
+        description="Photographs are aligned faces of the resolution already, and kept as they are: none is looked "
+        "for, nothing is measured, and curate.preset is none.",
+    )
     align_mode: Literal["fast", "exact"] = Field(
         "fast", description="exact: FFHQ's crop bit for bit; fast: the same to within 50 dB, and much faster."
     )
@@ -61,6 +73,18 @@ class BuildConfig(Config):
     encode: EncodeConfig = Field(EncodeConfig(), description="How crops are stored.")
     curate: CurateConfig = Field(default_factory=CurateConfig, description="Which faces are kept.")
     shard: ShardConfig = Field(ShardConfig(), description="How images are grouped into tars.")
+    splits: SplitsText | None = Field(
+        None,
+        description="Splits and their shares, such as train=0.9,val=0.05,test=0.05. Images of one photograph, picture "
+        "or, with scores.embedding, person stay together, in the last of the splits that they would have.",
+    )
+    split_identity_distance: float = Field(
+        0.45,
+        gt=0,
+        le=2,
+        description="With splits and scores.embedding: faces no further apart are one person. From "
+        "0.5 on chains of strangers join.",
+    )
 
     @property
     def faces(self) -> FacesConfig:
@@ -70,13 +94,33 @@ class BuildConfig(Config):
             decode=self.decode, detect=self.detect, align=align, scores=self.scores, encode=self.encode
         )
 
+    def faces_identity(self) -> dict[str, Any]:
+        """What determines the faces of a photograph, and their bytes, as JSON."""
+        if self.aligned:
+            return {
+                "aligned": True,
+                "encode": self.encode.model_dump(mode="json"),
+                "side_px": self.resolution,
+            }
+        return self.faces.identity()
+
+    @model_validator(mode="after")
+    def _measures_nothing_of_aligned(self) -> Self:
+        if self.aligned and self.curate.preset != "none":
+            raise ValueError(
+                f"aligned faces are not measured, so that curate.preset cannot be {self.curate.preset}: it is none"
+            )
+        return self
+
     @property
     def curation(self) -> CurateConfig:
         """The rules as they will run; ConfigError where one needs faces or scores that this build will not have."""
         detect = self.detect.resolved(self.resolution)
         assert detect.min_quad_px is not None
         measured = [
-            score.name for score in SCORES if score.measured_by and attrgetter(score.measured_by)(self)
+            score.name
+            for score in SCORES
+            if score.measured_by and attrgetter(score.measured_by)(self) and not self.aligned
         ]
         return self.curate.resolved(self.resolution, detect.min_quad_px, measured)
 
@@ -86,6 +130,25 @@ class BuildConfig(Config):
         if identity.pop("reviews") is not None:
             identity["reviews_sha256"] = read_verdicts(self.curate.reviews).digest
         return identity
+
+    @property
+    def kinship(self) -> Kinship | None:
+        """What splits keep together; None where there are no splits."""
+        if self.splits is None:
+            return None
+        distance = self.curate.pdq_max_distance
+        return Kinship(
+            of=self.splits,
+            pdq_max_distance=SAME_PICTURE_BITS if distance is None else distance,
+            min_pdq_quality=self.curate.min_pdq_quality,
+            identity_max_distance=self.split_identity_distance if self.scores.embedding else None,
+        )
+
+    def columns_to_judge(self) -> list[str]:
+        """The columns of a face that curation and splits look at."""
+        columns = columns_to_judge(self.curation)
+        embeds = self.splits is not None and self.scores.embedding and "embedding" not in columns
+        return [*columns, *(["embedding"] if embeds else [])]
 
     def resolved(self) -> dict[str, Any]:
         """The whole config as it will run, every None that has a meaning replaced by it."""

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from preprocessing.aligned import aligned_face
 from preprocessing.columns import columns_of, item_columns, photo_columns, rejections_of
 from preprocessing.config import BuildConfig, recorded_config
 from preprocessing.curation.choose import choose
@@ -144,7 +145,8 @@ def explain(store: Store, reference: str, given: BuildConfig, name: str | None) 
     if data is None:
         data = store.original(_photo_sha256(store, reference))
     sha256 = bytes_digest(data)
-    results = faces_in_photo(reference, sha256, data, config.faces)
+    found = aligned_face if config.aligned else faces_in_photo
+    results = found(reference, sha256, data, config.faces)
     faces = [result for result in results if isinstance(result, Face)]
     rejections = [result for result in results if isinstance(result, Rejection)]
     rules = config.curation
@@ -154,7 +156,7 @@ def explain(store: Store, reference: str, given: BuildConfig, name: str | None) 
     outcomes: dict[int, Rejection | None] = {faces[number].face_index: None for number in curated.faces}
     for rejection in (*rejections, *rejections_of(curated.rejections)):
         outcomes[-1 if rejection.face_index is None else rejection.face_index] = rejection
-    verdicts = [(face, check(face, rules)) for face in faces]
+    verdicts = [(face, [] if config.aligned else check(face, rules)) for face in faces]
     return Explanation(reference, sha256, dict(sorted(outcomes.items())), verdicts, dataset)
 
 
@@ -172,10 +174,10 @@ def _photo_sha256(store: Store, reference: str) -> str:
     try:
         chain = trace(store, reference)
     except NotFoundError:
-        raise NotFoundError(f"{reference!r} is no file, and no image or photograph in {store.root}") from None
+        raise NotFoundError(f"{reference!r} is no file, and no image or photograph in {store}") from None
     named = {row["photo_sha256"] for row in (*chain.images, *chain.rejections)} - {None}
     if len(named) != 1:
-        raise ConfigError(f"{reference!r} names {len(named) or 'no'} photographs of {store.root}, not one")
+        raise ConfigError(f"{reference!r} names {len(named) or 'no'} photographs of {store}, not one")
     return str(named.pop())
 
 

@@ -17,6 +17,7 @@ from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad, quad
 from preprocessing.photo.decode import DecodeConfig, Decoded, decoded
 from preprocessing.photo.detect import DetectConfig, Detection, detect_faces, predictor_digest, yunet_digest
 from preprocessing.photo.encode import EncodeConfig, encoded
+from preprocessing.photo.memory import keep_freed_memory
 from preprocessing.records import Face, Rejection
 from preprocessing.reject import Reason, Rejected
 from preprocessing.scores.score import ScoreConfig, score_face
@@ -53,6 +54,7 @@ def faces_in_photo(ref: str, sha256: str, data: bytes, config: FacesConfig) -> l
 
     `ref` and `sha256` name the photograph in the records. Only errors of the installation escape.
     """
+    keep_freed_memory()
     try:
         photo = decoded(data, config.decode)
     except Rejected as rejected:

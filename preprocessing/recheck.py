@@ -22,8 +22,9 @@ from pathlib import Path
 from preprocessing.crawl.crawler import check_contact, crawl, known_of
 from preprocessing.crawl.fetch import FetchConfig, Fetcher, Wanted
 from preprocessing.crawl.hosts import Memory
-from preprocessing.crawl.ledger import Entry, Ledger, partition_of, timestamp
+from preprocessing.crawl.ledger import Ledger
 from preprocessing.crawl.retry import PASSING, outcome_of
+from preprocessing.crawl.rows import Entry, partition_of, timestamp
 from preprocessing.crawl.signals import Signals, policy
 from preprocessing.crawl.standing import Standing
 from preprocessing.crawl.urls import WebAddress, host_of, web_address
@@ -31,6 +32,7 @@ from preprocessing.reject import Reason, Rejected
 from preprocessing.sources.licenses import license_of
 from storage.datasets.dataset import Dataset
 from storage.records import Part, StoredRecord
+from storage.store import Store
 from storage.tables import Row
 
 _LICENSE_LINK = re.compile(rb"(?:https?:)?//(?:www\.)?(?:creativecommons|rightsstatements)\.org/[\w./-]+")
@@ -103,6 +105,12 @@ def recheck(dataset: Dataset, config: FetchConfig) -> RecheckRecord:
     )
     dataset.store.put(recheck_key(dataset, started), record.as_bytes())
     return record
+
+
+def last_recheck(store: Store, name: str) -> RecheckRecord | None:
+    """What the last recheck of a dataset found, if there was one."""
+    keys = list(store.keys(f"datasets/{name}/rechecks"))
+    return RecheckRecord.read(store.file(keys[-1])) if keys else None
 
 
 def recheck_key(dataset: Dataset, at: datetime) -> str:

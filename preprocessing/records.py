@@ -96,7 +96,8 @@ class Face:
     `face_index` numbers a photograph's faces from 0, largest quad first. `box_px` is the detector's rectangle
     (left, top, right, bottom) and `landmarks_px` the 68 points (x, y), both in pixels of the upright
     photograph; `quad_px` is the crop's four corners (top-left, bottom-left, bottom-right, top-right) there and
-    `quad_side_px` its side before resampling. `image` is the encoded crop and `image_sha256` its digest.
+    `quad_side_px` its side before resampling. `image` is the encoded crop and `image_sha256` its digest. A face that
+    came aligned has neither detector's score nor landmarks.
     """
 
     photo_sha256: str
@@ -104,7 +105,7 @@ class Face:
     photo_width_px: int
     photo_height_px: int
     box_px: tuple[float, float, float, float]
-    detector_score: float
+    detector_score: float | None
     landmarks_px: tuple[tuple[float, float], ...]
     quad_px: tuple[tuple[float, float], ...]
     quad_side_px: float

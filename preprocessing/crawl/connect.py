@@ -27,9 +27,12 @@ KEPT_S = 300.0
 """How long the addresses of a name are used."""
 NOT_FOUND_KEPT_S = 60.0
 """How long a name without an address is not asked for again."""
-_THREADS = 64
+_THREADS = 512
+"""Names that are looked up at once: one of a resolver that does not answer takes ten seconds of a thread."""
 _TRIES = 2
 """Of a resolver that says that it failed for now."""
+_LONG_S = 2.0
+"""A failure that took so long is not tried again."""
 
 
 class AddressRefused(OSError):
@@ -101,9 +104,7 @@ class Resolver(AbstractResolver):
         if address_of(host) is not None:
             return _Known(math.inf, (host,), None)
         try:
-            found = await asyncio.wait_for(
-                asyncio.get_running_loop().run_in_executor(self._threads, _looked_up, host), self._timeout_s
-            )
+            found = await self._found(host)
         except TimeoutError:
             return _not_found("no answer about its name")
         except (OSError, UnicodeError) as error:
@@ -116,6 +117,22 @@ class Resolver(AbstractResolver):
         why = next((why for _, why in judged if why), None)
         failure = None if good else (Reason.ADDRESS_REFUSED, f"its name leads to {why or 'no address'}")
         return _Known(time.monotonic() + KEPT_S, good, failure)
+
+    async def _found(self, host: str) -> list[str]:
+        """What a name resolves to; the time that it may take begins when there is a thread for it."""
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def look() -> list[str]:
+            loop.call_soon_threadsafe(begun.set)
+            return _looked_up(host)
+
+        looking = loop.run_in_executor(self._threads, look)
+        try:
+            await begun.wait()
+        except BaseException:
+            looking.cancel()
+            raise
+        return await asyncio.wait_for(looking, self._timeout_s)
 
     def _judged_socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, protocol, _, place = info
@@ -134,10 +151,12 @@ def _not_found(why: str) -> _Known:
 def _looked_up(host: str) -> list[str]:
     """The addresses of a name, in the resolver's order, each once."""
     for tries in range(1, _TRIES + 1):
+        start_s = time.monotonic()
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
             return list(dict.fromkeys(str(place[0]) for *_, place in found))
         except socket.gaierror as error:
-            if error.errno != socket.EAI_AGAIN or tries == _TRIES:
+            is_long = time.monotonic() - start_s > _LONG_S
+            if error.errno != socket.EAI_AGAIN or tries == _TRIES or is_long:
                 raise
     raise AssertionError

@@ -52,7 +52,7 @@ _BLOCK_BYTES = 64 * 1024
 _CARRIED = re.compile(r"[ -~]+")
 """What a header of a request may hold."""
 _MAX_HEADER_BYTES = 64 * 1024
-_MAX_HEADERS = 1024
+_MAX_HEADERS = 2048
 
 
 class FetchConfig(Config):
@@ -299,7 +299,8 @@ class Fetcher:
 
     async def _text(self, address: WebAddress) -> bytes | None:
         """A text that an origin has for crawlers; None where there is none (RFC 9309, section 2.3.1)."""
-        retries = None if address.target == "/robots.txt" else 0
+        # tdmrep.json is rare, and refuses nothing where it cannot be had: it must not be lost to one bad moment.
+        retries = self._config.retries if address.target == "/robots.txt" else min(self._config.retries, 1)
         for _ in range(self._config.max_redirects + 1):
             try:
                 answer = await self._get(address, None, retries)
@@ -319,8 +320,11 @@ class Fetcher:
         """One address, tried again where that may help; a photograph where it is for a `visit`, a text otherwise."""
         retries = self._config.retries if retries is None else retries
         host = self._host(address)
+        said = visit.signals if visit else Signals()
         for attempt in itertools.count():
             await self._resolver.addresses(address.host)
+            if visit:
+                visit.signals = said  # without what an answer said that was cut short
             try:
                 answer = await self._attempt(host, address, visit)
             except Passing as failure:
@@ -344,11 +348,11 @@ class Fetcher:
 
     async def _attempt(self, host: Host, address: WebAddress, visit: Visit | None) -> _Answer:
         assert self._session is not None
-        headers = {}
+        headers: dict[str, str] = {}
         if address.credentials:
             pair = ":".join(address.credentials).encode("utf-8", "surrogateescape")
             headers["Authorization"] = f"Basic {b64encode(pair).decode()}"
-        if visit:
+        if visit and visit.wanted.known:
             headers |= _conditions(visit.wanted.known, address)
         async with host.turn(self._slots):
             if visit:
@@ -381,6 +385,9 @@ class Fetcher:
     async def _answer(self, response: aiohttp.ClientResponse, visit: Visit | None) -> _Answer:
         status, headers = response.status, response.headers
         if status in _REDIRECTS and (location := headers.get("Location")):
+            if visit:  # what is said of the address that a list names holds wherever it leads
+                visit.signals += read_headers(visit.headers, self._agents)
+                self._judge(visit.signals)
             return _Answer(location=location)
         if may_pass(status):
             asked = [
@@ -450,9 +457,9 @@ def _redirected(address: WebAddress, location: str) -> WebAddress:
     return replace(target, credentials=None)
 
 
-def _conditions(known: Known | None, address: WebAddress) -> dict[str, str]:
+def _conditions(known: Known, address: WebAddress) -> dict[str, str]:
     """Headers by which a server need not send what is known; only to the address that gave it (RFC 9110, 13.1)."""
-    if known is None or known.place != address.recorded:
+    if known.place != address.recorded:
         return {}
     said = {name.lower(): value for name, value in known.headers}
     pairs = (("If-None-Match", said.get("etag")), ("If-Modified-Since", said.get("last-modified")))
@@ -461,8 +468,12 @@ def _conditions(known: Known | None, address: WebAddress) -> dict[str, str]:
 
 def _note(response: aiohttp.ClientResponse, address: WebAddress, visit: Visit) -> None:
     visit.status, visit.place = response.status, address.recorded
-    visit.headers = tuple((str(name), value) for name, value in response.headers.items())
+    visit.headers = tuple([(str(name), value) for name, value in response.headers.items()])
     visit.ip = response.ip if isinstance(response, _Response) else None
+
+
+class HeadersTooLong(aiohttp.ClientError):
+    """Raised of an answer whose headers together are longer than any record should hold."""
 
 
 class _Response(aiohttp.ClientResponse):
@@ -474,7 +485,10 @@ class _Response(aiohttp.ClientResponse):
         """As aiohttp calls it."""
         if connection.transport is not None and (peer := connection.transport.get_extra_info("peername")):
             self.ip = str(peer[0])
-        return await super().start(connection)
+        await super().start(connection)
+        if sum(len(name) + len(value) for name, value in self.raw_headers) > _MAX_HEADER_BYTES:
+            raise HeadersTooLong
+        return self
 
 
 async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

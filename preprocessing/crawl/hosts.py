@@ -11,8 +11,6 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -24,6 +22,9 @@ FAILURES = 12
 """Failures in a row after which a host's URLs get one attempt each, where its settings do not say fewer."""
 SINGLE_ATTEMPTS = 4
 """Further failures in a row after which it is not asked any more."""
+
+ORIGIN_KEPT_S = 24 * 3600.0
+"""How long what an origin says holds (RFC 9309, section 2.4)."""
 
 
 class Passing(Rejected):
@@ -78,6 +79,11 @@ class Origin:
     delay_s: float | None = None
     """What it wants between two requests, where that was worked out."""
 
+    @property
+    def is_old(self) -> bool:
+        """Whether it is to be read again."""
+        return time.monotonic() - self.read_s >= ORIGIN_KEPT_S
+
 
 @dataclass
 class Memory:
@@ -101,26 +107,13 @@ class Host:
     bytes_per_s: float = math.inf
     order: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    @asynccontextmanager
-    async def turn(self, all_slots: asyncio.Semaphore) -> AsyncIterator[None]:
-        """Wait for a slot, then for the time of the next request; `Rejected` where the host is not to be asked.
+    def turn(self, all_slots: asyncio.Semaphore) -> Turn:
+        """A turn to take: `async with` waits for a slot, then for the time of the next request.
 
-        `all_slots` are those of all hosts together, and none is held while waiting.
+        `Rejected` where the host is not to be asked. `all_slots` are those of all hosts together, and none is held
+        while waiting.
         """
-        pace = self.pace
-        async with self.slots:
-            while True:
-                self.check()
-                async with self.order:
-                    while (wait_s := max(pace.next_start_s, pace.paused_until_s) - time.monotonic()) > 0:
-                        await asyncio.sleep(wait_s)
-                        self.check()  # a pause may have come meanwhile, or the end
-                    pace.next_start_s = time.monotonic() + pace.delay_s
-                async with all_slots:
-                    self.check()
-                    if pace.paused_until_s <= time.monotonic():
-                        yield
-                        return
+        return Turn(self, all_slots)
 
     def check(self) -> None:
         """Raise `Rejected` where the host is not to be asked now."""
@@ -161,3 +154,51 @@ class Host:
         self.pause(failure.wait_s)
         self.pace.put_off = PutOff(failure.reason, detail, self.name, until)
         return self.pace.put_off
+
+
+class Turn:
+    """One request's turn at a host, as long as it is entered."""
+
+    __slots__ = ("_all_slots", "_host")
+
+    def __init__(self, host: Host, all_slots: asyncio.Semaphore) -> None:
+        self._host = host
+        self._all_slots = all_slots
+
+    async def __aenter__(self) -> None:
+        host, pace = self._host, self._host.pace
+        await host.slots.acquire()
+        try:
+            # In order until the request may leave: a slot of all hosts may be long in coming, and others wait behind.
+            async with host.order:
+                while True:
+                    await self._wait()
+                    await self._all_slots.acquire()
+                    if self._wait_s <= 0:
+                        break
+                    self._all_slots.release()
+                try:
+                    host.check()
+                except BaseException:
+                    self._all_slots.release()
+                    raise
+                pace.next_start_s = time.monotonic() + pace.delay_s
+        except BaseException:
+            host.slots.release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._all_slots.release()
+        self._host.slots.release()
+
+    @property
+    def _wait_s(self) -> float:
+        pace = self._host.pace
+        return max(pace.next_start_s, pace.paused_until_s) - time.monotonic()
+
+    async def _wait(self) -> None:
+        """Until the host may be asked, without any slot of all hosts; `Rejected` where it is not to be."""
+        self._host.check()
+        while (wait_s := self._wait_s) > 0:
+            await asyncio.sleep(wait_s)
+            self._host.check()  # a pause may have come meanwhile, or the end

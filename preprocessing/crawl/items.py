@@ -10,6 +10,7 @@ Not here: which rows are asked again (`preprocessing.crawl.standing`), and reque
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,7 +25,10 @@ from numpy.typing import NDArray
 from preprocessing.crawl.blocklist import BlockConfig, open_blocklist
 from preprocessing.crawl.crawler import crawl, known_of
 from preprocessing.crawl.fetch import FetchConfig, Wanted
-from preprocessing.crawl.ledger import FOLDER, Entry, Ledger, Partition, partition_of, timestamp
+from preprocessing.crawl.hosts import Memory
+from preprocessing.crawl.ledger import Ledger, Partition
+from preprocessing.crawl.progress import TOLD_S, hosts_line
+from preprocessing.crawl.rows import FOLDER, Entry, partition_of, timestamp
 from preprocessing.crawl.standing import Standing
 from preprocessing.crawl.summary import Summary
 from preprocessing.crawl.urls import WebAddress, host_of
@@ -47,7 +51,7 @@ OUTCOME_SCHEMA = pa.schema(
 """What became of items: without a reason, the bytes are in the store."""
 
 AddressOf = Callable[[Item], WebAddress]
-Count = Callable[[Counter[str]], None]
+Count = Callable[[Counter[str], str], None]
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,12 @@ def fetch_items(
     config: FetchConfig,
     store: Store,
     asking: Asking,
-    count: Count = lambda _: None,
+    count: Count = lambda *_: None,
     block: BlockConfig | None = None,
 ) -> FetchedItems:
     """What became of items, at least one, that have an address; what is not known of them is asked for.
 
-    `count` is told what became of items, as they come to an end.
+    `count` is told what became of items, as they come to an end, and in a line how far it is with each host.
     """
     partition_of_items = items["partition"].to_numpy()
     now = datetime.now(UTC)
@@ -127,12 +131,14 @@ def fetch_items(
         num_known = outcomes.num
         blocklist = open_blocklist(store, block or BlockConfig())
         is_fresh = asking.refetch or bool(asking.retry)
-        with closing(crawl(wanted, config, held, blocklist=blocklist, is_fresh=is_fresh)) as batches:
+        memory = held.memory()
+        asked = crawl(wanted, config, held, blocklist=blocklist, is_fresh=is_fresh, memory=memory)
+        with closing(asked) as batches:
             del wanted
             for batch in batches:
                 for one, entry in batch:
-                    outcomes.add(one.number, entry)
-                outcomes.tell()
+                    outcomes.add(one.number, entry, is_asked=True)
+                outcomes.tell(memory)
     if begun:
         begun.unlink(missing_ok=True)
     return FetchedItems(outcomes.table(), num_known, outcomes.summary.table())
@@ -202,8 +208,9 @@ class _Outcomes:
             self._others.setdefault(int(first[number]), []).append(number)
         self._promised = items["expected_sha256"]
         self._promises_nothing = self._promised.null_count == len(self._promised)
+        self._line, self._line_s = "", -TOLD_S
         self.num = 0
-        self.summary = Summary()
+        self.summary, self._asked = Summary(), Summary()
 
     def promised(self, number: int) -> set[str | None]:
         """The sha256 of the photographs that the items of an address take, None among them where one takes any."""
@@ -211,7 +218,7 @@ class _Outcomes:
             return _ANY
         return {self._promised[one].as_py() for one in self._with(number)}
 
-    def add(self, number: int, entry: Entry) -> None:
+    def add(self, number: int, entry: Entry, *, is_asked: bool = False) -> None:
         """What the row of an address means for its items."""
         reason = None
         for one in self._with(number):
@@ -227,10 +234,15 @@ class _Outcomes:
             self._counts[reason or "photos"] += 1
             self.num += 1
         self.summary.add(entry, reason)
+        if is_asked:
+            self._asked.add(entry, reason)
 
-    def tell(self) -> None:
-        """Say what was added since the last time."""
-        self._count(self._counts)
+    def tell(self, memory: Memory | None = None) -> None:
+        """Say what was added since the last time, and now and then how far it is with each host."""
+        now_s = time.monotonic()
+        if memory is not None and now_s - self._line_s >= TOLD_S:
+            self._line, self._line_s = hosts_line(self._asked.hosts, memory.paces), now_s
+        self._count(self._counts, self._line)
         self._counts = Counter()
 
     def table(self) -> pa.Table:

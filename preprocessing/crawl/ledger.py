@@ -18,91 +18,51 @@ import io
 import json
 import logging
 import os
-import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from preprocessing.crawl.hosts import HostPace, Memory, Origin, PutOff
-from preprocessing.crawl.retry import outcome_of
-from preprocessing.crawl.robots import KEPT_S
+from preprocessing.crawl.database import FORMAT, opened, transaction
+from preprocessing.crawl.hosts import ORIGIN_KEPT_S, HostPace, Memory, Origin, PutOff
+from preprocessing.crawl.looks import Looks, LooksTable
 from preprocessing.crawl.robots_txt import parse_robots
+from preprocessing.crawl.rows import FOLDER, PARTITIONS, Entry, holds_over, partition_of, timestamp
+from preprocessing.crawl.segments import (
+    LEGACY,
+    SEGMENT_ROWS,
+    entries_of,
+    erased,
+    is_small,
+    legacy_entries,
+    segment_of,
+    urls_of,
+)
 from preprocessing.crawl.urls import WebAddress, host_of, web_address
 from preprocessing.reject import Reason, Rejected
-from storage.digest import bytes_digest, file_digest
-from storage.errors import IntegrityError, PipelineError
-from storage.records import check_format
+from storage.digest import bytes_digest
+from storage.local import delete
 from storage.store import Store, original_key
-from storage.tables import BATCH_ROWS, FORMAT_KEY, Stored
+from storage.tables import BATCH_ROWS, Stored
 
 logger = logging.getLogger(__name__)
 
-KEPT, REFUSED, GONE = "kept", "refused", "gone"
-PARTITIONS = 16
-FORMAT = 1
-"""Of the SQLite files."""
-FOLDER = "ledger"
-SEGMENT_ROWS = 100_000
-"""At most in one segment, so that few rows are held at a time."""
-LEGACY = "chunks/crawl"
-"""Where likeness 0.1 kept what it had fetched: a table a second, which is read as segments are."""
-_BUSY_S = 60.0
-
-
-class Entry(NamedTuple):
-    """What is on record of one address.
-
-    `state` is kept, refused or gone; `outcome` is final, doubtful or passing, and None where a photograph is whole.
-    `status` to `headers` are of the last answer, `sha256` and `num_bytes` of the last photograph. Times are ISO 8601 in
-    UTC, and sort as texts. `signals`, `headers` and `rule` are JSON; `rule` is what it was asked under.
-    """
-
-    url: str
-    host: str
-    state: str
-    outcome: str | None = None
-    reason: str | None = None
-    detail: str | None = None
-    attempts: int = 0
-    sha256: str | None = None
-    num_bytes: int | None = None
-    status: int | None = None
-    etag: str | None = None
-    last_modified: str | None = None
-    place: str | None = None
-    address: str | None = None
-    robots: str | None = None
-    first_asked_at: str = ""
-    asked_at: str = ""
-    seconds: float = 0.0
-    rule: str | None = None
-    signals: str | None = None
-    headers: str | None = None
-
-
-_INTEGERS = {"attempts", "num_bytes", "status"}
-LEDGER_SCHEMA = pa.schema(
-    [
-        pa.field(
-            name,
-            pa.int64() if name in _INTEGERS else pa.float64() if name == "seconds" else pa.string(),
-        )
-        for name in Entry._fields
-    ]
-)
+MOST_SMALL = 16
+"""Small segments of one partition: where there are more, they become few."""
 _PLAIN = Entry._fields[:-3]
+_NUM_PLAIN = len(_PLAIN)
 _SELECT = f"""
     SELECT {", ".join(f"e.{name}" for name in _PLAIN)}, rules.text, said.text, {{headers}}
     FROM {{source}} LEFT JOIN texts AS rules ON rules.id = e.rule LEFT JOIN texts AS said ON said.id = e.signals
 """
+_ERASED = """url IN (SELECT value FROM json_each(?1)) OR place IN (SELECT value FROM json_each(?1))
+    OR sha256 IN (SELECT value FROM json_each(?2))"""
 _INSERT = f"""
     INSERT OR REPLACE INTO entries ({", ".join(Entry._fields[:-1])}, evidence, is_published)
     VALUES ({", ".join("?" * (len(Entry._fields) + 1))})
@@ -122,24 +82,13 @@ _HOST_TABLES = f"""
 """
 
 
-@lru_cache(maxsize=65536)
-def partition_of(host: str) -> int:
-    """The partition that a host's addresses lie in, here and everywhere."""
-    return int(bytes_digest(host.encode())[:8], 16) % PARTITIONS
-
-
-def timestamp(at: datetime) -> str:
-    """A time as the ledger has it."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")
-
-
 class Partition:
     """One SQLite file; whoever writes holds its lock."""
 
     def __init__(self, store: Store, number: int) -> None:
         self.number = number
         self._store, self._root = store, str(store.root)
-        self._db = _opened(store.path(f"{FOLDER}/working/{number:02d}.sqlite"), _TABLES)
+        self._db = opened(store.path(f"{FOLDER}/working/{number:02d}.sqlite"), _TABLES)
         self._texts: dict[str, int] = {}
         [(last,)] = self._db.execute("SELECT max(id) FROM evidence")
         self._next = (last or 0) + 1
@@ -168,7 +117,12 @@ class Partition:
 
     def has_photo(self, entry: Entry) -> bool:
         """Whether the photograph of a row lies in the store."""
-        return entry.sha256 is not None and os.path.isfile(f"{self._root}/{original_key(entry.sha256)}")
+        if entry.sha256 is None:
+            return False
+        key = original_key(entry.sha256)
+        return os.path.isfile(f"{self._root}/{key}") or (
+            self._store.mirror is not None and self._store.exists(key)
+        )
 
     def each(self, condition: str = "TRUE") -> Iterator[Entry]:
         """All rows, whole, ordered by address."""
@@ -178,7 +132,7 @@ class Partition:
             yield Entry._make(row)
 
     def put(self, entries: Iterable[Entry], *, is_published: bool = False) -> None:
-        """Write rows in place of those of the same addresses; they are on the disk when this returns."""
+        """Write rows in place of those of the same addresses; no kill takes them back when this returns."""
         rows, evidence, urls = [], [], []
         with self._transaction():
             for entry in entries:
@@ -188,7 +142,7 @@ class Partition:
                     self._next += 1
                     evidence.append((place, entry.headers))
                 texts = (self._id(entry.rule), self._id(entry.signals))
-                rows.append((*entry[: len(_PLAIN)], *texts, place, is_published))
+                rows.append((*entry[:_NUM_PLAIN], *texts, place, is_published))
                 urls.append((entry.url,))
             self._db.executemany(
                 "DELETE FROM evidence WHERE id = (SELECT evidence FROM entries WHERE url = ?)", urls
@@ -197,17 +151,95 @@ class Partition:
             self._db.executemany(_INSERT, rows)
 
     def publish(self) -> None:
-        """Write what is new since the last time into the store, as segments."""
+        """Write what is new since the last time into the store, as segments, and make few of many small ones."""
         while entries := list(islice(self.each("NOT e.is_published"), SEGMENT_ROWS)):
-            data = _segment(entries)
-            name = f"{self.prefix}/{bytes_digest(data)}.parquet"
-            self._store.put(name, data)
+            name = self._write(entries)
             with self._transaction():
                 self._db.execute("INSERT OR IGNORE INTO segments VALUES (?)", (name,))
                 self._db.executemany(
                     "UPDATE entries SET is_published = TRUE WHERE url = ?",
                     [(entry.url,) for entry in entries],
                 )
+
+        self._compact()
+
+    def _compact(self) -> None:
+        """Write the rows of many small segments as few, and then delete those.
+
+        Killed in between, both are there, which says nothing else: of two rows for one address the newer holds.
+        """
+        names = [name for (name,) in self._db.execute("SELECT name FROM segments")]
+        small = {name for name in names if name.startswith(self.prefix) and is_small(self._store.file(name))}
+        if len(small) <= MOST_SMALL:
+            return
+        urls = urls_of([self._store.file(name) for name in sorted(small)])
+        new = set()
+        for start in range(0, len(urls), SEGMENT_ROWS):
+            found = self.get(urls[start : start + SEGMENT_ROWS], whole=True)
+            if found:
+                new.add(self._write([found[url] for url in sorted(found)]))
+        with self._transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO segments VALUES (?)", [(name,) for name in sorted(new)]
+            )
+            self._db.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in small - new])
+        for name in sorted(small - new):
+            self._store.discard(name)
+
+    def _write(self, entries: Sequence[Entry]) -> str:
+        data = segment_of(entries)
+        name = f"{self.prefix}/{bytes_digest(data)}.parquet"
+        self._store.put(name, data)
+        return name
+
+    def addresses_of(self, sha256s: Collection[str]) -> list[str]:
+        """The addresses that some photographs were fetched from."""
+        select = "SELECT url FROM entries WHERE sha256 IN (SELECT value FROM json_each(?)) ORDER BY url"
+        return [url for (url,) in self._db.execute(select, (json.dumps(sorted(sha256s)),))]
+
+    def erase(self, urls: Collection[str], sha256s: Collection[str]) -> int:
+        """Forget rows by their address, by that which a redirect led to, or by their photograph: how many there were.
+
+        They are gone from the file too, and from the segments, which are written anew without them.
+        """
+        asked = (json.dumps(sorted(urls)), json.dumps(sorted(sha256s)))
+        self._db.execute("PRAGMA secure_delete = ON")
+        self._db.execute(
+            f"CREATE TEMP TABLE erased AS SELECT url, evidence FROM entries WHERE {_ERASED}", asked
+        )
+        [(num,)] = self._db.execute("SELECT count(*) FROM erased")
+        with self._transaction():
+            self._db.execute("DELETE FROM evidence WHERE id IN (SELECT evidence FROM erased)")
+            self._db.execute("DELETE FROM entries WHERE url IN (SELECT url FROM erased)")
+            self._db.execute(
+                "DELETE FROM texts WHERE id NOT IN (SELECT rule FROM entries WHERE rule IS NOT NULL "
+                "UNION SELECT signals FROM entries WHERE signals IS NOT NULL)"
+            )
+        self._texts.clear()
+        self._db.execute("DROP TABLE erased")
+        for name in list(self._store.keys(self.prefix)):
+            self._rewrite(name, urls, sha256s)
+        self._db.execute("VACUUM")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return int(num)
+
+    def _rewrite(self, name: str, urls: Collection[str], sha256s: Collection[str]) -> None:
+        """Write a segment anew without some rows, where it has any of them."""
+        table = Stored(self._store.path(name), ["url", "sha256"]).read()
+        left = table.filter(pc.invert(erased(table, urls, sha256s)))
+        if left.num_rows == table.num_rows:
+            return
+        new = None
+        if left.num_rows:
+            buffer = io.BytesIO()
+            pq.write_table(left, buffer, compression="zstd")
+            new = f"{self.prefix}/{bytes_digest(buffer.getvalue())}.parquet"
+            self._store.put(new, buffer.getvalue())
+        with self._transaction():
+            if new is not None:
+                self._db.execute("INSERT OR IGNORE INTO segments VALUES (?)", (new,))
+            self._db.execute("DELETE FROM segments WHERE name = ?", (name,))
+        delete(self._store.path(name))
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Of the names of segments, those that were not read yet."""
@@ -222,7 +254,7 @@ class Partition:
             new: dict[str, Entry] = {}
             for entry in batch:
                 known = new.get(entry.url) or here.get(entry.url)
-                if known is None or _holds_over(entry, known):
+                if known is None or holds_over(entry, known):
                     new[entry.url] = entry
             self.put(new.values(), is_published=True)
         with self._transaction():
@@ -241,7 +273,7 @@ class Partition:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _transaction(self._db):
+        with transaction(self._db):
             try:
                 yield
             except BaseException:
@@ -255,7 +287,7 @@ class Held:
     def __init__(self, store: Store, partitions: Iterable[Partition]) -> None:
         self.store = store
         self._partitions = {partition.number: partition for partition in partitions}
-        self._hosts = _opened(store.path(f"{FOLDER}/working/hosts.sqlite"), _HOST_TABLES)
+        self._hosts = opened(store.path(f"{FOLDER}/working/hosts.sqlite"), _HOST_TABLES)
 
     def __getitem__(self, number: int) -> Partition:
         return self._partitions[number]
@@ -271,7 +303,7 @@ class Held:
         return found
 
     def put(self, entries: Iterable[Entry]) -> None:
-        """Write rows; they are on the disk when this returns."""
+        """Write rows; no kill takes them back when this returns."""
         apart: dict[int, list[Entry]] = {}
         for entry in entries:
             apart.setdefault(partition_of(entry.host), []).append(entry)
@@ -283,6 +315,10 @@ class Held:
         for partition in self._partitions.values():
             yield from partition.each()
 
+    def addresses_of(self, sha256s: Collection[str]) -> list[str]:
+        """The addresses, in their one form, that some photographs were fetched from."""
+        return [url for partition in self._partitions.values() for url in partition.addresses_of(sha256s)]
+
     def publish(self) -> None:
         """Write what is new into the store."""
         for partition in self._partitions.values():
@@ -292,8 +328,8 @@ class Held:
         """What earlier crawls of the last day learned of hosts."""
         memory = Memory()
         now, now_s = datetime.now(UTC), time.monotonic()
-        since = timestamp(now - timedelta(seconds=KEPT_S))
-        with _transaction(self._hosts):
+        since = timestamp(now - timedelta(seconds=ORIGIN_KEPT_S))
+        with transaction(self._hosts):
             self._hosts.execute("DELETE FROM origins WHERE read_at <= ?", (since,))
             self._hosts.execute("DELETE FROM hosts WHERE until <= ?", (timestamp(now),))
         for origin, robots, tdmrep, read_at in self._hosts.execute(
@@ -321,12 +357,19 @@ class Held:
                 origins.append((name, origin.body, tdmrep, read_at))
         hosts = {one.host: (one.host, timestamp(one.until), one.reason.value, one.detail) for one in put_off}
         if origins or hosts:
-            with _transaction(self._hosts):
+            with transaction(self._hosts):
                 self._hosts.executemany(
                     "INSERT OR REPLACE INTO origins (origin, robots, tdmrep, read_at) VALUES (?, ?, ?, ?)",
                     origins,
                 )
                 self._hosts.executemany("INSERT OR REPLACE INTO hosts VALUES (?, ?, ?, ?)", hosts.values())
+
+    def keep_looks(self, looks: dict[str, Looks]) -> None:
+        """Note the hashes that photographs were found to have, and empty the note of them."""
+        if looks:
+            with closing(LooksTable(self.store)) as table:
+                table.put(looks)
+            looks.clear()
 
     def close(self) -> None:
         """Close every file."""
@@ -356,6 +399,24 @@ class Ledger:
             for number in sorted(numbers):
                 self._catch_up(held[number])
             yield held
+
+    def erase(self, urls: Collection[str], sha256s: Collection[str]) -> int:
+        """Forget all rows of some addresses, in their one form, or photographs: how many there were."""
+        if not any(self.store.path(folder).is_dir() for folder in (FOLDER, LEGACY)):
+            return 0
+        for name in self.store.keys(LEGACY):
+            table = Stored(self.store.path(name), ["ref", "sha256"]).read()
+            keys = [_key_of(ref) for ref in table["ref"].to_pylist()]
+            keyed = table.append_column("url", pa.array(keys, pa.string()))
+            left = table.filter(pc.invert(erased(keyed, urls, sha256s)))
+            if left.num_rows < table.num_rows:
+                buffer = io.BytesIO()
+                pq.write_table(left, buffer, compression="zstd")
+                self.store.put(name, buffer.getvalue())
+        with closing(LooksTable(self.store)) as looks:
+            looks.erase(sha256s)
+        with self.held(range(PARTITIONS)) as held:
+            return sum(held[number].erase(urls, sha256s) for number in range(PARTITIONS))
 
     @contextmanager
     def read(self) -> Iterator[Held]:
@@ -393,7 +454,7 @@ class Ledger:
     def _catch_up(self, partition: Partition) -> None:
         """Read the segments that a partition has not read."""
         for name in partition.missing(self.store.keys(partition.prefix)):
-            partition.merge(name, _entries(self.store.path(name)))
+            partition.merge(name, entries_of(self.store.path(name)))
         for name in partition.missing(self._legacy):
             mine = self._legacy[name].get(partition.number, ())
             partition.merge(name, mine)
@@ -404,105 +465,13 @@ class Ledger:
         found: dict[str, dict[int, list[Entry]]] = {}
         for name in self.store.keys(LEGACY):
             found[name] = {}
-            for entry in _legacy_entries(self.store.path(name)):
+            for entry in legacy_entries(self.store.path(name)):
                 found[name].setdefault(partition_of(entry.host), []).append(entry)
         return found
 
 
-def _holds_over(entry: Entry, other: Entry) -> bool:
-    """Whether of two rows for one address the first holds."""
-    return (entry.state == GONE, entry.asked_at) > (other.state == GONE, other.asked_at)
-
-
-def _segment(entries: Sequence[Entry]) -> bytes:
-    """Rows as a table; the same rows are the same bytes."""
-    columns = [
-        pa.array(column, field.type)
-        for column, field in zip(zip(*entries, strict=True), LEDGER_SCHEMA, strict=True)
-    ]
-    schema = LEDGER_SCHEMA.with_metadata({FORMAT_KEY: b"1"})
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def _entries(path: Path) -> Iterator[Entry]:
-    """The rows of a segment; IntegrityError where it is not what its name says."""
-    if file_digest(path) != path.stem:
-        raise IntegrityError(
-            f"{path} no longer has the sha256 of its name: delete it, and its addresses are asked again"
-        )
-    for row in Stored(path, ["url", "host", "state", "asked_at"]).each_row():
-        yield Entry(**{name: row[name] for name in Entry._fields if name in row})
-
-
-def _legacy_entries(path: Path) -> Iterator[Entry]:
-    """The rows of a table of likeness 0.1, as the ledger has them; what it does not say stays None."""
-    for row in Stored(path, ["ref", "sha256", "num_bytes", "reason", "detail", "fetched_at"]).each_row():
-        try:
-            address = web_address(row["ref"])
-        except Rejected:
-            continue
-        reason, detail, at = row["reason"], row["detail"], row["fetched_at"]
-        at = timestamp(datetime.fromisoformat(at)) if at else ""
-        refused = outcome_of(Rejected(Reason(reason), detail)) if reason else None
-        yield Entry(
-            address.key,
-            host_of(address),
-            state=REFUSED if reason else KEPT,
-            outcome=refused,
-            reason=reason,
-            detail=detail,
-            attempts=1,
-            sha256=row["sha256"],
-            num_bytes=row["num_bytes"],
-            first_asked_at=at,
-            asked_at=at,
-            signals=row.get("signals"),
-        )
-
-
-def _opened(path: Path, tables: str) -> sqlite3.Connection:
-    """A SQLite file that keeps what it was told: one that is damaged is made anew, and read from segments."""
+def _key_of(ref: str) -> str | None:
     try:
-        return _connected(path, tables)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            raise PipelineError(f"{path} cannot be opened: {error}") from error
-        logger.warning("%s is damaged (%s): it is made again from the segments of its rows", path, error)
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _connected(path, tables)
-
-
-def _connected(path: Path, tables: str) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA synchronous = OFF")  # a file that is new has nothing to lose
-    db.execute("PRAGMA journal_mode = WAL")
-    [(found,)] = db.execute("PRAGMA user_version")
-    if found:
-        check_format(found, FORMAT, path)
-    else:
-        with _transaction(db):  # another process may be making them too
-            [(found,)] = db.execute("PRAGMA user_version")
-            if not found:
-                for statement in tables.split(";")[:-1]:
-                    db.execute(statement)
-    db.execute("PRAGMA synchronous = FULL")
-    return db
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """All of what is written in the block, or nothing; PipelineError where the disk does not take it."""
-    try:
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
-    except sqlite3.OperationalError as error:
-        [(_, _, path)] = db.execute("PRAGMA database_list")
-        raise PipelineError(f"{path} cannot be written to: {error}") from error
+        return web_address(ref).key
+    except Rejected:
+        return None

@@ -19,6 +19,8 @@ from preprocessing.crawl.urls import host_of
 
 BATCH_S = 0.1
 """How long what has finished may wait for company."""
+SILENT_S = 2.0
+"""After how long without any an empty batch says that the crawl goes on."""
 _WAITING_LANES = 4
 """Lanes that may be under way for each request that may: most of them wait for their host."""
 
@@ -34,6 +36,8 @@ def arriving(
 ) -> Generator[list[Visit], None, None]:
     """What came of all addresses in batches, in the order in which they finish, none held for more than a moment.
 
+    A batch is empty where nothing has finished for a while, as when all hosts are waited for.
+
     Bodies are files of `folder`. The requests run in a thread of their own, since the caller's may be running an event
     loop already, and end with the iterator.
     """
@@ -48,7 +52,9 @@ def arriving(
             _crawl(lanes, Fetcher(config, memory, folder, refusal), config, finished, ended), loop
         )
         try:
-            while batch := asyncio.run_coroutine_threadsafe(_batch(finished, ended), loop).result():
+            while (
+                batch := asyncio.run_coroutine_threadsafe(_batch(finished, ended), loop).result()
+            ) is not None:
                 yield batch
             crawl.result()
         finally:
@@ -95,11 +101,15 @@ async def _crawl(
         ended.set()
 
 
-async def _batch(finished: asyncio.Queue[Visit | None], ended: asyncio.Event) -> list[Visit]:
-    """What has finished within a moment of the first; empty at the end."""
-    first = await finished.get()
-    if first is None:
+async def _batch(finished: asyncio.Queue[Visit | None], ended: asyncio.Event) -> list[Visit] | None:
+    """What has finished within a moment of the first; None at the end."""
+    try:
+        async with asyncio.timeout(SILENT_S):
+            first = await finished.get()
+    except TimeoutError:
         return []
+    if first is None:
+        return None
     batch = [first]
     try:
         async with asyncio.timeout(BATCH_S):

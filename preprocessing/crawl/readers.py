@@ -21,11 +21,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 from preprocessing.crawl.retry import may_pass
-from preprocessing.crawl.robots_txt import RobotsTxt, Rule, deciding, parse_robots, path_matches, stating
+from preprocessing.crawl.robots_txt import (
+    DECIDING,
+    RobotsTxt,
+    Rule,
+    deciding,
+    parse_robots,
+    path_matches,
+    stating,
+)
 from preprocessing.crawl.signals import Evidence, Place, Signal, Signals
 from preprocessing.photo.c2pa import statements
 from preprocessing.photo.embedded import embedded
@@ -100,36 +109,36 @@ def read_robots(robots: RobotsTxt, target: str, agents: Sequence[str]) -> Signal
     """What a robots.txt says of a path and query, asked under each of a crawler's names: the rules that decide."""
     evidence = []
     for agent in agents:
-        rules = robots.rules(agent)
-        if rule := deciding(rules, target):
-            evidence.append(_of_line(Signal.ROBOTS, rule, (rule.kind,), agent))
-        for rule in stating(rules, "usage", target):
-            evidence.append(_of_line(Signal.CONTENT_USAGE, rule, _preferences(rule.value), agent))
-        for rule in stating(rules, "signal", target):
-            evidence.append(_of_line(Signal.CONTENT_SIGNAL, rule, _preferences(rule.value.lower()), agent))
-    return Signals(looked_at=(Signal.ROBOTS,), evidence=tuple(evidence))
+        if rule := deciding(robots.rules(agent, *DECIDING), target):
+            evidence.append(_of_line(Signal.ROBOTS, rule, agent))
+        for rule in stating(robots.rules(agent, "usage"), target):
+            evidence.append(_of_line(Signal.CONTENT_USAGE, rule, agent))
+        for rule in stating(robots.rules(agent, "signal"), target):
+            evidence.append(_of_line(Signal.CONTENT_SIGNAL, rule, agent))
+    return Signals(looked_at=(Signal.ROBOTS,), evidence=tuple(evidence)) if evidence else _SILENT_ROBOTS
 
 
 def read_headers(headers: Iterable[tuple[str, str]], agents: Sequence[str]) -> Signals:
     """What the headers of a photograph's answer say to a crawler of these names; a field may come several times."""
     evidence = []
     for name, value in headers:
-        match name.lower():
+        if (key := name.lower()) not in _SPEAKING:
+            continue
+        match key:
             case "x-robots-tag":
                 signal, says = Signal.X_ROBOTS_TAG, _directives(value.lower(), frozenset(agents))
             case "content-usage":
                 signal, says = Signal.CONTENT_USAGE, _preferences(value)
             case "content-signal":
                 signal, says = Signal.CONTENT_SIGNAL, _preferences(value.lower())
-            case "tdm-reservation":
-                signal, says = Signal.TDM_RESERVATION, _reservations(value)
             case _:
-                continue
+                signal, says = Signal.TDM_RESERVATION, _reservations(value)
         evidence.append(
             Evidence(signal=signal, place=Place.HEADER, name=_kept(name), text=_kept(value), says=_once(says))
         )
-    looked_at = (Signal.CONTENT_USAGE, Signal.CONTENT_SIGNAL, Signal.X_ROBOTS_TAG, Signal.TDM_RESERVATION)
-    return Signals(looked_at=looked_at, evidence=tuple(evidence))
+    if not evidence:
+        return _SILENT_HEADERS
+    return Signals(looked_at=_SILENT_HEADERS.looked_at, evidence=tuple(evidence))
 
 
 def read_tdmrep(body: bytes | str, target: str) -> Signals:
@@ -156,14 +165,22 @@ def read_tdmrep(body: bytes | str, target: str) -> Signals:
     return Signals(looked_at=(Signal.TDM_RESERVATION,), evidence=evidence)
 
 
+_SILENT_ROBOTS = Signals(looked_at=(Signal.ROBOTS,))
+_SILENT_HEADERS = Signals(
+    looked_at=(Signal.CONTENT_USAGE, Signal.CONTENT_SIGNAL, Signal.X_ROBOTS_TAG, Signal.TDM_RESERVATION)
+)
+_SILENT_FILE = Signals(looked_at=(Signal.C2PA_TRAINING, Signal.PLUS_DATA_MINING, Signal.SYNTHETIC))
 _NO_TDMREP = Signals(looked_at=(Signal.TDM_RESERVATION,))
+_SPEAKING = frozenset({"x-robots-tag", "content-usage", "content-signal", "tdm-reservation"})
+"""Headers that say something."""
 
 
 def read_photograph(data: bytes) -> Signals:
     """What the XMP and the C2PA manifests of a file say, each thing once."""
-    looked_at = (Signal.C2PA_TRAINING, Signal.PLUS_DATA_MINING, Signal.SYNTHETIC)
     evidence = dict.fromkeys(islice(_in_file(data), _MOST_OF_FILE))
-    return Signals(looked_at=looked_at, evidence=tuple(evidence))
+    if not evidence:
+        return _SILENT_FILE
+    return Signals(looked_at=_SILENT_FILE.looked_at, evidence=tuple(evidence))
 
 
 def read_source(no_cv: bool, text: str = "no_cv") -> Signals:
@@ -175,16 +192,24 @@ def read_source(no_cv: bool, text: str = "no_cv") -> Signals:
 _OF_PROPERTY = {"use": Signal.C2PA_TRAINING, "DigitalSourceType": Signal.SYNTHETIC}
 
 
-def _of_line(signal: Signal, rule: Rule, says: Iterable[str], agent: str) -> Evidence:
+@lru_cache(maxsize=4096)
+def _of_line(signal: Signal, rule: Rule, agent: str) -> Evidence:
+    """What a rule says to one of a crawler's names; most photographs of a host are under few rules."""
     return Evidence(
         signal=signal,
         place=Place.ROBOTS_TXT,
         text=_kept(rule.text),
-        says=_once(says),
+        says=_said_by(signal, rule),
         line=rule.line,
         group=_kept(rule.group),
         agent=_kept(agent),
     )
+
+
+def _said_by(signal: Signal, rule: Rule) -> tuple[str, ...]:
+    if signal is Signal.ROBOTS:
+        return (rule.kind,)
+    return _once(_preferences(rule.value if signal is Signal.CONTENT_USAGE else rule.value.lower()))
 
 
 def _in_file(data: bytes) -> Iterator[Evidence]:

@@ -29,8 +29,10 @@ _DATE = re.compile(
     r"(?:[a-z]{3,9},?[ ]+)?"
     r"(?P<day>[0-9]{1,2})[ -](?P<month>[a-z]{3})[a-z]*[ -](?P<year>[0-9]{4}|[0-9]{2})[ ]+"
     r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
-    r"(?:[ ]*(?:gmt|utc|ut|z|(?P<sign>[+-])(?P<zone_h>[0-9]{2}):?(?P<zone_m>[0-9]{2})))?"
+    r"(?:[ ]*(?:gmt|utc|ut|z|(?P<zone>[ecmp][sd]t)|(?P<sign>[+-])(?P<zone_h>[0-9]{2}):?(?P<zone_m>[0-9]{2})))?"
 )
+_ZONES_H = {"est": -5, "edt": -4, "cst": -6, "cdt": -5, "mst": -7, "mdt": -6, "pst": -8, "pdt": -7}
+"""Names of zones that old mail programs write (RFC 5322, section 4.3)."""
 _ASCTIME = re.compile(
     r"(?:[a-z]{3,9},?[ ]+)?(?P<month>[a-z]{3})[ ]+(?P<day>[0-9]{1,2})[ ]+"
     r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})[ ]+(?P<year>[0-9]{4})"
@@ -91,6 +93,9 @@ def _http_date(value: str, now: datetime) -> datetime | None:
     zone = timedelta(hours=int(part.get("zone_h") or 0), minutes=int(part.get("zone_m") or 0))
     if zone > _FURTHEST_ZONE:
         return None
+    zone = timedelta(hours=_ZONES_H.get(part.get("zone") or "", 0)) or (
+        -zone if part.get("sign") == "-" else zone
+    )
     leap_s = 1 if match["second"] == "60" else 0
     try:
         then = datetime(
@@ -102,6 +107,6 @@ def _http_date(value: str, now: datetime) -> datetime | None:
             int(match["second"]) - leap_s,
             tzinfo=UTC,
         )
-        return then + timedelta(seconds=leap_s) + (zone if part.get("sign") == "-" else -zone)
+        return then + timedelta(seconds=leap_s) - zone
     except (ValueError, OverflowError):  # no such day, or beyond the calendar
         return None

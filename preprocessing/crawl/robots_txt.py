@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote
 
 MAX_BYTES = 512 * 1024
 """Read at most; RFC 9309, section 2.5, asks for 500 KiB."""
 
+_LONGEST_GROUP = 1000
+"""Characters of a group's names that its rules carry."""
 _FIELD = re.compile(
     r"(?P<agent>user[- ]?agent)|(?P<disallow>dis{1,2}al{1,2}ow|diasllow|disallaw)|(?P<allow>allow)"
     r"|(?P<delay>crawl[- ]?delay)|(?P<usage>content-usage)|(?P<signal>content-signal)",
@@ -28,6 +30,8 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _PRODUCT = re.compile(r"[^\s/;,()*]+")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+DECIDING = ("allow", "disallow")
+"""The kinds of rules of which one decides on a path."""
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
@@ -58,10 +62,15 @@ class RobotsTxt:
     """A file's groups, in its order."""
 
     groups: tuple[Group, ...]
+    _found: dict[tuple[str, ...], tuple[Rule, ...]] = field(default_factory=dict, repr=False, compare=False)
 
-    def rules(self, agent: str) -> tuple[Rule, ...]:
-        """The rules for a crawler: those of all groups that name it, or of all that are for everybody (2.2.1)."""
-        return tuple(rule for group in self._of(agent) for rule in group.rules)
+    def rules(self, agent: str, *kinds: str) -> tuple[Rule, ...]:
+        """The rules of some kinds for a crawler: of the groups that name it, or of those for everybody (2.2.1)."""
+        found = self._found.get((agent, *kinds))
+        if found is None:
+            rules = (rule for group in self._of(agent) for rule in group.rules)
+            found = self._found[agent, *kinds] = tuple(rule for rule in rules if rule.kind in kinds)
+        return found
 
     def delay_s(self, agent: str) -> float | None:
         """The longest wait between requests that a crawler is asked for."""
@@ -80,6 +89,7 @@ def parse_robots(data: bytes | str) -> RobotsTxt:
     agents: set[str] = set()
     rules: list[Rule] = []
     delay_s: float | None = None
+    group = ""
     is_open = False  # whether the next User-agent joins those before it
 
     def close() -> None:
@@ -94,7 +104,7 @@ def parse_robots(data: bytes | str) -> RobotsTxt:
         if kind == "agent":
             if not is_open:
                 close()
-                names, agents, rules, delay_s, is_open = [], set(), [], None, True
+                names, agents, rules, delay_s, group, is_open = [], set(), [], None, "", True
             names.append(value)
             if value.startswith("*"):
                 agents.add("*")
@@ -106,31 +116,30 @@ def parse_robots(data: bytes | str) -> RobotsTxt:
             delay_s = _longer(delay_s, value)
         elif value and names:
             pattern, said = (value, "") if kind in ("allow", "disallow") else _path_and_rest(value)
-            rules.append(
-                Rule(kind, _normalised_pattern(pattern), said, number, text.strip(), ", ".join(names))
-            )
+            group = group or ", ".join(names)[:_LONGEST_GROUP]
+            rules.append(Rule(kind, _normalised_pattern(pattern), said, number, text.strip(), group))
     close()
     return RobotsTxt(tuple(groups))
 
 
 def deciding(rules: tuple[Rule, ...], target: str) -> Rule | None:
-    """The Allow or Disallow that decides on a path and query: the longest that matches, Allow of two (2.2.2).
+    """Of rules of `DECIDING` the one that decides on a path and query: the longest that matches, Allow of two (2.2.2).
 
     None where no rule speaks of it, which allows it; robots.txt itself is always allowed.
     """
-    if target == "/robots.txt":
+    if not rules or target == "/robots.txt":
         return None
     target = _normalised_target(target)
-    matching = [
-        rule for rule in rules if rule.kind in ("allow", "disallow") and _matches(rule.pattern, target)
-    ]
+    matching = [rule for rule in rules if _matches(rule.pattern, target)]
     return max(matching, key=lambda rule: (len(rule.pattern), rule.kind == "allow"), default=None)
 
 
-def stating(rules: tuple[Rule, ...], kind: str, target: str) -> list[Rule]:
-    """The rules of `kind` (usage or signal) that hold for a path and query: of the longest pattern, all."""
+def stating(rules: tuple[Rule, ...], target: str) -> list[Rule]:
+    """Of rules of one kind (usage or signal) those that hold for a path and query: of the longest pattern, all."""
+    if not rules:
+        return []
     target = _normalised_target(target)
-    matching = [rule for rule in rules if rule.kind == kind and _matches(rule.pattern, target)]
+    matching = [rule for rule in rules if _matches(rule.pattern, target)]
     longest = max((len(rule.pattern) for rule in matching), default=0)
     return [rule for rule in matching if len(rule.pattern) == longest]
 
@@ -146,7 +155,9 @@ def _text(data: bytes | str) -> str:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # saved as "Unicode" by an editor
             data = data.decode("utf-16", "replace")
         else:
-            data = data.decode("utf-8", "replace")
+            data = data.decode(
+                "utf-8", "surrogateescape"
+            )  # of another encoding: a target may have the same bytes
     return data[:MAX_BYTES].lstrip("\ufeff")
 
 
@@ -194,7 +205,12 @@ def _normalised(text: str) -> str:
     """Text with what need not be escaped unescaped, and what must be escaped (RFC 9309, section 2.2.2)."""
     if "%" in text:
         text = _ESCAPE.sub(_plain_escape, text)
-    return text if text.isascii() and " " not in text else quote(text, safe=_PRINTABLE, errors="replace")
+    if text.isascii() and " " not in text:
+        return text
+    try:
+        return quote(text, safe=_PRINTABLE, errors="surrogateescape")
+    except UnicodeEncodeError:  # half of a character that UTF-16 was cut in
+        return quote(text, safe=_PRINTABLE, errors="replace")
 
 
 def _plain_escape(match: re.Match[str]) -> str:

@@ -76,7 +76,9 @@ class Signals(BaseModel):
     def __add__(self, other: Signals) -> Signals:
         """Both together."""
         looked_at = _in_order(self.looked_at, other.looked_at)
-        return Signals.model_construct(looked_at=looked_at, evidence=self.evidence + other.evidence)
+        if not (self.evidence or other.evidence):  # as of most photographs
+            return _silent(looked_at)
+        return Signals(looked_at=looked_at, evidence=self.evidence + other.evidence)
 
     def of(self, *places: Place) -> Signals:
         """What stands in some places, and was looked at there."""
@@ -85,6 +87,12 @@ class Signals(BaseModel):
             signal for signal in self.looked_at if any(place in places for place in PLACES_OF[signal])
         )
         return Signals(looked_at=tuple(looked_at), evidence=evidence)
+
+
+@lru_cache(maxsize=1024)
+def _silent(looked_at: tuple[Signal, ...]) -> Signals:
+    """What was looked at, and said nothing."""
+    return Signals(looked_at=looked_at)
 
 
 @lru_cache(maxsize=1024)

@@ -23,7 +23,7 @@ from storage.errors import PipelineError
 class Spooled:
     """A whole body: in memory as long as it is small and nobody asks for its file."""
 
-    def __init__(self, path: Path, sha256: str, num_bytes: int, is_whole: bool, data: bytes | None) -> None:
+    def __init__(self, path: str, sha256: str, num_bytes: int, is_whole: bool, data: bytes | None) -> None:
         self.sha256 = sha256
         self.num_bytes = num_bytes
         self.is_whole = is_whole
@@ -33,6 +33,11 @@ class Spooled:
 
     @property
     def path(self) -> Path:
+        """As `file`."""
+        return Path(self.file)
+
+    @property
+    def file(self) -> str:
         """Its file, which whoever asks for it moves or deletes; PipelineError where the disk does not take it."""
         if self._data is not None:
             with _on_disk(self._path):
@@ -48,7 +53,7 @@ class Spooled:
     def discard(self) -> None:
         """Leave nothing of it."""
         if self._data is None:
-            self._path.unlink(missing_ok=True)
+            Path(self._path).unlink(missing_ok=True)
         else:
             _waiting.add(-len(self._data))
             self._data = b""
@@ -89,7 +94,7 @@ async def spooled(
     held: list[bytes] = []
     num_bytes = num_held = 0
     is_judged = False
-    path = folder / str(next(_numbers))
+    path = f"{folder}/{next(_numbers)}"
     file = -1
     try:
         async for block in blocks:
@@ -100,52 +105,52 @@ async def spooled(
             held.append(block)
             num_held += len(block)
             if not is_judged and num_bytes >= HEAD_BYTES:
-                _judge(b"".join(held)[:HEAD_BYTES])
+                _judge((held[0] if len(held[0]) >= HEAD_BYTES else b"".join(held))[:HEAD_BYTES])
                 is_judged = True
             if num_held > _HELD_BYTES:
                 with _on_disk(path):
                     file = _opened(path) if file < 0 else file
                     _write(file, b"".join(held))
                 held, num_held = [], 0
-        data = b"".join(held)
+        data = held[0] if len(held) == 1 else b"".join(held)
         if not is_judged and num_bytes:
             _judge(data)
         if file < 0:
             look(data)
             body = Spooled(path, digest.hexdigest(), num_bytes, is_whole(data), data)
             if not _waiting.add(num_bytes):
-                body.path  # noqa: B018  which writes it
+                body.file  # noqa: B018  which writes it
             return body
         with _on_disk(path):
             _write(file, data)
-            data = path.read_bytes()
+            data = Path(path).read_bytes()
         look(data)
         return Spooled(path, digest.hexdigest(), num_bytes, is_whole(data), None)
     except BaseException:
-        path.unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
         raise
     finally:
         if file >= 0:
             os.close(file)
 
 
-def _opened(path: Path) -> int:
+def _opened(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def _write(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
+    num_written = os.write(file, data)
+    while num_written < len(data):
+        num_written += os.write(file, memoryview(data)[num_written:])
 
 
 @contextmanager
-def _on_disk(path: Path) -> Iterator[None]:
+def _on_disk(path: str) -> Iterator[None]:
     """Tell an error of the disk, which ends a crawl, from those of the network, which do not."""
     try:
         yield
     except OSError as error:
-        raise PipelineError(f"{path.parent} cannot be written to: {error.strerror}") from error
+        raise PipelineError(f"{os.path.dirname(path)} cannot be written to: {error.strerror}") from error
 
 
 def _judge(head: bytes) -> None:

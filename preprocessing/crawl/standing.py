@@ -18,8 +18,8 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from preprocessing.crawl.fetch import FetchConfig, refused
-from preprocessing.crawl.ledger import GONE, KEPT, Entry, timestamp
 from preprocessing.crawl.retry import DOUBTFUL, FINAL, PASSING
+from preprocessing.crawl.rows import GONE, KEPT, Entry, timestamp
 from preprocessing.crawl.signals import Signals
 from preprocessing.reject import Reason, Rejected
 

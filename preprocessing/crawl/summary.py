@@ -12,7 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from preprocessing.crawl.ledger import KEPT, Entry, Held, Ledger
+from preprocessing.crawl.ledger import Held, Ledger
+from preprocessing.crawl.rows import KEPT, Entry
 from preprocessing.crawl.urls import WebAddress, web_address
 from preprocessing.reject import Reason, Rejected
 from storage.datasets.dataset import Dataset

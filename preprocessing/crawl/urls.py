@@ -24,6 +24,10 @@ from preprocessing.reject import Reason, Rejected
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SPLIT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
+_PLAIN = re.compile(
+    r"(https?)://([a-z0-9.:-]+)((?:/(?!\.)[A-Za-z0-9_.~!$&'()*+,;=:@-]*)*(?:\?[A-Za-z0-9_.~!$&'()*+,;=:@/?-]*)?)"
+)
+"""Most addresses: nothing of them is another spelling of anything, but of the host."""
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
 _UNCARRIED = re.compile(r"[^!-~]|[\"<>\\^`{|}]|%(?![0-9A-Fa-f]{2})")
@@ -53,9 +57,7 @@ class WebAddress:
     @property
     def origin(self) -> str:
         """Scheme, host, and the port where it is not the scheme's own: what robots.txt speaks for (RFC 6454)."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{host}{port}"
+        return _origin(self.scheme, self.host, self.port)
 
     @property
     def path(self) -> str:
@@ -77,7 +79,8 @@ class WebAddress:
     def wire(self) -> URL:
         """The URL to hand to aiohttp, which sends it unchanged; credentials are handed over by themselves."""
         # All of the target is the path: yarl drops a query that is empty.
-        return URL.build(scheme=self.scheme, host=self.host, port=self.port, path=self.target, encoded=True)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return URL.build(scheme=self.scheme, host=host, port=self.port, path=self.target, encoded=True)
 
 
 def web_address(text: str, base: WebAddress | None = None) -> WebAddress:
@@ -97,11 +100,21 @@ def host_of(address: WebAddress) -> str:
     return f"{address.host}:{address.port}" if address.port not in (80, 443) else address.host
 
 
+@lru_cache(maxsize=65536)
+def _origin(scheme: str, host: str, port: int) -> str:
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}" if port == _DEFAULT_PORTS[scheme] else f"{scheme}://{host}:{port}"
+
+
 class _Unfit(Exception):
     """What is wrong with an address, without any of its text: that may hold a password."""
 
 
 def _parsed(text: str, base: WebAddress | None) -> WebAddress:
+    if plain := _PLAIN.fullmatch(text):
+        host, port = _plain_place(plain[2], _DEFAULT_PORTS[plain[1]])
+        target = plain[3]
+        return WebAddress(plain[1], host, port, target if target.startswith("/") else "/" + target)
     if _CONTROL.search(text):
         raise _Unfit("an address with control characters")
     if base is not None:
@@ -125,6 +138,11 @@ def _parsed(text: str, base: WebAddress | None) -> WebAddress:
     user, _, password = userinfo.partition(":")
     credentials = (unquote(user), unquote(password)) if at and userinfo else None
     return WebAddress(scheme, host, port, target, credentials)
+
+
+@lru_cache(maxsize=65536)
+def _plain_place(place: str, default_port: int) -> tuple[str, int]:
+    return _host_and_port(place, default_port)
 
 
 def _host_and_port(place: str, default_port: int) -> tuple[str, int]:

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-from preprocessing.crawl.ledger import KEPT, Entry, timestamp
+from preprocessing.crawl.rows import KEPT, Entry, timestamp
 from storage.local import whole_file
 from storage.store import Store
 

@@ -1,4 +1,4 @@
-"""Groups of near-identical faces, by PDQ hash, and of one person's faces, by embedding.
+"""Groups and pairs of near-identical faces, by PDQ hash, and of one person's faces, by embedding.
 
 Greedy, best first: each row in turn joins the nearest leader before it that lies within the distance, or else leads
 a group of its own. So all of a group are within the distance of its leader, and no chain of small steps joins
@@ -12,8 +12,9 @@ is best, and what becomes of a group's other members (`curate`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,49 @@ def group_embeddings(embeddings: NDArray[np.float32], max_distance: float) -> Gr
         squares = (row.astype(np.float64) - others.astype(np.float64)) ** 2
         return np.asarray(np.sqrt(squares.sum(axis=1)))
 
-    # faiss works in float32, on squares: it proposes with a margin, and `apart` decides
-    radius = (max_distance * 1.01 + 1e-3) ** 2
-    return _grouped(embeddings, lambda: faiss.IndexFlatL2(embeddings.shape[1]), radius, apart, max_distance)
+    new_index = partial(faiss.IndexFlatL2, embeddings.shape[1])
+    return _grouped(embeddings, new_index, _radius(max_distance), apart, max_distance)
+
+
+def _radius(max_distance: float) -> float:
+    """faiss works in float32, on squares: it proposes with a margin, and exact distances decide."""
+    return float((max_distance * 1.01 + 1e-3) ** 2)
+
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""Rows, and for each another one that is near it."""
+
+
+def pairs_of_hashes(hashes: NDArray[np.uint8], max_bits: int) -> Iterator[Pairs]:
+    """All pairs of PDQ hashes, uint8 (n, 32), within a Hamming distance of at most `max_bits`, some at a time."""
+    import faiss
+
+    index = faiss.IndexBinaryFlat(HASH_BITS)
+    index.add(np.ascontiguousarray(hashes))
+    yield from _pairs(index, hashes, max_bits + 1)
+
+
+def pairs_of_embeddings(embeddings: NDArray[np.float64], max_distance: float) -> Iterator[Pairs]:
+    """All pairs of embeddings, float64 (n, d), within a Euclidean distance of at most `max_distance`, likewise."""
+    import faiss
+
+    near = embeddings.astype(np.float32)
+    index = faiss.IndexFlatL2(embeddings.shape[1])
+    index.add(near)
+    for one, other in _pairs(index, near, _radius(max_distance)):
+        squares = ((embeddings[one] - embeddings[other]) ** 2).sum(axis=1)
+        is_near = np.sqrt(squares) <= max_distance
+        yield one[is_near], other[is_near]
+
+
+def _pairs(index: Any, rows: NDArray[Any], radius: float) -> Iterator[Pairs]:
+    """Each row with all within the radius that come after it."""
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = np.ascontiguousarray(rows[start : start + BLOCK_ROWS])
+        limits, _, found = index.range_search(block, radius)
+        one = np.repeat(np.arange(start, start + len(block)), np.diff(limits.astype(np.int64)))
+        other = found.astype(np.int64)
+        yield one[other > one], other[other > one]
 
 
 def _grouped(

@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import Field
 from scipy import ndimage
 
+from preprocessing.photo.warp import warped
 from preprocessing.reject import Reason, Rejected
 from storage.config import Config
 from storage.errors import ConfigError
@@ -188,14 +189,15 @@ def _padded(image: Pixels, quad: Quad, pads: Pads, side: float) -> tuple[Pixels,
     left, top, right, bottom = pads
     width, height = image.shape[1] + left + right, image.shape[0] + top + bottom
     sigma = side * 0.02
-    factor = max(int(sigma / 2), 1)
+    halvings = max(round(float(np.log2(sigma / 2))), 0)
+    factor = 2**halvings
     extra_x, extra_y = -width % factor, -height % factor  # so that the reduction is by a whole number
     pixels = cv2.copyMakeBorder(image, top, bottom + extra_y, left, right + extra_x, cv2.BORDER_REFLECT_101)
     x, y = _outwards(width, left, right, extra_x), _outwards(height, top, bottom, extra_y)
 
     small = cv2.resize(pixels, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
     # reducing and enlarging blur too, by a variance of about factor^2 / 4
-    blurred = _gaussian(small.astype(np.float32), np.sqrt(sigma**2 - (factor**2 - 1) / 4) / factor)
+    blurred = _gaussian(small, np.sqrt(sigma**2 - (factor**2 - 1) / 4) / factor)
     middle = slice(factor // 2, None, factor)
     mask = np.maximum(y[middle, None], x[None, middle])[..., None]
     sampled = pixels[middle, middle] + np.float32(0)
@@ -205,14 +207,45 @@ def _padded(image: Pixels, quad: Quad, pads: Pads, side: float) -> tuple[Pixels,
     quad = quad + np.array([left, top])
     low = np.maximum(np.floor(quad.min(axis=0)).astype(int) // factor - 1, 0)
     high = np.ceil(quad.max(axis=0)).astype(int) // factor + 2
-    outside = blurred[low[1] : high[1], low[0] : high[0]]
-    outside = cv2.resize(outside, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+    outside = _enlarged(blurred[low[1] : high[1], low[0] : high[0]], halvings)
     low *= factor
     rows, columns = (slice(low[axis], low[axis] + outside.shape[1 - axis]) for axis in (1, 0))
-    # where anything is evened out nothing of the photograph is left, so that one blend does both
-    weight = np.clip(np.maximum(y[rows, None], x[None, columns]) * 3 + 1, 0, 1)
-    blended = cv2.blendLinear(pixels[rows, columns].astype(np.float32), outside, 1 - weight, weight)
-    return np.asarray(cv2.convertScaleAbs(blended)), quad - low
+    return _blended(pixels[rows, columns], outside, x[columns], y[rows]), quad - low
+
+
+def _blended(
+    pixels: Pixels, outside: npt.NDArray[np.float32], x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]
+) -> Pixels:
+    """The photograph where it is to stay, `outside` where nothing of it is left, and their mix between.
+
+    Where anything is evened out nothing of the photograph is left, so that one blend does both. Products and sums are
+    rounded one by one, which every processor does alike.
+    """
+    share_x, share_y = np.clip(x * 3 + 1, 0, 1), np.clip(y * 3 + 1, 0, 1)
+    whole = np.asarray(cv2.convertScaleAbs(outside))
+    first_x, end_x = _ends(share_x < 1)
+    first_y, end_y = _ends(share_y < 1)
+    stays_x, stays_y = _ends(share_x == 0), _ends(share_y == 0)
+    inner = slice(stays_y[0], stays_y[1]), slice(stays_x[0], stays_x[1])
+    whole[inner] = pixels[inner]
+    for rows, columns in (
+        (slice(first_y, stays_y[0]), slice(first_x, end_x)),
+        (slice(stays_y[1], end_y), slice(first_x, end_x)),
+        (inner[0], slice(first_x, stays_x[0])),
+        (inner[0], slice(stays_x[1], end_x)),
+    ):
+        mixed = pixels[rows, columns].astype(np.float32)
+        if mixed.size:
+            share = np.maximum(share_y[rows, None], share_x[None, columns])[..., None]
+            mixed += (outside[rows, columns] - mixed) * share
+            whole[rows, columns] = cv2.convertScaleAbs(mixed)
+    return whole
+
+
+def _ends(there: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """The first of what is there and the one behind the last; twice the middle where there is none."""
+    found = np.flatnonzero(there)
+    return (int(found[0]), int(found[-1]) + 1) if found.size else (len(there) // 2, len(there) // 2)
 
 
 def _outwards(length: int, before: int, after: int, extra: int) -> npt.NDArray[np.float32]:
@@ -222,27 +255,36 @@ def _outwards(length: int, before: int, after: int, extra: int) -> npt.NDArray[n
     return np.asarray(np.float32(1) - np.maximum(inwards, 0))
 
 
-def _gaussian(pixels: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
+def _gaussian(image: Pixels, sigma: float) -> npt.NDArray[np.float32]:
+    """A blurred picture in levels, to 1/256: in whole numbers OpenCV blurs alike on every processor."""
     size = 2 * int(4 * sigma + 0.5) + 1
-    return np.asarray(cv2.GaussianBlur(pixels, (size, size), sigma, borderType=cv2.BORDER_REFLECT))
+    deep = image.astype(np.uint16) << 8
+    blurred = cv2.GaussianBlur(deep, (size, size), sigma, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(blurred / np.float32(256), np.float32)
+
+
+def _enlarged(image: npt.NDArray[np.float32], halvings: int) -> npt.NDArray[np.float32]:
+    """A picture enlarged twofold so many times, bilinear.
+
+    Levels are rounded so far that the mean of four, each with its weight, is exact in float32, in whatever order.
+    """
+    steps = np.float32(2.0 ** (14 - 2 * halvings))
+    factor = 2**halvings
+    return np.asarray(
+        cv2.resize(np.rint(image * steps) / steps, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+    )
 
 
 def _sampled(image: Pixels, quad: Quad, output_px: int, oversampling: float | None = None) -> Pixels:
     """Sample the quad only as densely as its detail needs, then reduce.
 
-    The official sampling truncates to 8 bits and never rounds: sampled here with 8 more bits, which are then cut off.
+    The official sampling truncates to 8 bits and never rounds, and so does this.
     """
     side = round(output_px * (oversampling or _oversampling(image, quad_side(quad) / output_px, output_px)))
     right, down = (quad[3] - quad[0]) / side, (quad[1] - quad[0]) / side
     first = quad[0] + (right + down) / 2
-    matrix = np.stack([right, down, first], axis=1)
-    # four channels: OpenCV has a fast path for them and none for three
-    deep = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA).astype(np.uint16)
-    deep <<= 8
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    sampled = cv2.warpAffine(deep, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    sampled >>= 8
-    return _lanczos(cv2.cvtColor(sampled.astype(np.uint8), cv2.COLOR_RGBA2RGB), (output_px, output_px))
+    sampled = warped(image, np.stack([right, down, first], axis=1), (side, side), truncated=True)
+    return _lanczos(sampled, (output_px, output_px))
 
 
 def _oversampling(image: Pixels, ratio: float, output_px: int) -> float:
@@ -262,12 +304,15 @@ def _oversampling(image: Pixels, ratio: float, output_px: int) -> float:
 
 def _detail(image: Pixels) -> float:
     """Mean squared second difference along both axes, in grey levels; of green, and of every third line."""
-    rows, columns = image[::3, :, 1].astype(np.float32), image[:, ::3, 1].astype(np.float32)
-    return sum(
-        float(np.square(np.diff(lines, 2, axis=axis)).mean())
-        for lines, axis in ((rows, 1), (columns, 0))
-        if lines.shape[axis] > 2
-    )
+    green = cv2.extractChannel(image, 1)
+    rows, columns = green[::3].astype(np.int16), green[:, ::3].astype(np.int16)
+    return sum(_mean_square(np.diff(lines, 2, axis=axis)) for lines, axis in ((rows, 1), (columns, 0)))
+
+
+def _mean_square(values: npt.NDArray[np.int16]) -> float:
+    """In whole numbers, so that no order of summation matters; 0 of none."""
+    flat = values.ravel().astype(np.int32)
+    return int(np.square(flat).sum(dtype=np.int64)) / flat.size if flat.size else 0.0
 
 
 def _lanczos(image: Pixels, size: tuple[int, int]) -> Pixels:

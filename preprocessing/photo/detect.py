@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +24,9 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
 from preprocessing.photo.align import LEFT_EYE, MOUTH_LEFT, MOUTH_RIGHT, RIGHT_EYE, crop_quad, quad_side
+from preprocessing.photo.frontal import FrontalBox, frontal_boxes, whole_boxes
 from preprocessing.photo.turn import turned
+from preprocessing.photo.warp import rounded_places, warped
 from preprocessing.photo.yunet import WEIGHTS, five_points, overlap
 from storage.config import Config, comma_separated
 from storage.digest import cached_file_digest
@@ -40,6 +43,9 @@ one size loses another finds."""
 
 DETECTED_BOX = (0.19, 0.29, 0.80, 0.90)
 """Where the detector's rectangle lies in a crop, in crop sides: the median of 1,669 portraits."""
+
+_SCORE_DIGITS = 4
+"""Of dlib's score, of which the sixth may depend on where a cut begins (`preprocessing.photo.frontal`)."""
 
 _SAME_FACE = 0.3
 _ASTRAY = 0.05
@@ -151,10 +157,10 @@ def _found(photo: NDArray[np.uint8], config: DetectConfig) -> list[Detection]:
     """The faces of a photograph as it stands."""
     found: list[Detection] = []
     if config.model != "yunet":
-        found = _by_dlib(photo, config, config.scale, config.threshold)
+        found = _by_dlib(photo, config, config.scale, frontal_boxes)
         closer = min(_CLOSER * config.scale, 2.0)
         if not found and config.second_look and config.model == "dlib" and closer > config.scale:
-            found = _by_dlib(photo, config, closer, config.threshold)
+            found = _by_dlib(photo, config, closer, whole_boxes)  # the cheap look has seen nothing
     return found if config.model == "dlib" else _together(found, _by_yunet(photo, config))
 
 
@@ -177,19 +183,19 @@ def _apart(quad: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def _by_dlib(
-    photo: NDArray[np.uint8], config: DetectConfig, scale: float, threshold: float
+    photo: NDArray[np.uint8],
+    config: DetectConfig,
+    scale: float,
+    boxes_of: Callable[[NDArray[np.uint8], float], list[FrontalBox]],
 ) -> list[Detection]:
-    most = (config.max_pixels / (photo.shape[0] * photo.shape[1])) ** 0.5
-    picture = _reduced_grey(photo, min(scale, most))
-    boxes, scores, _ = _detector().run(picture, 0, threshold)
+    picture = dlib_picture(photo, config, scale)
     to_photo = np.tile([photo.shape[1] / picture.shape[1], photo.shape[0] / picture.shape[0]], 2)
     found = []
-    for box, score in zip(boxes, scores, strict=True):
-        left, top, right, bottom = np.rint(
-            to_photo * (box.left(), box.top(), box.right(), box.bottom())
-        ).tolist()
+    for box in boxes_of(picture, config.threshold):
+        left, top, right, bottom = np.rint(to_photo * box[1:]).tolist()
         box_px = (left, top, right, bottom)
-        found.append(Detection(box_px, float(score), landmarks_in_box(photo, box_px, config)))
+        score = round(box.score, _SCORE_DIGITS)
+        found.append(Detection(box_px, score, landmarks_in_box(photo, box_px, config)))
     return found
 
 
@@ -221,21 +227,16 @@ def _landmarks_of(
         side = int(np.clip(np.ceil(quad_side(quad)), *_STRAIGHT_PX))
         right, down = (quad[3] - quad[0]) / side, (quad[1] - quad[0]) / side
         matrix = np.stack([right, down, quad[0] + (right + down) / 2], axis=1)
-        straight = cv2.warpAffine(
-            photo,
-            matrix,
-            (side, side),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        straight = warped(photo, matrix, (side, side))
         left, top, right_edge, bottom = (edge * side for edge in DETECTED_BOX)
-        found = landmarks_in_box(np.asarray(straight), (left, top, right_edge, bottom), config)
-        landmarks = found @ matrix[:, :2].T + matrix[:, 2]
+        found = landmarks_in_box(straight, (left, top, right_edge, bottom), config)
+        landmarks = rounded_places(found @ matrix[:, :2].T + matrix[:, 2])
     return landmarks
 
 
-def _reduced_grey(photo: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
-    # Grey finds the same faces as RGB at three quarters of the cost.
+def dlib_picture(photo: NDArray[np.uint8], config: DetectConfig, scale: float) -> NDArray[np.uint8]:
+    """The picture that dlib sees of a photograph, in grey: the same faces as in RGB at three quarters of the cost."""
+    scale = min(scale, (config.max_pixels / (photo.shape[0] * photo.shape[1])) ** 0.5)
     grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
     size = max(round(grey.shape[1] * scale), 1), max(round(grey.shape[0] * scale), 1)
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
@@ -290,11 +291,6 @@ def yunet_path(config: DetectConfig) -> Path:
 def yunet_digest(config: DetectConfig) -> str | None:
     """sha256 of the weights of YuNet, where it is asked."""
     return None if config.model == "dlib" else cached_file_digest(yunet_path(config))
-
-
-@lru_cache(maxsize=1)
-def _detector() -> Any:
-    return dlib.get_frontal_face_detector()
 
 
 @lru_cache(maxsize=2)

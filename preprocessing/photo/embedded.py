@@ -8,12 +8,16 @@ Not here: what the packets (`preprocessing.photo.xmp`) and the manifests (`prepr
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 MAX_PACKET_BYTES = 16 * 2**20
-"""Of one packet, after inflation; what is longer is cut."""
+"""Of all packets of a file together, after inflation; what is longer is cut."""
+_MAX_SEGMENTS = 2**16
+"""Of a JPEG, those before the first scan that are looked at."""
+_FILLING = re.compile(rb"\xff+")
 _MAX_FOUND = 64
 """Packets or stores that are searched for in one file."""
 
@@ -43,12 +47,26 @@ def embedded(data: bytes) -> Embedded:
     if data.startswith(b"\xff\xd8"):
         return _of_jpeg(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        xmp = tuple(packet for kind, body in _png_chunks(data) if (packet := _png_packet(kind, body)))
+        xmp: Iterator[bytes] = (
+            packet for kind, body in _png_chunks(data) if (packet := _png_packet(kind, body))
+        )
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        xmp = tuple(body for kind, body in _webp_chunks(data) if kind == b"XMP ")
+        xmp = (body for kind, body in _webp_chunks(data) if kind == b"XMP ")
     else:
-        xmp = tuple(_packets(data))
-    return Embedded(xmp, tuple(_stores(data)))
+        xmp = _packets(data)
+    return Embedded(_bounded(xmp), tuple(_stores(data)))
+
+
+def _bounded(packets: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The first packets that are no more than `MAX_PACKET_BYTES` together; no further one is inflated."""
+    kept: list[bytes] = []
+    left = MAX_PACKET_BYTES
+    for packet in packets:
+        kept.append(packet[:left])
+        left -= len(packet)
+        if left <= 0:
+            break
+    return tuple(kept)
 
 
 def _of_jpeg(data: bytes) -> Embedded:
@@ -67,7 +85,7 @@ def _of_jpeg(data: bytes) -> Embedded:
             boxes.setdefault(body[2:4], []).append((int.from_bytes(body[4:8], "big"), body[8:]))
     xmp += [b"".join(part for _, part in sorted(parts)) for parts in more.values()]
     stores = [store for parts in boxes.values() for store in _stores(_whole_box(parts))]
-    return Embedded(tuple(xmp), tuple(stores))
+    return Embedded(_bounded(xmp), tuple(stores))
 
 
 def _whole_box(parts: list[tuple[int, bytes]]) -> bytes:
@@ -78,18 +96,23 @@ def _whole_box(parts: list[tuple[int, bytes]]) -> bytes:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Markers and bodies up to the first scan."""
+    """The segments up to the first scan that may hold either: their markers and bodies."""
     at = 2
-    while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
+    for _ in range(_MAX_SEGMENTS):
+        filling = _FILLING.search(data, at)  # at least the first byte of a marker
+        if filling is None or filling.end() + 3 > len(data):
+            return
+        at = filling.end() - 1
         marker = data[at + 1]
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # filling, or a marker without a body
-            at += 1 if marker == 0xFF else 2
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no marker, or one without a body
+            at += 2
             continue
         if marker in (0xD9, 0xDA):
             return
         length = int.from_bytes(data[at + 2 : at + 4], "big")
-        yield marker, data[at + 4 : at + 2 + length]
-        at += 2 + max(length, 2)
+        if marker in (0xE1, 0xEB):
+            yield marker, data[at + 4 : at + 2 + length]
+        at += 2 + length if length > 2 else 4
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -161,6 +184,7 @@ def _stores(data: bytes) -> Iterator[bytes]:
         else:  # a box longer than 32 bits can say: type, then 8 bytes of length
             start = header - 16
             length = int.from_bytes(data[header - 8 : header], "big")
+        at += len(_STORE)
         if start >= 0:
             yield data[start : start + length]
-        at += len(_STORE)
+            at = max(at, start + length)

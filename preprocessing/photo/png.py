@@ -31,6 +31,9 @@ _LIKE_SRGB = {1, 6, 13, 14, 15}
 _HIGH_RANGE = {16: "PQ", 18: "HLG"}
 _NEARLY_SRGB = 2.2
 """The power with which sRGB is often written down."""
+_LIGHTS, _SHARES = 2**16, 2**12
+"""Steps of light, and of the matrix, from 0 to 1."""
+_BAND_PX = 2**18
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,26 @@ class Colours:
     chromaticities: tuple[float, ...]
 
     def to_srgb(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Pixels (height, width, 3) as sRGB has them; the same array where that changes next to nothing."""
-        values: NDArray[np.float32] = np.arange(256, dtype=np.float32) / np.float32(255)
-        light = _light(values) if self.power is None else np.power(values, np.float32(self.power))
+        """Pixels (height, width, 3) as sRGB has them; the same array where that changes next to nothing.
+
+        Light and matrix are rounded so far that their products and sums are exact, on every processor.
+        """
+        values = np.arange(256) / 255
+        light = _light(values) if self.power is None else values**self.power
         matrix = np.linalg.inv(_to_xyz(_SRGB_CHROMATICITIES)) @ _to_xyz(self.chromaticities)
         if np.abs(matrix - np.eye(3)).max() < 0.02:
             if self.power is None or abs(self.power - _NEARLY_SRGB) < 0.05:
                 return pixels
             return np.asarray(cv2.LUT(pixels, np.rint(255 * _coded(light)).astype(np.uint8)))
-        linear = cv2.transform(light[pixels], matrix.astype(np.float32))
-        return np.asarray(cv2.convertScaleAbs(_coded(np.clip(linear, 0, 1)), alpha=255))
+        light, matrix = np.rint(light * _LIGHTS) / _LIGHTS, np.rint(matrix * _SHARES) / _SHARES
+        codes = np.rint(255 * _coded(np.arange(_LIGHTS + 1) / _LIGHTS)).astype(np.uint8)
+        coded = np.empty_like(pixels)
+        at_once = max(_BAND_PX // pixels.shape[1], 1)
+        for first in range(0, len(pixels), at_once):
+            band = slice(first, first + at_once)
+            linear = np.clip(cv2.transform(light[pixels[band]], matrix), 0, 1)
+            coded[band] = codes[np.rint(linear * _LIGHTS).astype(np.int32)]
+        return coded
 
 
 def without_damaged_notes(data: bytes) -> bytes:
@@ -121,12 +134,12 @@ def _chunks(data: bytes, until_the_end: bool = False) -> Iterator[tuple[bytes, i
         at = end
 
 
-def _light(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
+def _light(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
-def _coded(light: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
+def _coded(light: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def _to_xyz(chromaticities: tuple[float, ...]) -> NDArray[np.float64]:

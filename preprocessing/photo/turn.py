@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from preprocessing.photo.warp import rounded_places, warped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,7 +19,7 @@ class Turned:
 
     def in_first(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points (n, 2) of the turned photograph, in the first."""
-        return (points - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+        return rounded_places((points - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T)
 
     def box_in_first(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         """The upright rectangle around a turned one."""
@@ -43,7 +44,7 @@ def turned(photo: NDArray[np.uint8], degrees: float) -> Turned:
     if abs(degrees - 90 * quarters) < 1e-9:
         whole = np.ascontiguousarray(np.rot90(photo, -quarters % 4))
     else:
-        whole = cv2.warpAffine(
-            photo, matrix, (int(size[0]), int(size[1])), flags=cv2.INTER_LINEAR, borderValue=(128, 128, 128)
-        )
+        back = np.linalg.inv(matrix[:, :2])
+        to_first = np.concatenate([back, -back @ matrix[:, 2:]], axis=1)
+        whole = warped(photo, to_first, (int(size[0]), int(size[1])), outside=(128, 128, 128))
     return Turned(np.asarray(whole), matrix)

@@ -6,6 +6,9 @@ fixed noise, per area of the face, so that empty frequencies of an enlarged copy
 behind counts against a copy, or for an original: levels that a tone curve has emptied, a frame, and steps of JPEG's
 quantisation that are still exact, which shows that nothing came after it.
 
+Cosines, logarithms and weights are taken from tables of rounded values, so that products and sums of them are exact in
+whatever order a processor computes them.
+
     benchmarks/copies.py fits the weights, and says how often an original wins over its copies
 
 Not here: how sharp the crop is (`sharpness`), and which copy is kept (`preprocessing.curation`).
@@ -13,6 +16,7 @@ Not here: how sharp the crop is (`sharpness`), and which copy is kept (`preproce
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from itertools import pairwise
 
@@ -22,7 +26,7 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 Points = NDArray[np.float64]
-Blocks = NDArray[np.float32]
+Sizes = NDArray[np.int64]
 
 BLOCK = 8
 MAX_BLOCKS = 2000
@@ -31,6 +35,13 @@ MAX_BLOCKS = 2000
 NOISE = 64.0
 """Mean square that a coefficient has to stand out from, for a crop of REFERENCE_PX; in larger ones noise is finer."""
 REFERENCE_PX = 256
+
+FINENESS = 16
+"""Steps in a grey level to which coefficients are rounded."""
+_COSINES, _BITS, _WEIGHTS = 2.0**14, 2.0**20, 2.0**10
+"""Steps from 0 to 1 in tables of cosines, bits, and weights of blocks."""
+_FEW = 64
+"""Rows that are multiplied at once: for more, OpenBLAS begins threads, though other workers have the other cores."""
 
 FULL, NONE = 0.5, 1.0
 """Distances from the crop's middle, in crop sides, to which blocks count in full, and from which they do not."""
@@ -45,6 +56,8 @@ STEP_KNOTS = (5.0, 7.0, 10.0, 16.0, 28.0)
 """Steps for which exactness has a weight of its own; between them it is shared."""
 
 FRAME_TOLERANCE = 24
+_FRAME_CHUNK = 64
+"""Lines that are looked at together: most frames are narrower, and most photographs have none."""
 MIN_DENSITY = 20
 
 WEIGHTS = {
@@ -74,7 +87,7 @@ def detail(photo: Pixels, quad: Points) -> float:
     The square root of bits, so that it grows with the side. Faces of one picture compare, those of two do not.
     """
     found = features(photo, quad)
-    return float(np.exp(sum(WEIGHTS[name] * value for name, value in found.items()) / 2))
+    return round(math.exp(sum(WEIGHTS[name] * value for name, value in found.items()) / 2), 3)
 
 
 def features(photo: Pixels, quad: Points) -> dict[str, float]:
@@ -86,49 +99,80 @@ def features(photo: Pixels, quad: Points) -> dict[str, float]:
     window = photo[low[1] : max(high[1], low[1]), low[0] : max(high[0], low[0])]
     blocks, places, every = _blocks(window)
     if not len(blocks):
-        return {"luma_1": -np.inf}
+        return {"luma_1": -math.inf}
     apart = np.abs(places + low - middle) / side
-    weights = np.prod(np.clip((NONE - apart) / (NONE - FULL), 0, 1), axis=1) * every**2
-    planes = cv2.cvtColor(blocks.reshape(-1, BLOCK, 3), cv2.COLOR_RGB2YCrCb).reshape(blocks.shape)
-    coefficients = np.moveaxis(planes, -1, 0).astype(np.float32)
-    coefficients = _cosines() @ coefficients @ _cosines().T
-    bits = np.log2(1 + np.square(coefficients) / (NOISE * (side / REFERENCE_PX) ** 2))
-    bits = np.einsum("cnij,n->cij", bits, weights.astype(np.float32))
+    weights = np.prod(np.clip((NONE - apart) / (NONE - FULL), 0, 1), axis=1)
+    weights = np.rint(weights * _WEIGHTS) / _WEIGHTS
+    planes = cv2.cvtColor(blocks.reshape(-1, BLOCK, 3), cv2.COLOR_RGB2YCrCb).reshape(-1, BLOCK**2, 3)
+    sizes = [_sizes(plane) for plane in cv2.split(planes)]
+    table = _bits(max(int(plane.max()) for plane in sizes), NOISE * (side / REFERENCE_PX) ** 2)
+    luma, *chroma = (
+        every**2 * (table[plane] * weights[:, None]).sum(axis=0).reshape(BLOCK, BLOCK) for plane in sizes
+    )
     found = {}
     for band, (first, last) in zip(BANDS, pairwise((*BANDS, 2 * BLOCK)), strict=True):
         of_band = (_sums() >= first) & (_sums() < last)
-        found[f"luma_{band}"] = float(np.log(1 + bits[0, of_band].sum()))
-        found[f"chroma_{band}"] = float(np.log(1 + bits[1:, of_band].sum()))
-    exactness, step = _steps(coefficients[0])
-    shares = np.maximum(1 - np.abs(np.log(max(step, 1) / np.array(STEP_KNOTS))) / np.log(1.45), 0)
+        found[f"luma_{band}"] = math.log(1 + luma[of_band].sum())
+        found[f"chroma_{band}"] = math.log(1 + sum(chroma)[of_band].sum())
+    exactness, step = _steps(sizes[0].reshape(-1, BLOCK, BLOCK))
+    shares = [max(1 - abs(math.log(max(step, 1) / knot)) / math.log(1.45), 0.0) for knot in STEP_KNOTS]
     return {
         **found,
-        "picture": float(np.log((right - left) * (bottom - top) / (photo.shape[0] * photo.shape[1]))),
-        "levels": float(np.log(_levels_used(window))),
-        "scene": float(np.log(max(weights.sum() * BLOCK**2 / side**2, 1e-6))),
-        **{
-            f"step_{knot:.0f}": exactness * float(share)
-            for knot, share in zip(STEP_KNOTS, shares, strict=True)
-        },
+        "picture": math.log((right - left) * (bottom - top) / (photo.shape[0] * photo.shape[1])),
+        "levels": math.log(levels) if (levels := _levels_used(window)) else -math.inf,
+        "scene": math.log(max(weights.sum() * (every * BLOCK / side) ** 2, 1e-6)),
+        **{f"step_{knot:.0f}": exactness * share for knot, share in zip(STEP_KNOTS, shares, strict=True)},
     }
+
+
+def _sizes(plane: Pixels) -> Sizes:
+    """The sizes of the coefficients of blocks (n, 64), row by row, in steps of a level."""
+    levels = plane.astype(np.float32)
+    levels -= 128
+    coefficients = np.empty_like(levels)
+    for first in range(0, len(levels), _FEW):
+        rows = slice(first, first + _FEW)
+        np.matmul(levels[rows], _transform(), out=coefficients[rows])
+    np.abs(coefficients, out=coefficients)
+    coefficients *= FINENESS
+    return np.asarray(np.rint(coefficients), np.int64)
+
+
+def _bits(largest: int, noise: float) -> Points:
+    """How far coefficients of each size up to the largest stand out from a mean square of noise, in bits."""
+    squares = (np.arange(largest + 1) / FINENESS) ** 2
+    return np.rint(np.log2(1 + squares / noise) * _BITS) / _BITS
 
 
 def picture_in(photo: Pixels) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of the picture without a frame of one colour that ends in a straight line."""
     height, width = photo.shape[:2]
-    columns = np.swapaxes(photo, 0, 1)
-    top, bottom, left, right = (_frame_lines(lines) for lines in (photo, photo[::-1], columns, columns[::-1]))
+    (top, bottom), (left, right) = (
+        [_frame_lines(photo, axis, backwards) for backwards in (False, True)] for axis in (0, 1)
+    )
     return left, top, width - right, height - bottom
 
 
-def _frame_lines(lines: Pixels) -> int:
-    """How many of the first lines are a frame."""
-    colour = np.median(lines[0], axis=0)
-    for number in range(len(lines) // 3):
-        differs = np.abs(lines[number] - colour).max(axis=1) > FRAME_TOLERANCE
-        if differs.mean() > 0.02:
-            inner = np.abs(lines[number + 1] - colour).max(axis=1) > FRAME_TOLERANCE
-            return number if inner.mean() > 0.5 else 0
+def _frame_lines(photo: Pixels, axis: int, backwards: bool) -> int:
+    """How many of the first rows (axis 0) or columns are a frame, or of the last ones."""
+    length = photo.shape[axis]
+    colour = np.median(photo.take(-1 if backwards else 0, axis), axis=0)
+    low = tuple(np.maximum(np.ceil(colour - FRAME_TOLERANCE), 0).tolist())
+    high = tuple(np.floor(colour + FRAME_TOLERANCE).tolist())
+
+    def differing(first: int, last: int) -> NDArray[np.float64]:
+        """Of each of these lines, counted from the edge, the share of pixels that are not of the frame's colour."""
+        lines = slice(length - last, length - first) if backwards else slice(first, last)
+        like = cv2.inRange(photo[lines] if axis == 0 else photo[:, lines], low, high)
+        across = photo.shape[1 - axis]
+        shares = (across - np.count_nonzero(like, axis=1 - axis).astype(np.float64)) / across
+        return np.asarray(shares[::-1] if backwards else shares)
+
+    for first in range(0, length // 3, _FRAME_CHUNK):
+        last = min(first + _FRAME_CHUNK, length // 3)
+        shares = differing(first, last + 1)
+        if (ends := np.flatnonzero(shares[:-1] > 0.02)).size:
+            return first + int(ends[0]) if shares[ends[0] + 1] > 0.5 else 0
     return 0
 
 
@@ -152,28 +196,34 @@ def _blocks(window: Pixels) -> tuple[Pixels, Points, int]:
 
 def _grid_offset(window: Pixels, axis: int) -> int:
     """Where along an axis the first block begins: neighbours differ most between blocks."""
-    lines = window[..., 1] if axis == 0 else window[..., 1].T
-    lines = lines[:, :: max(lines.shape[1] // 256, 1)].astype(np.int16)
-    steps = np.abs(np.diff(lines, axis=0)).mean(axis=1)
+    every = max(window.shape[1 - axis] // 256, 1)
+    lines = window[:, ::every, 1] if axis == 0 else window[::every, :, 1]
+    lines = np.ascontiguousarray(lines)
+    one, other = (lines[1:], lines[:-1]) if axis == 0 else (lines[:, 1:], lines[:, :-1])
+    steps = cv2.absdiff(one, other).mean(axis=1 - axis) if one.size else np.empty(0)
     whole = steps[: len(steps) // BLOCK * BLOCK].reshape(-1, BLOCK)
     return (int(np.argmax(whole.mean(axis=0))) + 1) % BLOCK if len(whole) > 1 else 0
 
 
-def _steps(luma: Blocks) -> tuple[float, float]:
-    """How exactly coefficients (n, 8, 8) are multiples of some step, 0 to 1, and the mean step."""
+def _steps(luma: Sizes) -> tuple[float, float]:
+    """How exactly coefficients, by their sizes (n, 8, 8), are multiples of some step, 0 to 1, and the mean step."""
     exactness, steps = [], []
     luma = luma[:: max(len(luma) // (MAX_BLOCKS // 2), 1)]
-    for row, column in STEP_FREQUENCIES:
-        values = luma[:, row, column]
-        counts = np.abs(values) > STEPS[:, None] / 2  # what is nearest to zero is a multiple of anything
-        number = counts.sum(axis=1)
-        cosines = np.cos(2 * np.pi * values / STEPS[:, None].astype(np.float32))
-        match = np.where(number >= 12, (cosines * counts).sum(axis=1) / np.maximum(number, 1), 0)
-        match -= 1.5 / np.sqrt(np.maximum(number, 1))
+    sizes = np.stack([luma[:, row, column] for row, column in STEP_FREQUENCIES])
+    counts = np.stack([np.bincount(of_one, minlength=int(sizes.max()) + 1) for of_one in sizes])
+    matches = np.zeros((len(counts), len(STEPS)))
+    for first in range(0, counts.shape[1], 4 * _FEW):
+        some = slice(first, min(first + 4 * _FEW, counts.shape[1]))
+        matches += counts[:, some] @ _multiples()[some]
+    for of_one, match in zip(sizes, matches, strict=True):
+        # what is nearest to zero is a multiple of anything
+        number = len(of_one) - np.searchsorted(np.sort(of_one), STEPS * FINENESS // 2, side="right")
+        told = number >= 12  # of the larger steps there is too little to see
+        match = np.where(told, match, 0) / np.maximum(number, 1) - 1.5 / np.sqrt(np.maximum(number, 1))
         best = int(np.argmax(match))
         exactness.append(max(float(match[best]), 0.0))
         steps.append(float(STEPS[best]) if match[best] > 0.3 else 0.0)
-    return float(np.clip((np.mean(exactness) - 0.3) / 0.4, 0, 1)), float(np.mean(steps))
+    return min(max((sum(exactness) / len(exactness) - 0.3) / 0.4, 0.0), 1.0), sum(steps) / len(steps)
 
 
 def _levels_used(window: Pixels) -> float:
@@ -190,12 +240,20 @@ def _levels_used(window: Pixels) -> float:
 
 
 @lru_cache(maxsize=1)
-def _cosines() -> NDArray[np.float32]:
-    """The orthonormal cosine transform of eight values."""
+def _transform() -> NDArray[np.float32]:
+    """The orthonormal cosine transform of a block's 64 levels, as columns; exact in float32 for levels of 8 bits."""
     number = np.arange(BLOCK)
     matrix = np.sqrt(2 / BLOCK) * np.cos((2 * number[None] + 1) * number[:, None] * np.pi / (2 * BLOCK))
     matrix[0] /= np.sqrt(2)
-    return np.asarray(matrix, np.float32)
+    return np.asarray(np.rint(np.kron(matrix, matrix).T * _COSINES) / _COSINES, np.float32)
+
+
+@lru_cache(maxsize=1)
+def _multiples() -> Points:
+    """How near each size is to a multiple of each step, from -1 to 1; 0 of sizes nearest to zero."""
+    sizes = np.arange(128 * BLOCK * FINENESS + 1)[:, None]
+    near = np.rint(np.cos(2 * np.pi * sizes / (FINENESS * STEPS)) * _BITS) / _BITS
+    return np.where(sizes > STEPS * FINENESS // 2, near, 0.0)
 
 
 @lru_cache(maxsize=1)

@@ -15,6 +15,7 @@ import cv2
 import dlib
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from preprocessing.photo.detect import packaged_model
 from storage.errors import ConfigError
@@ -48,9 +49,13 @@ def filter_score_of(crop: Pixels, path: Path) -> float:
     path = path.expanduser()
     session = filter_session(path)
     height, width = session.get_inputs()[0].shape[2:]
-    method = cv2.INTER_AREA if max(height, width) < crop.shape[0] else cv2.INTER_CUBIC
-    resized = cv2.resize(crop, (width, height), interpolation=method)
-    return _answer(session, path, resized.astype(np.float32).transpose(2, 0, 1)[None] / 255)
+    resized: Pixels
+    if max(height, width) < crop.shape[0]:
+        resized = np.asarray(cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA))
+    else:  # OpenCV's cubic is not the same on every processor
+        resized = np.asarray(Image.fromarray(crop).resize((width, height), Image.Resampling.BICUBIC))
+    shares = resized.astype(np.float32) / np.float32(255)
+    return _answer(session, path, np.asarray(shares, np.float32).transpose(2, 0, 1)[None])
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pdqhash
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field
 
 from preprocessing.photo.detect import DETECTED_BOX, DetectConfig, landmarks_in_box
@@ -47,8 +48,15 @@ WORKING_PX = 256
 HASH_PX = 128
 """Side of what is hashed: PDQ looks at 64 x 64, and hashes of 128 and of 256 px tell copies apart equally well."""
 
-FINE_PX, COARSE_PX = 0.8, 1.6
-"""Blurs whose edges are compared for the sharpness, standard deviations in pixels of the crop."""
+FINE = np.array([3, 29, 64, 29, 3]) / 128
+COARSE = np.array([1, 6, 15, 26, 32, 26, 15, 6, 1]) / 128
+FINE_PX, COARSE_PX = 0.8, 1.581
+"""Blurs whose edges are compared for the sharpness, and standard deviations of Gaussians that tell the same, in pixels.
+
+The second is fitted to 830 portraits, whose sharpness by a Gaussian of 1.6 px is higher by 0.0001 to 0.0015.
+
+Quarters of a level blurred by 128ths along both axes are exact in float32, so that every processor gives the same.
+"""
 
 
 Measurement = SupportsFloat | str | Sequence[float] | None
@@ -276,9 +284,10 @@ def _middle(crop: Pixels) -> Pixels:
 def _resized(crop: Pixels, side: int) -> Pixels:
     if side == crop.shape[0]:
         return crop
-    method = cv2.INTER_AREA if side < crop.shape[0] else cv2.INTER_CUBIC
-    resized: Pixels = cv2.resize(crop, (side, side), interpolation=method)
-    return resized
+    if side < crop.shape[0]:
+        return np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA))
+    # OpenCV's cubic is not the same on every processor
+    return np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def _edge_blur(grey: NDArray[np.float32]) -> float:
@@ -287,8 +296,8 @@ def _edge_blur(grey: NDArray[np.float32]) -> float:
     Two blurs are compared, both wider than a pixel's noise; of edges far wider than these, only smaller pictures tell.
     """
     step = max(min(grey.shape) // 128, 1)  # a large crop has edges to spare
-    fine = _squared_slopes(cv2.GaussianBlur(grey, (0, 0), FINE_PX), step)
-    coarse = _squared_slopes(cv2.GaussianBlur(grey, (0, 0), COARSE_PX), step)
+    fine = _squared_slopes(_blurred(grey, FINE), step)
+    coarse = _squared_slopes(_blurred(grey, COARSE), step)
     count = max(coarse.size // 20, 1)
     strong = coarse >= np.partition(coarse.ravel(), -count)[-count]
     # ratio = (blur^2 + COARSE_PX^2) / (blur^2 + FINE_PX^2)
@@ -300,7 +309,12 @@ def _edge_blur(grey: NDArray[np.float32]) -> float:
     if unsure == 0 or min(grey.shape) < 32:
         return blur
     halved = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    return (1 - unsure) * blur + unsure * 2 * _edge_blur(halved)
+    quarters = np.rint(halved * np.float32(4)) / np.float32(4)
+    return (1 - unsure) * blur + unsure * 2 * _edge_blur(quarters.astype(np.float32))
+
+
+def _blurred(grey: NDArray[np.float32], kernel: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.asarray(cv2.sepFilter2D(grey, cv2.CV_32F, kernel, kernel))
 
 
 def _squared_slopes(grey: NDArray[np.float32], step: int) -> NDArray[np.float32]:

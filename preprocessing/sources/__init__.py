@@ -4,6 +4,7 @@
     sample:                 the embedded demo           congress:     portraits of members of Congress
     commons:CATEGORY        Wikimedia Commons           wikidata:     portraits of people
     flickr:, openverse:     searches                    nasa:, smithsonian:, europeana:, loc:    collections
+    import:PATH             aligned faces, as other programs keep them
 
 A package adds another kind by an entry point of the group `likeness.sources`: its name is the kind, and what it names
 is called with the argument and an `Access`, and gives a `Source`. Not here: faces, and any store of what was read.
@@ -25,6 +26,7 @@ from preprocessing.sources.congress import CongressSource
 from preprocessing.sources.europeana import EuropeanaSource
 from preprocessing.sources.flickr import FlickrSource
 from preprocessing.sources.folder import FolderSource
+from preprocessing.sources.imported import ImportedSource
 from preprocessing.sources.loc import LocSource
 from preprocessing.sources.nasa import NasaSource
 from preprocessing.sources.openverse import OpenverseSource
@@ -49,6 +51,7 @@ KINDS = (
     "smithsonian:WORDS",
     "europeana:WORDS",
     "loc:WORDS",
+    "import:PATH",
     "sample:",
     "sample:N",
 )
@@ -121,6 +124,8 @@ def open_source(
             return FolderSource.open(argument, reject_synthetic=fetch.reject_synthetic)
         case "urls":
             return UrlSource.open(argument, fetch, sources.urls, access)
+        case "import":
+            return ImportedSource.open(argument, reject_synthetic=fetch.reject_synthetic)
         case "congress":
             return CongressSource.open(argument, sources.congress, access)
         case "commons":

@@ -27,6 +27,7 @@ from preprocessing.reject import Reason
 from preprocessing.sources.metadata import checked, item_from_row
 from storage.digest import bytes_digest
 from storage.errors import SourceError
+from storage.wording import numbered
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,12 @@ class FolderSource:
         refs.sort()
         facts = self._facts([*self._beside(), *sorted(tables)])
         if absent := facts.keys() - set(refs):
-            logger.warning("%d files that metadata describes are not in %s", len(absent), self.root)
+            logger.warning(
+                "%s that metadata describes %s not in %s",
+                numbered(len(absent), "file"),
+                "is" if len(absent) == 1 else "are",
+                self.root,
+            )
         wrong = [Item(ref) for ref in sorted(self._problems)]
         return [facts.get(ref, Item(ref)) for ref in refs[:limit]] + wrong
 
@@ -173,12 +179,14 @@ class FolderSource:
                         where, Reason.BAD_METADATA, str(error).removeprefix(where).removeprefix(":").strip()
                     )
         if self._problems:
+            num = len(self._problems)
             logger.warning(
-                "%d folders, tables or rows of %s cannot be read, and are rejected: %s%s",
-                len(self._problems),
+                "%s of %s cannot be read, and %s rejected: %s%s",
+                "1 folder, table or row" if num == 1 else f"{num} folders, tables or rows",
                 self.root,
+                "is" if num == 1 else "are",
                 ", ".join(sorted(self._problems)[:3]),
-                " and others" if len(self._problems) > 3 else "",
+                " and others" if num > 3 else "",
             )
         return {ref: item for ref, (item, _) in facts.items()}
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -170,13 +171,18 @@ def declared(item: Item, config: LicensesConfig) -> Item:
 
 def _with(item: Item, **values: Any) -> Item:
     """The item with other values; what it had before is noted in `said`, unless that was noted already."""
-    old = {name: getattr(item, name) for name, value in values.items() if value != getattr(item, name)}
+    now = dict(zip(_FIELDS, _VALUES(item), strict=True))
+    old = {name: now[name] for name, value in values.items() if value != now[name]}
     if not old:
         return item
     if old.get("license_url", "") is None:  # a link that is found says nothing new
         del old["license_url"]
     said = json.dumps(old | json.loads(item.said or "{}"), ensure_ascii=False) if old else item.said
-    return replace(item, said=said, **values)
+    return Item(**{**now, **values, "said": said})
+
+
+_FIELDS = tuple(Item.__dataclass_fields__)
+_VALUES = attrgetter(*_FIELDS)
 
 
 def _refusal(item: Item, found: License | None, config: LicensesConfig) -> Rejection | None:

@@ -34,6 +34,7 @@ from storage.digest import bytes_digest
 from storage.errors import SourceError
 from storage.local import whole_file
 from storage.tables import BATCH_ROWS
+from storage.wording import without_user
 
 KEPT_S = 24 * 3600.0
 """How long a remote list stands for the one that it was fetched from."""
@@ -44,8 +45,8 @@ _GZIP = b"\x1f\x8b"
 _REMOTE = re.compile(r"(https?|s3|hf)://", re.IGNORECASE)
 _HUGGING_FACE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", re.IGNORECASE)
 
-Row = tuple[str, Mapping[str, Any]]
-"""Where a row stands (file:line) and its columns, by our names."""
+Row = tuple[int, Mapping[str, Any] | str]
+"""The number of its line and its columns, by our names; or why it is no row."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class List:
     columns: Mapping[str, str]
 
     def rows(self) -> Iterator[Row]:
-        """Every row; SourceError names the line that is none."""
+        """Every row; SourceError where the list is none."""
         return _READERS[suffix_of(self.name)](self)
 
     def named(self, there: Sequence[str], where: str, *, is_table: bool) -> dict[str, str]:
@@ -81,7 +82,14 @@ class List:
 
 
 def check_list(place: str) -> str:
-    """The place of a list as it is opened, an absolute path where it is local; SourceError where it is none."""
+    """The place of a list as it is opened, an absolute path where it is local; SourceError where it is none.
+
+    Records hold it as it stands, so that a user and a password in it are refused.
+    """
+    if _REMOTE.match(place) and place != without_user(place):
+        raise SourceError(
+            f"list of URLs {without_user(place)} is given with a user: records hold its address, so give one without"
+        )
     place = place if _REMOTE.match(place) else os.path.abspath(Path(place).expanduser())
     if not _REMOTE.match(place) and not Path(place).is_file():
         state = "is not a file" if Path(place).exists() else "does not exist"
@@ -161,15 +169,16 @@ def _fetch_s3(place: str, path: Path) -> None:
 def _txt_rows(of: List) -> Iterator[Row]:
     for number, line in enumerate(_lines(of), start=1):
         if line.strip() and not line.strip().startswith("#"):
-            yield f"{of.name}:{number}", {"url": line}
+            yield number, {"url": line}
 
 
 def _csv_rows(of: List, delimiter: str = ",") -> Iterator[Row]:
-    reader = csv.DictReader(_lines(of), delimiter=delimiter)
+    # Strict, since a lone quote would swallow the lines up to the next one.
+    reader = csv.DictReader(_lines(of), delimiter=delimiter, strict=True)
     try:
         names = of.named(reader.fieldnames or (), f"{of.name}:1", is_table=True)
         for row in reader:
-            yield f"{of.name}:{reader.line_num}", {key: row[name] for key, name in names.items()}
+            yield reader.line_num, {key: row[name] for key, name in names.items()}
     except csv.Error as error:
         raise SourceError(f"{of.name}:{reader.line_num} is not CSV: {error}") from error
 
@@ -183,17 +192,22 @@ def _jsonl_rows(of: List) -> Iterator[Row]:
     for number, line in enumerate(_lines(of), start=1):
         if not line.strip():
             continue
-        where = f"{of.name}:{number}"
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"{where} is not JSON: {error}") from error
+            yield number, f"is not JSON: {error}"
+            continue
         if not isinstance(row, dict):
-            raise SourceError(f"{where} is not a JSON object")
+            yield number, "is not a JSON object"
+            continue
         there = tuple(row)
         if there not in known:
-            known[there] = of.named(there, where, is_table=False)
-        yield where, {key: row[name] for key, name in known[there].items()}
+            try:
+                known[there] = of.named(there, "", is_table=False)
+            except SourceError as error:
+                yield number, str(error).strip()
+                continue
+        yield number, {key: row[name] for key, name in known[there].items()}
 
 
 def _parquet_rows(of: List) -> Iterator[Row]:
@@ -208,7 +222,7 @@ def _parquet_rows(of: List) -> Iterator[Row]:
             for batch in file.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names.values()))):
                 for row in batch.to_pylist():
                     number += 1
-                    yield f"{of.name}:{number}", {key: row[name] for key, name in names.items()}
+                    yield number, {key: row[name] for key, name in names.items()}
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"list of URLs {of.name} is not a readable Parquet file: {error}") from error
 

@@ -21,12 +21,12 @@ KEYS = ("license", "license_url", "author", "title", "page", "sha256")
 
 def item_from_row(ref: str, row: Mapping[str, Any], where: str) -> Item:
     """The item that a list's row describes; `where` (file:line) names it in a SourceError."""
-    values = {key: _text(row.get(key), key, where) for key in KEYS}
-    sha256 = values.pop("sha256")
+    values = {key: _text(value, key, where) for key in KEYS if (value := row.get(key)) is not None}
+    sha256 = values.pop("sha256", None)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise SourceError(f"{where}: sha256 {sha256!r} is not 64 hexadecimal digits")
     for key in ("license", "license_url"):  # a few texts, which many items have
-        if text := values[key]:
+        if text := values.get(key):
             values[key] = sys.intern(text)
     return Item(ref, expected_sha256=sha256.lower() if sha256 else None, **values)
 
@@ -43,10 +43,12 @@ def checked(item: Item, data: bytes) -> tuple[Item, bytes] | Rejection:
 
 def _text(value: Any, key: str, where: str) -> str | None:
     # Parquet through pandas writes a missing text as NaN, which alone differs from itself.
-    if value is None or value != value:
+    if value != value:
         return None
     if not isinstance(value, str):
         raise SourceError(f"{where}: {key} is {value!r}, not text")
+    if value.isascii():
+        return value.strip() or None
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -31,6 +31,7 @@ from storage.config import Config
 from storage.digest import json_digest
 from storage.errors import IntegrityError, SourceError
 from storage.records import StoredRecord
+from storage.wording import numbered
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +242,7 @@ class ServiceSource(Web):
             why = f"{type(error).__name__}: {error}"[:_SHOWN]
             raise SourceError(f"{self.kind} answers in a shape that is not known: {why}") from error
         if num_repeated:
-            logger.info("%s lists %d photographs more than once", self.kind, num_repeated)
+            logger.info("%s lists %s more than once", self.kind, numbered(num_repeated, "photograph"))
         return list(known.values())
 
     @abstractmethod

@@ -25,6 +25,13 @@ _LARGE_PX = 640
 """Side of a picture in which a face that fills it is found; in larger ones it is too large for the network."""
 _SAME_OVERLAP = 0.3
 _MOST_FACES = 5000
+_PLACES, _SCORE_DIGITS = 4, 3
+"""Places in a pixel of the network's picture, and digits of a score, to which its answers are rounded: what processors
+find lies up to 0.00005 px and 0.0000004 apart (`docs/lineage.md`), and no network knows a face so well."""
+
+
+Rectangle = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +41,7 @@ class FivePoints:
     Eyes and corners are in the picture's order, left before right.
     """
 
-    box_px: tuple[float, float, float, float]
+    box_px: Rectangle
     score: float
     points: NDArray[np.float64]
 
@@ -58,7 +65,7 @@ def five_points(
     return kept
 
 
-def overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
+def overlap(one: Rectangle, other: Rectangle) -> float:
     """What two rectangles share of what they cover together, 0 to 1."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
@@ -67,27 +74,45 @@ def overlap(one: tuple[float, float, float, float], other: tuple[float, float, f
     return shared / (areas - shared) if areas > shared else 0.0
 
 
+def rough_boxes(picture: NDArray[np.uint8], threshold: float) -> list[Rectangle]:
+    """Where the packaged network sees something like a face in a small grey picture, uint8 (height, width)."""
+    rows = _rows(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR), WEIGHTS, threshold)
+    corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
+    return [(left, top, right, bottom) for left, top, right, bottom in corners.astype(np.float64).tolist()]
+
+
 def _at_scale(photo: NDArray[np.uint8], weights: Path, scale: float, threshold: float) -> list[FivePoints]:
     size = max(round(photo.shape[1] * scale), 1), max(round(photo.shape[0] * scale), 1)
     picture = cv2.resize(photo, size, interpolation=cv2.INTER_AREA) if scale < 1 else photo
-    detector = _detector(weights)
-    detector.setInputSize(size)
-    detector.setScoreThreshold(threshold)
-    _, rows = detector.detect(np.ascontiguousarray(picture[..., ::-1]))
     faces = []
     to_photo = np.array([photo.shape[1] / size[0], photo.shape[0] / size[1]])
-    for row in rows if rows is not None else ():
+    for row in _rows(np.ascontiguousarray(picture[..., ::-1]), weights, threshold):
         corner, extent = row[:2].astype(np.float64) * to_photo, row[2:4].astype(np.float64) * to_photo
         left, top, right, bottom = np.concatenate([corner, corner + extent]).tolist()
         points = row[4:14].astype(np.float64).reshape(5, 2) * to_photo
-        if np.isfinite(points).all():
-            faces.append(FivePoints((left, top, right, bottom), float(row[14]), points))
+        score = round(float(row[14]), _SCORE_DIGITS)
+        faces.append(FivePoints((left, top, right, bottom), score, points))
     return faces
+
+
+def _rows(picture: NDArray[np.uint8], weights: Path, threshold: float) -> NDArray[np.float32]:
+    """What the network says of a BGR picture: rows of left, top, width, height, five points, and a score."""
+    detector = _detector(weights)
+    detector.setInputSize(picture.shape[1::-1])
+    detector.setScoreThreshold(threshold)
+    _, rows = detector.detect(picture)
+    found: NDArray[np.float32] = np.empty((0, 15), np.float32) if rows is None else rows
+    found = found[np.isfinite(found).all(axis=1)]
+    return np.concatenate([np.rint(found[:, :14] * _PLACES) / _PLACES, found[:, 14:]], axis=1)
 
 
 @lru_cache(maxsize=2)
 def _detector(weights: Path) -> Any:
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of a target that nobody chose
     try:
         return cv2.FaceDetectorYN.create(str(weights), "", (320, 320), 0.6, _SAME_OVERLAP, _MOST_FACES)
     except cv2.error as error:
         raise ConfigError(f"{weights} (detect.yunet) is not a model of YuNet") from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)
