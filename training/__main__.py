@@ -15,6 +15,7 @@ import os
 import sys
 from pathlib import Path
 
+from storage.config import tracking_address
 from storage.errors import PipelineError
 from storage.local import FULL, REFUSED
 from storage.runs import DISK_FULL
@@ -41,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.processes < 1:
         parser.error(f"--processes is {given.processes}: at least 1")
+    try:
+        tracking_address(given.tracking_uri)
+    except ValueError as error:
+        parser.error(f"--tracking-uri: {error}")
     settings = (given.run_folder, given.tracking_uri, given.workers, given.stop_with_parent)
     try:
         if given.processes > 1:

@@ -10,9 +10,8 @@ a generator alone is read is in `training.drawing.pictures`.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from storage.datasets.records import VersionName
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError
-from storage.local import PARTIAL, partial_beside, whole_folder
+from storage.local import PARTIAL, delete, here, whole_folder
 from storage.runs import CheckpointState
 
 OPTIMIZERS = "optimizers.safetensors"
@@ -113,21 +112,19 @@ def network_tensors(folder: Path, state: CheckpointState, name: str) -> dict[str
     return _verified(folder, state, weights_file(name))
 
 
-def prune_checkpoints(checkpoints: list[Path], keep: int, best: Path | None = None) -> None:
+def prune_checkpoints(checkpoints: list[Path], keep: int, best: Collection[Path] = ()) -> None:
     """Delete all but the last `keep` of `checkpoints` (oldest first), and the best."""
     for folder in checkpoints[:-keep]:
-        if folder == best:
+        if folder in best:
             continue
-        gone = partial_beside(folder)  # what is left of an interrupted deletion is no checkpoint
-        os.replace(folder, gone)
-        shutil.rmtree(gone)
+        delete(folder)
 
 
 def _verified(folder: Path, state: CheckpointState, name: str) -> dict[str, Tensor]:
     """All tensors of a file whose sha256 is the recorded one."""
     if name not in state.sha256:
         raise IntegrityError(f"{folder} records no {name}: it has {', '.join(state.sha256)}")
-    path = folder / name
+    path = here(folder / name)
     if not path.is_file():
         raise IntegrityError(f"{path} is missing from its checkpoint")
     if file_digest(path) != state.sha256[name]:

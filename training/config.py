@@ -97,6 +97,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def preset_for(resolution: int) -> PresetName:
+    """The preset for images of a side in pixels on a GPU; `smoke` where none is for that side."""
+    fitting: tuple[PresetName, ...] = ("face128", "paper256", "paper1024")
+    return next((name for name in fitting if PRESETS[name]["resolution"] == resolution), "smoke")
+
+
 CHANGEABLE = frozenset({
     "total_kimg", "snapshot_kimg", "tick_kimg", "keep_checkpoints", "metrics", "metrics_kimg", "metrics_images",
     "keep_best", "metrics_mirror_reals", "max_skipped_steps", "device", "compile",

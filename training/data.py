@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, zip_longest
+from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from storage.errors import ConfigError, IntegrityError, NotFoundError
-from storage.shards import Entry, index_name, open_index, read_entry
+from storage.local import here, image_of
+from storage.shards import Entry, entry_bytes, index_name, open_index
 from storage.wording import numbered
 
 ImageArray = NDArray[np.uint8]
@@ -34,6 +35,8 @@ KEPT_BYTES = 4 * 2**30
 """A dataset not above this, decoded, is kept in memory: a process decodes each image once."""
 LOOK_AHEAD_PER_THREAD = 8
 """Images decoded before they are asked for, a thread."""
+FETCHED_AT_ONCE = 4
+"""Shards that are brought from a bucket at a time."""
 
 
 class Shown(NamedTuple):
@@ -62,6 +65,10 @@ class RealImages:
     """By an image's key, where there are any."""
     is_balanced: bool = False
     """Whether all labels are shown alike often."""
+    keys: frozenset[str] | None = None
+    """Those of the images that are shown, of which there are `num_images`; None where all of the shards' are."""
+    whole_shards: bool = True
+    """Of a store in a bucket: whether shards are brought here whole, before they are needed, and kept."""
 
     def stream(
         self, start_image: int, resolution: int, *, batch_size: int = 1, rows: Sequence[int] = (0,)
@@ -74,14 +81,17 @@ class RealImages:
         does not have, NotFoundError and IntegrityError for files that are gone or damaged.
         """
         self.check(resolution)
-        places = image_places(self.shard_paths, self.index_sha256s, self.num_images)
+        places = image_places(self.shard_paths, self.index_sha256s, self.num_images, self.keys)
         label_of = self._labels(places)
         order = self._order if not self.is_balanced else partial(self._balanced_order, label_of)
         is_small = self.num_images * 3 * resolution**2 <= KEPT_BYTES
         kept: dict[int, ImageArray] = {}
         pending: deque[tuple[int, int, Callable[[], ImageArray]]] = deque()
         pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
+        ahead = ThreadPoolExecutor(FETCHED_AT_ONCE, thread_name_prefix="fetch")
         try:
+            for path in self._missing(places, order(start_image, batch_size, rows)):
+                ahead.submit(here, path)
             for number, index in order(start_image, batch_size, rows):
                 asked: Callable[[], ImageArray]
                 if index in kept:
@@ -97,7 +107,21 @@ class RealImages:
                     is_mirrored = self.x_flips and is_flipped(self.seed, number)
                     yield Shown(image, is_mirrored, int(label_of[index]))
         finally:
+            ahead.shutdown(cancel_futures=True)
             pool.shutdown(cancel_futures=True)
+
+    def _missing(
+        self, places: Sequence[tuple[Path, Entry]], order: Iterator[tuple[int, int]]
+    ) -> Iterator[Path]:
+        """The shards that are to be brought here, in the order in which they are needed."""
+        left = {
+            path for path in self.shard_paths if self.whole_shards and image_of(path) and not path.is_file()
+        }
+        for _, index in islice(order, self.num_images if left else 0):
+            path = places[index][0]
+            if path in left:
+                left.remove(path)
+                yield path
 
     def check(self, resolution: int) -> None:
         """Raise ConfigError unless the dataset can be area-resampled to `resolution`."""
@@ -118,7 +142,7 @@ class RealImages:
         """Each image's label, as `places` has them; zeros where there are none."""
         if self.labels is None:
             return np.zeros(len(places), np.int64)
-        keys = [entry.name.rsplit(".", 1)[0] for _, entry in places]
+        keys = [key_of(entry) for _, entry in places]
         if missing := [key for key in keys if key not in self.labels]:
             raise IntegrityError(f"image {missing[0]} has no label: the dataset's table and shards differ")
         return np.array([self.labels[key] for key in keys])
@@ -148,14 +172,17 @@ class RealImages:
         """One image as (R, R, 3), resampled."""
         where = f"image {entry.name} in {path}"
         try:
-            data = read_entry(path, entry)
+            data = entry_bytes(path, entry, whole_shards=self.whole_shards)
         except OSError as error:
             raise IntegrityError(f"{where} cannot be read: {error}") from error
         return area_resampled(decode(data, self.dataset_resolution, where), resolution)
 
 
 def image_places(
-    shard_paths: Sequence[Path], index_sha256s: Sequence[str | None], num_images: int
+    shard_paths: Sequence[Path],
+    index_sha256s: Sequence[str | None],
+    num_images: int,
+    keys: Collection[str] | None = None,
 ) -> list[tuple[Path, Entry]]:
     """Where each image's bytes lie, shard after shard; the fields of `RealImages` say what is expected.
 
@@ -163,15 +190,21 @@ def image_places(
     """
     places = []
     for path, sha256 in zip_longest(shard_paths, index_sha256s):
-        if not path.is_file():
+        if not path.is_file() and image_of(path) is None:
             raise NotFoundError(f"shard {path} is not there")
         entries = open_index(path.with_name(index_name(path.name)), sha256).entries
-        places += [(path, entry) for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+        images = [entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+        places += [(path, entry) for entry in images if keys is None or key_of(entry) in keys]
     if len(places) != num_images:
         raise IntegrityError(
             f"shards beside {shard_paths[0]} hold {numbered(len(places), 'image')}, the manifest says {num_images}"
         )
     return places
+
+
+def key_of(entry: Entry) -> str:
+    """An image's key, by what its bytes are called in a tar."""
+    return entry.name.rpartition(".")[0]
 
 
 def check_resolution(dataset_resolution: int, resolution: int) -> None:

@@ -405,17 +405,23 @@ def _check_shapes(found: Variables, expected: dict[str, Tensor], part: str) -> N
 # Into a store
 
 
-def write_import(
-    store: Store, name: str, path: Path, *, license: str = LICENSE, origin: str | None = None
-) -> Import:
-    """Read a network file and keep its weights under a name; what was there under it stays, and is an error."""
+def free_folder(store: Store, name: str) -> Path:
+    """Where an import of this name is to lie; ConfigError where it is no name, or something lies there."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConfigError(
             f"--name {name!r} is to be of small letters, digits, - and _, and to begin with one"
         )
     folder = import_folder(store, name)
     if folder.exists():
-        raise ConfigError(f"there is an import {name!r} in {store.root}: choose another --name")
+        raise ConfigError(f"there is an import {name!r} in {store}: choose another --name")
+    return folder
+
+
+def write_import(
+    store: Store, name: str, path: Path, *, license: str = LICENSE, origin: str | None = None
+) -> Import:
+    """Read a network file and keep its weights under a name; what was there under it stays, and is an error."""
+    folder = free_folder(store, name)
     networks = read_networks(path)
     tensors = {
         weights_file("generator"): networks.generator,

@@ -20,6 +20,7 @@ from torch import Tensor
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError
 from storage.imports import known_import
+from storage.local import here
 from storage.runs import InitFrom, Run, find_checkpoint
 from storage.store import Store
 from training.checkpoint import read_state, weights_file
@@ -105,7 +106,7 @@ def take_first_weights(training: Training, run: Run) -> None:
     folder = run.store.root / source.folder  # which is the other, if that is absolute
     for name, network in training.networks.items():
         path = folder / weights_file(name)
-        if not path.is_file() or file_digest(path) != source.sha256[path.name]:
+        if not here(path).is_file() or file_digest(path) != source.sha256[path.name]:
             raise IntegrityError(f"{path} is missing or is not what run {run.id} is to begin with")
         _copy_common(load_file(path), network)
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from storage.datasets.records import VersionName
-from storage.local import write_whole
+from storage.local import send, write_whole
+from storage.promotions import kept_checkpoints
 from storage.runs import Run, RunResult
 from training.checkpoint import checkpoint_name, prune_checkpoints, save_checkpoint
 from training.drawing.images import images_from_seeds
@@ -49,6 +50,7 @@ def write_tick(run: Run, training: Training, tally: Tally, stage: Stage, tracker
     }
     with run.stats_path.open("a") as file:
         file.write(json.dumps(line) + "\n")
+    send(run.stats_path)
     penalty = line.get("gradient_penalty" if training.config.loss == "wgan_gp" else "r1")
     log.info(
         "%.2f of %g kimg  %dpx  G %.3f  D %.3f  penalty %s  %.1f s/kimg",
@@ -85,7 +87,9 @@ def write_snapshot(run: Run, training: Training, tracker: Tracker) -> None:
     }
     state = save_checkpoint(folder, training.networks, training.optimizers, {**lineage, **training.state()})
     best = best_checkpoint(run, training.config.keep_best) if training.config.keep_best else None
-    prune_checkpoints(run.checkpoints(), training.config.keep_checkpoints, best)
+    promoted = [run.checkpoints_dir / kept for kept in kept_checkpoints(run.store, run.id)]
+    kept = [*promoted, *([best] if best else [])]
+    prune_checkpoints(run.checkpoints(), training.config.keep_checkpoints, kept)
     grid = run.grids_dir / f"{name}.png"
     _write_grid(grid, training, grid_metadata(folder, state))
     tracker.log_snapshot(folder, grid, training.num_images)

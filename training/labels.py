@@ -61,4 +61,5 @@ def _values(dataset: Dataset, column: str) -> dict[str, str]:
         raise ConfigError(
             f"label_column {column} is of numbers or lists: labels are texts, whole numbers or yes and no"
         )
-    return dict(zip(columns.column("key").to_pylist(), map(str, values), strict=True))
+    labels = dict(zip(columns.column("key").to_pylist(), map(str, values), strict=True))
+    return labels if dataset.keys is None else {key: labels[key] for key in sorted(dataset.keys)}

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import IntegrityError, NotFoundError, TrainingError
+from storage.local import delete
 from storage.runs import Run
 from training.checkpoint import checkpoint_name
 from training.config import TrainConfig
@@ -60,7 +61,7 @@ def train(
     else:
         take_first_weights(training, run)
     if ranks.is_first:
-        run.result_path.unlink(missing_ok=True)
+        delete(run.result_path)
         forget_later_stats(run.stats_path, training.num_images)
 
     reals: Iterator[Shown] | None = None

@@ -19,6 +19,7 @@ import torch
 from storage.datasets.dataset import open_recorded
 from storage.datasets.records import VersionSummary
 from storage.errors import NotFoundError
+from storage.lineage.openlineage import checkpoint_dataset, reported, training_job
 from storage.runs import Run
 from storage.store import Store
 from training.config import TrainConfig
@@ -56,10 +57,21 @@ def train_folder(
     images.check(config.resolution)
     with joined(config.device) as (ranks, device), compiling_ahead(run, config, ranks, device):
         if not ranks.is_first:
+            ranks.any(False)  # until the first has looked at the checkpoints
             return train(run, config, images, device, Tracker(), should_stop, ranks)
-        with run.locked(), open_tracker(run, tracking_uri) as tracker:
+        dataset = open_recorded(run.store, run.record.dataset, f"run {run.id}")
+        with (
+            run.locked(),
+            open_tracker(run, tracking_uri) as tracker,
+            reported(run.store, training_job(run, dataset)) as outcome,
+        ):
+            run.put_damaged_aside()
+            ranks.any(False)
             result = train(run, config, images, device, tracker, should_stop, ranks)
             tracker.log_result(result, run.newest_checkpoint())
+            outcome.outputs.append(checkpoint_dataset(run))
+            outcome.facts |= {"numImages": result["num_images"], "stopped": result["stopped"]}
+            outcome.stopped = result["stopped"]
     log.info("stopped at %.2f kimg" if result["stopped"] else "finished at %.2f kimg", result["kimg"])
     return result
 
@@ -88,6 +100,8 @@ def images_of_version(
         num_threads=num_threads,
         labels=labels_of(dataset, config),
         is_balanced=config.label_sampling == "balanced",
+        keys=dataset.keys,
+        whole_shards=store.mirror is None or dataset.num_bytes < store.mirror.room,
     )
 
 

@@ -9,21 +9,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from storage.config import tracking_address
 from storage.errors import ServiceError
 from storage.local import write_whole
+from storage.promotions import CHAMPION
 from storage.records import StoredRecord
 from storage.runs import Run
-from training.checkpoint import STATE
 
 log = logging.getLogger(__name__)
 
 EXPERIMENT = "likeness"
+TRACKED = "mlflow.json"
 DIGEST_CHARACTERS = 36
 """MLflow keeps no more of a dataset's digest; the whole sha256 is a tag beside it."""
 
@@ -38,12 +41,22 @@ _QUIET = {
 }
 
 
+WAITS_S = (5.0, 10.0, 20.0)
+"""How long a server that does not answer at a run's start is waited for, again and again."""
+
+
+class _SilentError(ServiceError):
+    """A tracker does not answer, or refuses."""
+
+
 class TrackedRun(StoredRecord):
     """Which run of a tracker mirrors a run, for whoever goes on with it: mlflow.json says."""
 
     tracking_uri: str
     experiment_id: str | None = None
     run_id: str
+    ended: bool = False
+    """Whether the tracker was told that the run's process has ended."""
 
 
 class Tracker:
@@ -62,61 +75,168 @@ class Tracker:
 class MlflowTracker(Tracker):
     """Sends a run to MLflow; use `open_tracker`."""
 
-    def __init__(self, client: Any, run_id: str) -> None:
+    def __init__(self, client: Any, run_id: str, run: Run) -> None:
         self._client = client
         self._run_id = run_id
+        self._run = run
+        self._constant = constants(run.record.config_now)
 
     def log_tick(self, line: Mapping[str, Any]) -> None:
-        """Each number of the line as a metric; the step is the number of images."""
+        """Each number of the line that may change as a metric; the step is the number of images."""
         from mlflow.entities import Metric
 
         now_ms, step = _now_ms(), int(line["num_images"])
-        metrics = [Metric(name, float(value), now_ms, step) for name, value in line.items()]
+        changing = {name: value for name, value in line.items() if name not in self._constant}
+        metrics = [Metric(name, float(value), now_ms, step) for name, value in changing.items()]
         self._try("metrics", lambda: self._client.log_batch(self._run_id, metrics=metrics))
 
     def log_snapshot(self, checkpoint: Path, grid: Path, num_images: int) -> None:
         """The grid, and state.json under the checkpoint's name."""
         self._artifact(grid, "grids")
-        self._artifact(checkpoint / STATE, f"checkpoints/{checkpoint.name}")
+        self._artifact(checkpoint / "state.json", f"checkpoints/{checkpoint.name}")
 
     def log_result(self, result: Mapping[str, Any], checkpoint: Path) -> None:
         """result.json's content and every file of the last checkpoint."""
         self._try("result", lambda: self._client.log_dict(self._run_id, dict(result), "result.json"))
         for path in sorted(checkpoint.iterdir()):
             self._artifact(path, f"checkpoints/{checkpoint.name}")
+        if not result.get("stopped"):
+            self._try("registered model", lambda: self._register(checkpoint.name))
 
-    def close(self, status: str) -> None:
-        """End the MLflow run as FINISHED, KILLED or FAILED."""
-        self._try("status", lambda: self._client.set_terminated(self._run_id, status))
+    def _register(self, checkpoint: str) -> None:
+        """Make a finished run's last checkpoint a version of the model that is called as its dataset."""
+        from mlflow.exceptions import MlflowException
+
+        record = self._run.record
+        try:
+            self._client.create_registered_model(record.dataset.name)
+        except MlflowException:
+            self._client.get_registered_model(
+                record.dataset.name
+            )  # raises what was wrong, unless it is there already
+        source = f"{self._client.get_run(self._run_id).info.artifact_uri}/checkpoints/{checkpoint}"
+        known = self._client.search_model_versions(f"run_id = '{self._run_id}'")
+        if source not in {version.source for version in known}:
+            tags = {
+                "dataset": record.dataset.reference,
+                "manifest_sha256": record.dataset.manifest_sha256,
+                "run": self._run.id,
+                "checkpoint": checkpoint,
+                **flow_run_tags(record.flow_run_id),
+            }
+            self._client.create_model_version(record.dataset.name, source, run_id=self._run_id, tags=tags)
+
+    def close(self, status: str) -> bool:
+        """End the MLflow run as FINISHED, KILLED or FAILED; whether MLflow took it."""
+        return self._try("status", lambda: self._client.set_terminated(self._run_id, status))
 
     def _artifact(self, path: Path, folder: str) -> None:
         self._try(path.name, lambda: self._client.log_artifact(self._run_id, str(path), folder))
 
-    def _try(self, what: str, send: Callable[[], None]) -> None:
+    def _try(self, what: str, send: Callable[[], None]) -> bool:
         """Send, or warn that the tracker did not take it: a mirror must not end days of training."""
         try:
             send()
         except Exception:
             log.warning("MLflow did not take %s; the run folder has it", what, exc_info=True)
+            return False
+        return True
 
 
 @contextmanager
 def open_tracker(run: Run, uri: str | None) -> Iterator[Tracker]:
-    """The tracker of a run: MLflow at `uri`, at the store's own SQLite file for None, nothing for "none".
+    """The tracker of a run: MLflow at `uri`, by default at $MLFLOW_TRACKING_URI or the store's own SQLite file.
+
+    Nothing for "none".
 
     A resumed run goes on with its MLflow run, whose id is kept in the run folder. ServiceError where MLflow
     cannot be reached at the start.
     """
+    if uri is None and (told := os.environ.get("MLFLOW_TRACKING_URI")):
+        try:
+            uri = tracking_address(told)
+        except ValueError as error:
+            raise ServiceError(f"$MLFLOW_TRACKING_URI: {error}") from None
+    uri = uri or default_uri(run)
     if uri == "none":
         yield Tracker()
         return
-    tracker = _begin(run, uri or default_uri(run))
+    tracker = _begun(run, uri)
     status = "FAILED"
     try:
         yield tracker
         status = "KILLED" if run.result.stopped else "FINISHED"
     finally:
-        tracker.close(status)
+        if tracker.close(status):
+            _note_end(run)
+
+
+def close_ended(run: Run) -> None:
+    """Have MLflow show a run as FAILED whose process was killed before it could say how it ended.
+
+    For whoever finds that nobody trains it any more. A tracker that cannot be reached is reported, and asked next time.
+    """
+    path = run.folder / TRACKED
+    if not path.exists() or (known := TrackedRun.read(path)).ended:
+        return
+    _make_quiet()
+    try:
+        client = _client(known.tracking_uri)
+        if client.get_run(known.run_id).info.status == "RUNNING":
+            client.set_terminated(known.run_id, "FAILED")
+    except Exception as error:
+        log.warning(
+            "MLflow at %s is not told that %s ended: %s", known.tracking_uri, run.id, _first_line(error)
+        )
+        return
+    _note_end(run)
+
+
+def name_champion(run: Run, checkpoint: str, decision: str | None) -> None:
+    """Have the registered model of a run's dataset call this checkpoint its champion, if the run is tracked.
+
+    A tracker that cannot be reached is reported: the store says who the champion is.
+    """
+    path = run.folder / TRACKED
+    if not path.exists():
+        return
+    known, name = TrackedRun.read(path), run.record.dataset.name
+    _make_quiet()
+    try:
+        client = _client(known.tracking_uri)
+        versions = client.search_model_versions(f"run_id = '{known.run_id}'")
+        number = next(v.version for v in versions if v.source.rpartition("/")[2] == checkpoint)
+        client.set_registered_model_alias(name, CHAMPION, number)
+        if decision is not None:
+            client.set_model_version_tag(name, number, "decision", decision)
+    except StopIteration:
+        log.warning(
+            "MLflow at %s has no model of %s/%s to call champion", known.tracking_uri, run.id, checkpoint
+        )
+    except Exception as error:
+        told = (known.tracking_uri, run.id, _first_line(error))
+        log.warning("MLflow at %s is not told that %s is the champion: %s", *told)
+
+
+def _note_end(run: Run) -> None:
+    path = run.folder / TRACKED
+    write_whole(path, TrackedRun.read(path).model_copy(update={"ended": True}).as_bytes())
+
+
+def page_of(run: Run, served_at: str | None) -> str | None:
+    """The page of a run in MLflow: of the server it is sent to, or of one at `served_at` that shows its database."""
+    path = run.folder / TRACKED
+    if not path.exists():
+        return None
+    known = TrackedRun.read(path)
+    server = known.tracking_uri if _is_served(known.tracking_uri) else served_at
+    if server is None or known.experiment_id is None:
+        return None
+    return f"{server.rstrip('/')}/#/experiments/{known.experiment_id}/runs/{known.run_id}"
+
+
+def _is_served(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def default_uri(run: Run) -> str:
@@ -124,26 +244,44 @@ def default_uri(run: Run) -> str:
     return f"sqlite:///{run.store.root / 'mlflow.db'}"
 
 
+def _begun(run: Run, uri: str) -> MlflowTracker:
+    """The tracker at `uri`, where a server is waited for that does not answer, as while it is started again."""
+    for wait_s in WAITS_S if _is_served(uri) else ():
+        try:
+            return _begin(run, uri)
+        except _SilentError as error:
+            log.warning("%s; it is asked again in %g s", error, wait_s)
+            time.sleep(wait_s)
+    return _begin(run, uri)
+
+
 def _begin(run: Run, uri: str) -> MlflowTracker:
     """Open the run's MLflow run, or go on with it."""
     _make_quiet()
-    path = run.folder / "mlflow.json"
+    path = run.folder / TRACKED
     known = TrackedRun.read(path) if path.exists() else None
+    begun = None
     try:
         client = _client(uri)
-        experiment_id = _experiment_id(client, run, uri)
+        experiment = experiment_id(client, run, uri)
         if known is not None and known.tracking_uri == uri:
             client.update_run(known.run_id, status="RUNNING")
             for name, value in _changes(run).items():
                 client.set_tag(known.run_id, name, value)
-            return MlflowTracker(client, known.run_id)
-        mlflow_run_id = client.create_run(experiment_id, run_name=run.id).info.run_id
-        _describe(client, mlflow_run_id, run)
+            write_whole(path, known.model_copy(update={"ended": False}).as_bytes())
+            return MlflowTracker(client, known.run_id, run)
+        begun = client.create_run(experiment, run_name=run.id).info.run_id
+        _describe(client, begun, run)
+    except ServiceError:
+        raise
     except Exception as error:
-        raise ServiceError(f"MLflow at {uri} cannot be used: {_first_line(error)}") from error
-    tracked = TrackedRun.new(tracking_uri=uri, experiment_id=experiment_id, run_id=mlflow_run_id)
+        if begun is not None:
+            with suppress(Exception):  # half a run is none
+                client.delete_run(begun)
+        raise _SilentError(f"MLflow at {uri} cannot be used: {_first_line(error)}") from error
+    tracked = TrackedRun.new(tracking_uri=uri, experiment_id=experiment, run_id=begun)
     write_whole(path, tracked.as_bytes())
-    return MlflowTracker(client, mlflow_run_id)
+    return MlflowTracker(client, begun, run)
 
 
 def _client(uri: str) -> Any:
@@ -155,21 +293,30 @@ def _client(uri: str) -> Any:
         return MlflowClient(tracking_uri=uri)
 
 
-def _experiment_id(client: Any, run: Run, uri: str) -> str:
-    """The experiment's id; its artifacts lie in the store, unless a server keeps them."""
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    root = None if uri.startswith(("http://", "https://")) else (run.store.root / "mlartifacts").as_uri()
-    from mlflow.exceptions import MlflowException
+def experiment_id(client: Any, run: Run, uri: str) -> str:
+    """The experiment's id; its artifacts lie in the store, unless a server keeps them.
 
-    try:
-        return str(client.create_experiment(EXPERIMENT, artifact_location=root))
-    except MlflowException:
-        found = client.get_experiment_by_name(EXPERIMENT)  # another run has just created it
-        if found is None:
-            raise
-        return str(found.experiment_id)
+    ServiceError where a server would have this process write them to a folder, which is another one on each machine.
+    """
+    is_served = _is_served(uri)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        root = None if is_served else (run.store.root / "mlartifacts").as_uri()
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.create_experiment(EXPERIMENT, artifact_location=root)
+        except MlflowException:
+            if client.get_experiment_by_name(EXPERIMENT) is None:  # or another run has just created it
+                raise
+        found = client.get_experiment_by_name(EXPERIMENT)
+    root = str(found.artifact_location)
+    if is_served and root.startswith(("file:", "/", ".")):
+        raise ServiceError(
+            f"MLflow at {uri} keeps artifacts of {EXPERIMENT!r} in the folder {root}, where they would be lost on "
+            f"another machine: serve a database whose experiment was made over http, or use its file"
+        )
+    return str(found.experiment_id)
 
 
 def _describe(client: Any, mlflow_run_id: str, run: Run) -> None:
@@ -178,7 +325,12 @@ def _describe(client: Any, mlflow_run_id: str, run: Run) -> None:
 
     config, dataset = run.record.config, run.record.dataset
     params = [Param(name, value) for name, value in flattened(config).items()]
-    facts = {"config_sha256": run.record.config_sha256, **run.record.facts.model_dump(), **_changes(run)}
+    facts = {
+        "config_sha256": run.record.config_sha256,
+        **run.record.facts.model_dump(),
+        **_changes(run),
+        **flow_run_tags(run.record.flow_run_id),
+    }
     tags = [RunTag(name, value) for name, value in flattened(facts).items()]
     client.log_batch(mlflow_run_id, params=params, tags=tags)
     client.log_dict(mlflow_run_id, config, "config.json")
@@ -204,6 +356,28 @@ def _changes(run: Run) -> dict[str, str]:
         return {}
     changes = [change.as_json() for change in record.changes]
     return {"changes": json.dumps(changes), "config_sha256": record.changes[-1].config_sha256}
+
+
+def constants(config: Mapping[str, Any]) -> frozenset[str]:
+    """What a line of statistics repeats that never changes by a run's config: its parameters say it."""
+    names = {"total_kimg"}
+    if config.get("start_resolution") == config.get("resolution"):
+        names |= {"resolution", "lod"}
+    if len(config.get("batch_size", ())) == 1:
+        names.add("batch_size")
+    if config.get("augment") != "ada":
+        names.add("augment_p")
+    return frozenset(names)
+
+
+def flow_run_tags(flow_run_id: str | None) -> dict[str, str]:
+    """The flow run of Prefect that a run belongs to, and where a browser finds it, if that is known."""
+    if flow_run_id is None:
+        return {}
+    api = os.environ.get("PREFECT_API_URL", "")
+    page = os.environ.get("PREFECT_UI_URL") or (api.removesuffix("/api") if api.endswith("/api") else "")
+    link = {"prefect_flow_run_url": f"{page.rstrip('/')}/runs/flow-run/{flow_run_id}"} if page else {}
+    return {"prefect_flow_run": flow_run_id, **link}
 
 
 def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -23,6 +23,7 @@ from storage.bundled.generator import BUNDLED_SHA256, SHA256, bundled_file
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.imports import IMPORTED, Import
 from storage.lineage.origin import GRID_TEXT
+from storage.local import here
 from training.checkpoint import State, network_tensors, read_state
 from training.config import TrainConfig
 from training.drawing.marks import Signer
@@ -106,8 +107,8 @@ def open_imported(imported: Import, device: torch.device) -> Trained:
         imported.check(name)
     config = TrainConfig.recorded(record.config, f"import {record.name}")
     generator = build_generator(config)
-    generator.load_state_dict(load_file(imported.folder / "generator_ema.safetensors"))
-    noise = load_file(imported.folder / NOISE)
+    generator.load_state_dict(load_file(here(imported.folder / "generator_ema.safetensors")))
+    noise = load_file(here(imported.folder / NOISE))
     origin = {
         IMPORTED: record.name,
         "imported_sha256": record.file_sha256,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storage.datasets.dataset import Dataset, open_dataset
+from storage.datasets.dataset import Dataset, open_part
 from storage.errors import ConfigError, NotFoundError
 from storage.local import write_whole
 from storage.records import Inside, StoredRecord
@@ -119,7 +119,7 @@ def check_audit(run: Run, config: AuditConfig) -> None:
     """Raise, before any work, the error that this audit would end in for want of weights or of its held-out dataset."""
     check_extractor(config.extractor, WeightsPlace(config.weights, config.weights_sha256))
     if config.held_out is not None:
-        open_dataset(run.store, config.held_out)
+        open_part(run.store, config.held_out)
 
 
 def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device) -> AuditRecord:
@@ -247,7 +247,7 @@ def _held_out(
             "num_images": len(chosen),
         }
         return train.rows(chosen), about, np.array(chosen, np.int64)
-    dataset = open_dataset(run.store, config.held_out)
+    dataset = open_part(run.store, config.held_out)
     trained_on = {row["photo_sha256"] for row in sources.values()}
     overlapping = {row["key"] for row in dataset.images() if row["photo_sha256"] in trained_on}
     overlapping |= {row["key"] for row in dataset.images() if row["key"] in set(train.keys)}
@@ -257,11 +257,11 @@ def _held_out(
     kept = [i for i, key in enumerate(vectors.keys) if key not in overlapping][: config.num_held_out]
     if len(kept) < 2:
         raise ConfigError(
-            f"--held-out {dataset.reference} has {numbered(len(kept), 'photograph')} that run {run.id} was not "
+            f"--held-out {config.held_out} has {numbered(len(kept), 'photograph')} that run {run.id} was not "
             f"trained on: name another dataset, or leave it out"
         )
     about = {
-        "method": f"dataset {dataset.reference}",
+        "method": f"dataset {dataset.summary().part}",
         "num_images": len(kept),
         "num_left_out_as_trained_on": len(overlapping),
     }
@@ -275,7 +275,7 @@ def _held_out(
 def _sources(run: Run) -> dict[str, Row]:
     """The training crops' rows by key; empty where the store has lost the version's tables."""
     try:
-        dataset: Dataset = open_dataset(run.store, run.record.dataset.reference)
+        dataset: Dataset = open_part(run.store, run.record.dataset.part)
     except (NotFoundError, ConfigError):
         return {}
     return {row["key"]: row for row in dataset.images()}

@@ -15,9 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storage.datasets.dataset import open_recorded
-from storage.shards import Entry, read_entry
+from storage.shards import Entry, entry_bytes
 from storage.store import Store
-from training.data import ImageArray, area_resampled, check_resolution, decode, image_places, is_flipped
+from training.data import (
+    ImageArray,
+    area_resampled,
+    check_resolution,
+    decode,
+    image_places,
+    is_flipped,
+    key_of,
+)
 
 if TYPE_CHECKING:
     from storage.datasets.records import VersionSummary
@@ -31,6 +39,7 @@ class RealCrops:
     index_sha256s: tuple[str | None, ...]
     """Of each shard's index, as the version's manifest has it."""
     num_images: int
+    """Of all crops in the shards, whichever count."""
     dataset_resolution: int
     resolution: int
     is_mirrored: bool = False
@@ -50,7 +59,8 @@ class RealCrops:
         opened = open_recorded(store, dataset, "the run")
         shas = tuple(shard.index_sha256 for shard in opened.manifest.shards)
         paths = tuple(opened.shard_paths)
-        return cls(paths, shas, opened.num_images, opened.resolution, resolution, is_mirrored)
+        total = opened.manifest.images.rows
+        return cls(paths, shas, total, opened.resolution, resolution, is_mirrored, opened.keys)
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[list[str], ImageArray]]:
         """Keys and images (N, 3, R, R), at most `size` at a time, of the first `limit` crops."""
@@ -62,21 +72,25 @@ class RealCrops:
                     image[..., ::-1] if self.is_mirrored and is_flipped(0, number) else image
                     for image, number in zip(pool.map(self._decoded, part), numbers, strict=False)
                 ]
-                yield [_key(entry) for _, entry in part], np.stack(images)
+                yield [key_of(entry) for _, entry in part], np.stack(images)
+
+    def order(self) -> list[str]:
+        """The keys of all crops, in the order of `batches`; none is read."""
+        return [key_of(entry) for _, entry in self._places()]
 
     def chosen(self, keys: set[str]) -> dict[str, ImageArray]:
         """The images (3, R, R) of some keys, the others unread."""
-        return {_key(place[1]): self._decoded(place) for place in self._places() if _key(place[1]) in keys}
+        return {
+            key_of(place[1]): self._decoded(place) for place in self._places() if key_of(place[1]) in keys
+        }
 
     def _places(self) -> Iterator[tuple[Path, Entry]]:
         places = iter(image_places(self.shard_paths, self.index_sha256s, self.num_images))
-        return places if self.keys is None else (place for place in places if _key(place[1]) in self.keys)
+        return places if self.keys is None else (place for place in places if key_of(place[1]) in self.keys)
 
     def _decoded(self, place: tuple[Path, Entry]) -> ImageArray:
         path, entry = place
-        pixels_HWC = decode(read_entry(path, entry), self.dataset_resolution, f"image {entry.name} in {path}")
+        pixels_HWC = decode(
+            entry_bytes(path, entry), self.dataset_resolution, f"image {entry.name} in {path}"
+        )
         return np.ascontiguousarray(area_resampled(pixels_HWC, self.resolution).transpose(2, 0, 1))
-
-
-def _key(entry: Entry) -> str:
-    return entry.name.rpartition(".")[0]

@@ -87,11 +87,15 @@ def precision_recall(reals_ND: Tensor, fakes_MD: Tensor, neighbours: int = 3) ->
 
 
 def _share_within(queries: Tensor, samples: Tensor, neighbours: int) -> float:
-    """The share of `queries` that lie in a ball of `samples`."""
+    return float(lies_within(queries, samples, neighbours).double().mean())
+
+
+def lies_within(queries: Tensor, samples: Tensor, neighbours: int = 3) -> Tensor:
+    """Whether each of `queries` lies in a ball of `samples`, as of `precision_recall`: the share of reals is recall."""
     k = min(neighbours + 1, len(samples))
     radii = torch.cat([torch.cdist(part, samples).kthvalue(k).values for part in torch.split(samples, CHUNK)])
     within = [(torch.cdist(part, samples) <= radii).any(1) for part in torch.split(queries, CHUNK)]
-    return float(torch.cat(within).double().mean())
+    return torch.cat(within)
 
 
 # --------------------------------------------------------------------------------------------------------------

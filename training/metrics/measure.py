@@ -49,14 +49,13 @@ def by_features(
     )
     fakes = torch.cat([extractor.features(images) for images in subject.fakes(num_fakes)])
     shared_s = time.perf_counter() - begun
-    compare = _own if name == STAND_IN else _torch_fidelity
     records: dict[str, Found] = {}
     for families in (("frechet",), ("kernel",), ("precision", "recall")):
         asked = [measure for measure in measures if measure.family in families]
         if not asked:
             continue
         begun = time.perf_counter()
-        values = compare(families[0], reals, fakes, subject.device)
+        values = compared(name, families[0], reals, fakes, subject.device)
         seconds = shared_s + time.perf_counter() - begun
         for measure in asked:
             records[measure.name] = {
@@ -65,6 +64,13 @@ def by_features(
                 "num_fakes": len(fakes),
             }
     return records
+
+
+def compared(
+    name: ExtractorName, family: str, reals: Tensor, fakes: Tensor, device: torch.device
+) -> dict[str, float]:
+    """What compares features (N, D) of reals and (M, D) of fakes, by family; of `precision` recall too."""
+    return (_own if name == STAND_IN else _torch_fidelity)(family, reals, fakes, device)
 
 
 def _own(family: str, reals: Tensor, fakes: Tensor, device: torch.device) -> dict[str, float]:

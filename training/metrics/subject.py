@@ -63,8 +63,9 @@ class Subject:
         """A checkpoint's averaged generator and its run's crops, of one label if it is given."""
         trained = open_trained(checkpoint, device)
         generator, config = trained.generator, trained.config
-        of_dataset = labels_of(open_recorded(run.store, run.record.dataset, f"run {run.id}"), config) or {}
-        keys = None
+        dataset = open_recorded(run.store, run.record.dataset, f"run {run.id}")
+        of_dataset = labels_of(dataset, config) or {}
+        keys = dataset.keys
         if label is not None:
             trained.of_label(label)  # which is where it is refused
             wanted = config.label_values.index(label)
