@@ -22,17 +22,17 @@ from flows.operations.cluster import open_workers
 from flows.options import BuildOptions
 from flows.pages.contact_sheet import write_contact_sheet
 from flows.pages.report import write_report
+from flows.room import check_room, room_named
 from flows.stages.align import Aligned, align
 from flows.stages.crawl import Crawled, crawl
 from flows.stages.curate import curate
 from flows.stages.publish import publish
-from flows.stages.screen import screened
+from flows.stages.screen import forgotten_by_looks, screened, without
 from flows.stages.shard import Sharded, shard
 from flows.stages.work import Context, Report, reasons
 from preprocessing.advice import advice, limits
 from preprocessing.columns import FACE_FIELDS, REJECTED_SCHEMA
 from preprocessing.config import BuildConfig
-from preprocessing.curation.choose import columns_to_judge
 from preprocessing.curation.review import read_verdicts
 from preprocessing.reject import CRAWL, Reason
 from preprocessing.sources import open_source
@@ -40,14 +40,16 @@ from preprocessing.sources.access import Secret, environment
 from preprocessing.sources.folder import FolderSource
 from storage.datasets.attribution import write_attribution
 from storage.datasets.dataset import Dataset
+from storage.datasets.lookup import keep_lookup
 from storage.datasets.manifest import record_build
 from storage.datasets.records import BuildRecord
 from storage.digest import json_digest
 from storage.environment import run_facts
 from storage.errors import ConfigError, EmptyDatasetError
 from storage.gathered import Gathered
+from storage.lineage.openlineage import build_job, reported, version_dataset
 from storage.store import Store
-from storage.tables import fitted
+from storage.tables import arrow, fitted, rows_holding
 from storage.wording import numbered
 
 Result = TypeVar("Result")
@@ -94,6 +96,7 @@ class Built:
             "photos": counts.photos,
             "images": counts.images,
             "rejected": counts.rejected,
+            "splits": counts.splits,
             "advice": self.advice,
             "limits": limits(self.record.config),
             "shards": len(self.dataset.manifest.shards),
@@ -127,12 +130,12 @@ def timed(run: Run, seconds: dict[str, float]) -> Run:
 def check_build(config: BuildConfig, store: Store) -> None:
     """Raise for a source that is not there, or that holds the store, or for settings at odds, before it starts."""
     config.resolved()
-    config.faces.identity()  # loads the user's models
+    config.faces_identity()  # loads the user's models
     read_verdicts(config.curate.reviews)
     source = open_source(config.source, config.fetch, config.sources)
     if isinstance(source, FolderSource) and store.root.is_relative_to(source.root.resolve()):
         raise ConfigError(
-            f"store {store.root} lies inside the source folder {source.root}, so a build would take its own results "
+            f"store {store} lies inside the source folder {source.root}, so a build would take its own results "
             f"for photographs: choose a --store elsewhere"
         )
 
@@ -149,8 +152,10 @@ def build(config: BuildConfig, options: BuildOptions, run: Run, secret: Secret =
 
     `secret` gives the keys of services by their names.
     """
-    check_build(config, Store(options.store))
+    store = Store(options.store)
+    check_build(config, store)
     check_reasons(options.retry)
+    check_room(config, store, open_source(config.source, config.fetch, config.sources))
 
     def asked(context: Context, report: Report, config: BuildConfig) -> Crawled:
         found = crawl(context, report, config, options.retry, options.crawl_workers)
@@ -167,8 +172,13 @@ def build_from(
     secret: Secret = environment,
 ) -> Built:
     """As `build`, of the photographs that the stage `crawl` gives."""
-    with Store(options.store).in_use():
-        return _build_from(crawl, config, options, run, secret)
+    store = Store(options.store)
+    job = build_job(config.name, config.source, config.resolved())
+    with room_named(store), store.in_use(), reported(store, job) as outcome:
+        built = _build_from(crawl, config, options, run, secret)
+        outcome.outputs.append(version_dataset(built.dataset))
+        outcome.facts["buildId"] = built.record.build_id
+        return built
 
 
 def _build_from(
@@ -185,19 +195,29 @@ def _build_from(
     with open_workers(options.scheduler, options.workers) as workers:
         context = Context(store, workers, options.chunk_size, options.refetch, Gathered, secret)
         crawled = run("crawl", lambda report: crawl(context, report, config))
-        if not crawled.photos.num_rows:
-            raise _nothing_had(crawled)
-        columns = columns_to_judge(config.curation)
-        aligned = run(
-            "align", lambda report: align(context, report, config, crawled.photos, FACE_FIELDS, columns)
-        )
+        _check_any(crawled)
+        columns = config.columns_to_judge()
+
+        def faces_of(found: Crawled) -> Aligned:
+            photos = with_said(found) if config.aligned else found.photos
+            return run("align", lambda report: align(context, report, config, photos, FACE_FIELDS, columns))
+
+        aligned = faces_of(crawled)
+        if len(refs := forgotten_by_looks(crawled, aligned.faces, store)):
+            crawled = without(crawled, refs)
+            _check_any(crawled)
+            aligned = faces_of(crawled)
         curated = run("curate", lambda report: curate(report, config, crawled.photos, aligned))
         sharded = run("shard", lambda report: shard(context, report, config, crawled, aligned, curated))
         stages = (crawled, aligned, curated)
         rejections = pa.concat_tables([fitted(stage.rejections, REJECTED_SCHEMA) for stage in stages])
-        dataset = run("publish", lambda report: publish(store, report, config, crawled, rejections, sharded))
+        dataset = run(
+            "publish",
+            lambda report: publish(store, report, config, crawled, rejections, sharded, curated.splits),
+        )
     sheet = write_contact_sheet(dataset)
     write_attribution(dataset)
+    keep_lookup(dataset)
     resolved = config.resolved()
     facts = {
         "config": resolved,
@@ -218,8 +238,23 @@ def _build_from(
     return Built(dataset, record, sheet, report)
 
 
+def with_said(found: Crawled) -> pa.Table:
+    """The photographs of a crawl, each with what its source says of it."""
+    items = found.items.take(arrow(rows_holding(found.items["ref"], found.photos["ref"])))
+    return found.photos.append_column("said", items["said"])
+
+
+def _check_any(crawled: Crawled) -> None:
+    if not crawled.photos.num_rows:
+        raise _nothing_had(crawled)
+
+
 def _nothing_had(crawled: Crawled) -> EmptyDatasetError:
     """Why there is no photograph to look for faces in, and what the most frequent reason means."""
+    if not crawled.items.num_rows:
+        return EmptyDatasetError(
+            "every photograph of the source has a tombstone: there is nothing to build from"
+        )
     found = reasons(crawled.rejections)
     counts = ", ".join(f"{count} {reason}" for reason, count in found.items())
     most = Reason(max(found, key=lambda reason: found[reason]))

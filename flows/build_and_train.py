@@ -1,4 +1,4 @@
-"""The flow `build-and-train`: both in order, without a server's triggers; what the weekly schedule runs.
+"""The flow `build-and-train`: both in order, without a server's triggers.
 
 python -m flows.build_and_train
 """
@@ -22,7 +22,13 @@ def build_and_train(
     training: TrainConfig = TrainConfig(),
     options: BuildAndTrainOptions = BuildAndTrainOptions(),
 ) -> dict[str, Any]:
-    """Build, train on the version built, and return both summaries."""
+    """Build, train on the version built, and return both summaries.
+
+    Args:
+        build: What the dataset is made of, and how.
+        training: How to train on it.
+        options: Where both run.
+    """
     built = build_dataset(build, options)
     trained = train(f"{built['name']}@{built['version']}", training, options)
     return {"dataset": built, "training": trained}

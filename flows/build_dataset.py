@@ -8,10 +8,10 @@ When it is the top-level flow it emits `dataset.published`, which starts the tra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
@@ -30,8 +30,16 @@ PUBLISHED = "dataset.published"
 def build_dataset(
     config: BuildConfig = BuildConfig(), options: BuildOptions = BuildOptions()
 ) -> dict[str, Any]:
-    """Build a dataset version and return its summary."""
+    """Build a dataset version and return its summary.
+
+    Args:
+        config: What the dataset is made of, and how.
+        options: Where it runs.
+    """
+    source = config.source.partition(":")[0]
+    artifacts.describe(f"{config.name} {config.resolution}px {source}", dataset=config.name, source=source)
     built = build(config, options, run_as_tasks(), secret)
+    artifacts.describe(None, version=built.dataset.version)
     _show(built)
     if is_top_level():
         emit_event(
@@ -40,7 +48,13 @@ def build_dataset(
                 "prefect.resource.id": f"dataset.{built.dataset.name}",
                 "prefect.resource.name": built.dataset.reference,
             },
-            payload={"reference": built.dataset.reference, "store": str(built.dataset.store.root)},
+            payload={
+                "reference": built.dataset.reference,
+                "store": str(built.dataset.store),
+                "unchanged": built.record.unchanged,
+                "previous_version": built.record.previous_version,
+                "counts": built.dataset.manifest.counts.model_dump(include={"photos", "images"}),
+            },
         )
     return built.summary()
 
@@ -55,17 +69,26 @@ def run_as_tasks() -> Run:
             bar = artifacts.ProgressArtifact(f"{name}-progress", name)
 
             def report(now: Progress) -> None:
-                bar.update(now.done, now.total, f"{now.done} of {now.total} {now.unit}")
+                about = f"; {now.about}" if now.about else ""
+                note = f"{now.done} of {now.total} {now.unit}{_listed(now.counts)}{about}"
+                bar.update(now.done, now.total, note)
 
             result = work(report)
             counts = getattr(result, "counts", None)
             if counts is not None:
                 artifacts.counts_table(f"{name}-counts", f"What {name} did", counts())
+                get_run_logger().info("%s ended%s", name, _listed(counts()))
             return result
 
         return run_stage()
 
     return run
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    """What became of a stage's inputs, in a line, without what never came to be."""
+    said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f": {said}" if said else ""
 
 
 def is_top_level() -> bool:
@@ -80,6 +103,6 @@ def _show(built: Built) -> None:
     dataset = built.dataset
     summary = built.summary()
     artifacts.facts("dataset", f"Dataset {dataset.reference}", {"state": built.state, **summary})
-    artifacts.link("report", f"Report of {dataset.reference}", built.report)
-    artifacts.link("dataset-folder", f"Files of {dataset.reference}", dataset.folder)
+    artifacts.link("report", f"Report of {dataset.reference}", built.report, dataset.store)
+    artifacts.link("dataset-folder", f"Files of {dataset.reference}", dataset.folder, dataset.store)
     artifacts.picture("contact-sheet", f"Crops of {dataset.reference}", built.contact_sheet)

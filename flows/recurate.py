@@ -40,6 +40,7 @@ from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store, original_key
 from storage.tables import BATCH_ROWS, Stored, arrow, fitted, leaders, rows_holding
 
+OF_SPLITS = {"splits", "split_identity_distance"}
 OF_SIGNALS = {"opt_outs", "respect_robots", "respect_opt_out", "reject_synthetic"}
 """Settings by which photographs are judged that were fetched: a stricter policy asks nobody again."""
 
@@ -49,20 +50,20 @@ def recuration(store: Store, reference: str, given: BuildConfig) -> tuple[Datase
 
     ConfigError where `given` sets anything else, or the rules need what that build did not find or measure.
     """
-    others = given.model_fields_set - {"curate", "block", "fetch", "licenses"}
+    others = given.model_fields_set - {"curate", "block", "fetch", "licenses", *OF_SPLITS}
     others |= {f"fetch.{name}" for name in given.fetch.model_fields_set - OF_SIGNALS}
     others |= {f"licenses.{name}" for name in given.licenses.model_fields_set - {"allow"}}
     if others:
         raise ConfigError(
-            f"a re-curation changes --curate, --block, --licenses.allow and what of --fetch judges signals, not "
-            f"--{min(others).replace('_', '-')}: build"
+            f"a re-curation changes --curate, --splits, --block, --licenses.allow and what of --fetch judges signals, "
+            f"not --{min(others).replace('_', '-')}: build"
         )
     dataset = open_dataset(store, reference)
     config = recorded_config(dataset)
     fetch = {name: getattr(given.fetch, name) for name in given.fetch.model_fields_set}
     update: dict[str, Any] = {"curate": given.curate, "fetch": config.fetch.model_copy(update=fetch)}
-    if "block" in given.model_fields_set:
-        update["block"] = given.block
+    for name in {"block", *OF_SPLITS} & given.model_fields_set:
+        update[name] = getattr(given, name)
     if "licenses" in given.model_fields_set:
         if wider := sorted(given.licenses.families - config.licenses.families):
             raise ConfigError(
@@ -157,7 +158,7 @@ def _num_bytes(store: Store, images: pa.Table, sha256s: pa.ChunkedArray) -> pa.A
 
 
 def _original(store: Store, sha256: str) -> Path:
-    path = store.path(original_key(sha256))
+    path = store.file(original_key(sha256))
     if not path.is_file():
-        raise NotFoundError(f"photograph {sha256} is no longer in {store.root}: build again from its source")
+        raise NotFoundError(f"photograph {sha256} is no longer in {store}: build again from its source")
     return path

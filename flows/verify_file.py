@@ -16,9 +16,11 @@ from typing import Any
 
 from preprocessing.photo.claims import Claims, claims_of
 from storage.errors import NotFoundError, PipelineError
+from storage.lineage.chain import Chain
 from storage.lineage.origin import pixels_hold, read_provenance
-from storage.lineage.trace import Chain, trace
+from storage.lineage.trace import trace
 from storage.store import Store
+from storage.wording import numbered
 from training.drawing.marks import generator_of
 
 SUFFIXES_WITHOUT_PIXELS = (".safetensors", ".onnx")
@@ -100,7 +102,9 @@ class Verdict:
         steps = " < ".join(step.kind for step in self.chain.steps)
         num = len(self.chain.images)
         photographs = (
-            f"{num} images with their photographs" if num else "its photographs are not in this store"
+            f"{numbered(num, 'image')} with their photographs"
+            if num
+            else "its photographs are not in this store"
         )
         return f"{steps}: {photographs}"
 

@@ -23,6 +23,7 @@ from preprocessing.reject import LICENSING, Reason
 from storage.errors import ConfigError, EmptyDatasetError, SourceError
 from storage.store import Store
 from storage.wording import numbered
+from training.config import preset_for
 
 if TYPE_CHECKING:  # what starts Dask is imported where it is needed
     from flows.build import Built
@@ -183,16 +184,22 @@ def review(
         int, Parameter(help="Images on the page, taken evenly from all.", validator=validators.Number(gte=1))
     ] = 2000,
     options: Annotated[StoreOptions, FLAT] = StoreOptions(),
+    dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:
     """Write a page on which a person keeps or refuses the faces of a dataset by key, and saves the verdicts.
 
     The verdicts are a JSONL: likeness build --curate.reviews FILE takes them as a rule.
     """
-    from flows.pages.review import write_review
+    from flows.pages.review import page_of, write_review
     from storage.datasets.dataset import open_dataset
 
     version = open_dataset(Store(options.store), dataset)
+    if dry_run:
+        num_images = min(limit, version.num_images)
+        return print_value(
+            {"dataset": version.reference, "page": str(out or page_of(version)), "images": num_images}, json_
+        )
     page, num_images = write_review(version, out, limit)
     answer(
         json_,
@@ -207,6 +214,8 @@ def say_built(built: Built) -> None:
     say(f"dataset {built.dataset.reference} ({built.state})")
     images, photos = numbered(summary["images"], "image"), numbered(summary["photos"], "photograph")
     say(f"  {images} of {photos} in {numbered(summary['shards'], 'shard')}")
+    if splits := summary["splits"]:
+        say(f"  split into {', '.join(f'{name} {count:,}' for name, count in splits.items())}")
     for reason, count in summary["rejected"].items():
         hint = f" ({Reason(reason).meaning})" if reason in LICENSING else ""
         say(f"  {count} rejected: {reason}{hint}")
@@ -222,4 +231,8 @@ def say_built(built: Built) -> None:
         say(f"  {limit}")
     say(f"  contact sheet {built.contact_sheet}")
     say(f"  report {built.report}")
-    say(f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset smoke")
+    preset = preset_for(built.dataset.manifest.resolution)
+    where = "" if preset == "smoke" else " on a GPU, --preset smoke on a CPU"
+    say(
+        f"  took {summary['seconds']:.1f} s; next: likeness train {built.dataset.name} --preset {preset}{where}"
+    )

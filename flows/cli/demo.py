@@ -48,6 +48,7 @@ def run_demo(options: RunOptions) -> Iterator[str]:
     from flows.build_and_train import build_and_train
 
     store = Store(options.store)
+    store.check_is_folder("likeness demo", "it shows files that a folder has")
     options = BuildAndTrainOptions(store=store.root, workers=options.workers)
     with temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True}, restore_defaults={PREFECT_API_URL}):
         result = build_and_train(BUILD, TRAINING, options)

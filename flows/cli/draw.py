@@ -408,7 +408,7 @@ def export(
 ) -> None:
     """Write the averaged generator as one file, for torch or as ONNX.
 
-    An ONNX file is run, and its images compared with torch's, before it is kept.
+    An ONNX file is run, and its images compared with torch's, before it is kept. A dataset is for export-dataset.
     """
     if out.suffix.lower() != f".{config.format}":
         raise ConfigError(f"--out {out} is to end in .{config.format}, as its --format")

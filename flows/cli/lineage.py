@@ -1,4 +1,4 @@
-"""Commands about what is there: trace, verify, gc. They decode and draw nothing, and import nothing that does.
+"""Commands about what is there: trace, diff, verify, gc. They decode and draw nothing, and import nothing that does.
 
 Not here: any work.
 """
@@ -10,9 +10,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.cli.output import answer, print_value, say
-from flows.cli.parameters import FLAT, Json
-from flows.options import StoreOptions
+from flows.cli.output import answer, console, print_value, say
+from flows.cli.parameters import FLAT, DryRun, Json
+from flows.options import BuildOptions, StoreOptions
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store
 from storage.wording import numbered
@@ -22,30 +22,72 @@ def trace(
     reference: Annotated[
         str,
         Parameter(
-            help="A drawn or exported file, a checkpoint or run, a dataset (NAME or NAME@VERSION), an image's key, "
-            "a photograph's file, URL or sha256."
+            help="A drawn file, an export, a run or RUN/CHECKPOINT, a dataset (NAME, NAME@VERSION or VERSION), a "
+            "build, a shard, an image's key, a photograph's file, URL or sha256, its title, page, file name, author or "
+            "licence."
         ),
     ],
     *,
+    kind: Annotated[
+        str | None, Parameter(name="--as", help="What the reference is, where it may be several things.")
+    ] = None,
     options: Annotated[StoreOptions, FLAT] = StoreOptions(),
-    limit: Annotated[int, Parameter(help="How many images of a dataset to print.")] = 5,
+    near: Annotated[
+        bool,
+        Parameter(
+            negative="", help="The file is a copy, resized or encoded again: look for it by its faces."
+        ),
+    ] = False,
+    near_bits: Annotated[int, Parameter(help="In how many of 256 bits a face's hash may differ.")] = 36,
+    limit: Annotated[int, Parameter(help="How many images to print of many.")] = 5,
+    mermaid: Annotated[bool, Parameter(negative="", help="Print a Mermaid flowchart.")] = False,
     json_: Json = False,
 ) -> None:
-    """Say what something was made of, down to original photographs, by files alone."""
+    """Say what something was made of, down to photographs, and what was made of it, by files alone."""
+    from storage.lineage import tree
     from storage.lineage.trace import trace as trace_reference
 
-    chain = trace_reference(Store(options.store), reference)
+    if near and (kind is not None or not 0 <= near_bits <= 128):
+        raise ConfigError("--near takes a file, no --as, and --near-bits of 0 to 128")
+    if limit < 0 or (mermaid and json_):
+        raise ConfigError("--limit is at least 0, and of --mermaid and --json one is printed")
+    store = Store(options.store)
+    if near:
+        from flows.near import trace_near
+
+        chain = trace_near(store, Path(reference), near_bits)
+    else:
+        chain = trace_reference(store, reference, kind)
     if json_:
         return print_value(chain.as_json(), json_)
-    for line in chain.lines(limit):
+    for line in (tree.mermaid if mermaid else tree.tree)(chain, limit):
         say(line)
+
+
+def diff(
+    first: Annotated[str, Parameter(help="A dataset version: NAME or NAME@VERSION.")],
+    second: Annotated[str, Parameter(help="The one that it is compared with.")],
+    *,
+    limit: Annotated[int, Parameter(help="How many images, and changes of each fact, to print.")] = 10,
+    options: Annotated[StoreOptions, FLAT] = StoreOptions(),
+    json_: Json = False,
+) -> None:
+    """Say what differs between two versions of datasets: images, photographs, facts, settings, and what was counted."""
+    from storage.datasets.dataset import open_dataset
+    from storage.datasets.diff import diff as difference_of
+
+    if limit < 0:
+        raise ConfigError(f"--limit is {limit}: at least 0")
+    store = Store(options.store)
+    difference = difference_of(open_dataset(store, first), open_dataset(store, second), limit)
+    answer(json_, difference.as_json(limit), *([] if json_ else difference.lines(limit)))
 
 
 def verify(
     reference: Annotated[
         str | None,
         Parameter(
-            help="A dataset (NAME or NAME@VERSION), a run, a checkpoint's folder, or a drawn or exported file."
+            help="A dataset (NAME or NAME@VERSION), an exported one, a run, a checkpoint's folder, or a drawn file."
         ),
     ] = None,
     *,
@@ -70,10 +112,12 @@ def verify(
     """
     store = Store(options.store)
     from storage.datasets.dataset import dataset_names
+    from storage.exports.check import record_of
 
     if (reference is None) != everything:
         raise ConfigError("say what to verify: likeness verify NAME, a run, a file and so on, or --all")
-    if reference and Path(reference).is_file() and reference.split("@")[0] not in dataset_names(store):
+    is_file = reference is not None and Path(reference).is_file() and record_of(Path(reference)) is None
+    if reference and is_file and reference.split("@")[0] not in dataset_names(store):
         return _verify_file(store, Path(reference), json_)
     _verify_stored(store, reference, fast, json_)
 
@@ -105,6 +149,76 @@ def _verify_file(store: Store, path: Path, json_: bool) -> None:
         raise NotFoundError(f"{path} says nothing of how it was made: there is nothing to hold it to")
 
 
+def repair(
+    reference: Annotated[
+        str | None, Parameter(help="A dataset (NAME: all its versions; NAME@VERSION: one), or a run.")
+    ] = None,
+    *,
+    everything: Annotated[
+        bool, Parameter(name="--all", negative="", help="All that the store holds.")
+    ] = False,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only say what would be mended, and from what.")
+    ] = False,
+    options: Annotated[BuildOptions, FLAT] = BuildOptions(),
+    json_: Json = False,
+) -> None:
+    """Mend what is damaged or missing, from whatever else the store holds; what cannot be is named.
+
+    Each file that is put back has the hash on record of it. A version that needs it is built again from its
+    photographs, and taken only where it is the same to the byte.
+    """
+    from flows.repair import repaired
+
+    if (reference is None) != everything:
+        raise ConfigError("say what to repair: likeness repair NAME, NAME@VERSION, a run, or --all")
+    result = repaired(Store(options.store), reference, options, dry=dry_run)
+    if json_:
+        print_value({"dry_run": dry_run, **result.as_json()}, json_)
+    else:
+        for path, how in result.mended.items():
+            say(f"{'would mend' if dry_run else 'mended'} {path}: {how}")
+        for problem in result.left:
+            say(problem)
+    if result.left:
+        raise IntegrityError(f"{numbered(len(result.left), 'problem')} cannot be mended from what is here")
+    if not json_ and not result.mended:
+        say("nothing is damaged")
+
+
+def rebuild(
+    reference: Annotated[str, Parameter(help="A version, NAME@VERSION; NAME means the latest.")],
+    *,
+    options: Annotated[BuildOptions, FLAT] = BuildOptions(),
+    quiet: Annotated[bool, Parameter(negative="", help="Print no progress.")] = False,
+    dry_run: DryRun = False,
+    json_: Json = False,
+) -> None:
+    """Build a version again by its record: the same to the byte, or say which of its inputs is another.
+
+    Names and records stay as they are. A version that is the same takes the place of what is damaged of it.
+    """
+    from flows.build import run_with
+    from flows.cli.progress import bars, stage_report
+    from flows.repair import rebuilt, version_asked
+    from preprocessing.config import recorded_config
+
+    store = Store(options.store)
+    if dry_run:
+        asked = version_asked(store, reference)
+        config = recorded_config(asked).model_dump(mode="json")
+        return print_value({"dataset": asked.reference, "config": config}, json_)
+    with bars(console(quiet or json_)) as progress:
+        result = rebuilt(store, reference, options, run_with(stage_report(progress)))
+    if json_:
+        print_value(result.as_json(), json_)
+    if not result.is_same:
+        why = "; ".join(result.differences) or "nothing on record says why"
+        raise IntegrityError(f"{result.asked.reference} is not what its build gives now: {why}")
+    if not json_:
+        say(f"{result.asked.reference} was built again, the same to the byte")
+
+
 def gc(
     *,
     keep: Annotated[int, Parameter(help="How many of the last versions of each name stay.")] = 3,
@@ -117,7 +231,8 @@ def gc(
 ) -> None:
     """Say what a store no longer needs, or delete it: old versions, and what only they were made of.
 
-    What a run was trained on stays, as do fetched photographs, which would be asked for again.
+    What a run was trained on or an export was made of stays, as do fetched photographs, which would be asked for again.
+    Answers of services go when they are older than a day.
     """
     from contextlib import nullcontext
 
@@ -141,6 +256,7 @@ def gc(
         "original": len(garbage.originals),
         "chunk file": len(garbage.chunks),
         "leftover": len(garbage.leftovers),
+        "kept answer": len(garbage.answers),
     }
     listed = ", ".join(numbered(num, noun) for noun, num in counts.items())
     say(f"{'deleted' if delete else 'would go'}: {listed}, {facts['bytes'] / 1e6:.1f} MB")

@@ -21,13 +21,18 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import pydantic
 from cyclopts import App, CycloptsError, MissingArgumentError
 
 from flows.cli.output import warn
-from storage.errors import PipelineError
-from storage.local import FULL, REFUSED
+from storage.errors import IntegrityError, PipelineError
+from storage.local import FULL, MISPLACED, REFUSED
+from storage.wording import without_user
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 app = App(
     name="likeness",
@@ -43,6 +48,8 @@ COMMANDS = {
     "ledger": "web",
     "recheck": "web",
     "review": "dataset",
+    "site": "site",
+    "import-dataset": "exports",
     "train": "train",
     "import-network": "networks",
     "generate": "draw",
@@ -55,13 +62,25 @@ COMMANDS = {
     "export": "draw",
     "evaluate": "measure",
     "audit": "measure",
+    "retrain": "retrain",
+    "promote": "promote",
+    "rollback": "promote",
     "trace": "lineage",
+    "diff": "lineage",
     "verify": "lineage",
+    "forget": "forget",
+    "export-dataset": "exports",
+    "repair": "lineage",
+    "rebuild": "lineage",
     "gc": "lineage",
+    "pull": "stores",
+    "push": "stores",
     "demo": "operate",
     "init": "operate",
     "services": "operate",
+    "worker": "operate",
     "deploy": "operate",
+    "doctor": "operate",
 }
 """Each command's file, in the pipeline's order; a file is imported when one of its commands is asked for."""
 
@@ -104,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except OSError as error:
-        if error.errno not in (*FULL, *REFUSED):
+        if error.errno not in (*FULL, *REFUSED, *MISPLACED):
             raise
         if debug:
             traceback.print_exc()
@@ -141,16 +160,14 @@ def build_dataset_main() -> None:
 def _sentence(error: Exception, tokens: Sequence[str]) -> str:
     """An error in one line: for a wrong setting its option as it was typed, and what is valid."""
     cause = error if isinstance(error, pydantic.ValidationError) else error.__cause__
+    if isinstance(error, IntegrityError):  # of a record, and of no option
+        cause = None
     if isinstance(cause, pydantic.ValidationError):
         problems = []
         for problem in cause.errors(include_url=False):
             path = ".".join(str(part).replace("_", "-") for part in problem["loc"] if isinstance(part, str))
-            message = problem["msg"].removeprefix("Value error, ")
-            given = problem["input"]
-            if isinstance(given, list | tuple):
-                given = ",".join(map(str, given))
-            suffix = "" if isinstance(given, dict) else f" (given {given!r})"
-            problems.append(f"{_as_typed(path, error, tokens)}: {message}{suffix}" if path else message)
+            message = f"{problem['msg'].removeprefix('Value error, ')}{_given(problem)}"
+            problems.append(f"{_as_typed(path, error, tokens)}: {message}" if path else message)
         return "; ".join(problems)
     sentence = " ".join(str(error).split())
     argument = error.argument if isinstance(error, MissingArgumentError) else None
@@ -163,6 +180,19 @@ def _sentence(error: Exception, tokens: Sequence[str]) -> str:
         name = name.removeprefix("--").upper()
     about = argument.parameter.help or ""
     return f"{command} needs {name}. {about} likeness {command} --help lists every setting."
+
+
+def _given(problem: ErrorDetails) -> str:
+    """The value that is wrong, where the message does not name it."""
+    given = problem["input"]
+    if isinstance(given, dict):
+        return ""
+    if isinstance(given, list | tuple):
+        given = ",".join(map(str, given))
+    if isinstance(given, str):
+        given = without_user(given)
+    is_named = re.search(rf"(?<!\w){re.escape(str(given))}(?!\w)", problem["msg"])
+    return "" if is_named and problem["type"] == "value_error" else f" (given {given!r})"
 
 
 def _as_typed(path: str, error: Exception, tokens: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from flows.cli.output import answer, print_resolved
 from flows.cli.parameters import FLAT, RUN, DrawOptions, DryRun, Json, Options
-from storage.datasets.dataset import open_dataset
+from storage.datasets.dataset import open_part
 from storage.errors import ConfigError, PipelineError
 from storage.runs import Run, find_checkpoint, find_run
 from storage.store import Store
@@ -88,7 +88,7 @@ def audit(
         raise ConfigError("a run is needed: likeness audit RUN")
     found, folder = _measured(run, options)
     if config.held_out is not None:
-        open_dataset(found.store, config.held_out)  # a wrong name is told before anything is computed
+        open_part(found.store, config.held_out)  # a wrong name is told before anything is computed
     from training.device import resolve_device
     from training.metrics.audit import audit as run_audit
     from training.metrics.audit import check_audit

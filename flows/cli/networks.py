@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from flows.cli.output import answer
+from flows.cli.output import answer, print_value
 from flows.cli.parameters import FLAT, Json
 from flows.options import StoreOptions
 from storage.store import Store
@@ -19,6 +19,9 @@ def import_network(
     name: Annotated[str, Parameter(help="What it is called here.")],
     license: Annotated[str, Parameter(help="The licence that the file is under.")] = "CC-BY-NC-4.0",
     origin: Annotated[str | None, Parameter(help="Where it was published, such as its address.")] = None,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Read the file, say what is in it, and stop.")
+    ] = False,
     options: Annotated[StoreOptions, FLAT] = StoreOptions(),
     json_: Json = False,
 ) -> None:
@@ -26,9 +29,14 @@ def import_network(
 
     Nothing in the file is run: it may hold arrays of numbers, containers and network objects, and nothing else.
     """
-    from training.imports import write_import
+    from training.imports import free_folder, read_networks, write_import
 
-    imported = write_import(Store(options.store), name, file, license=license, origin=origin)
+    store = Store(options.store)
+    if dry_run:
+        folder, networks = free_folder(store, name), read_networks(file)
+        said = {"name": name, "license": license, "origin": origin, "folder": str(folder)}
+        return print_value({**said, "config": networks.config.model_dump(mode="json")}, json_)
+    imported = write_import(store, name, file, license=license, origin=origin)
     record = imported.record
     side = record.config["resolution"]
     answer(

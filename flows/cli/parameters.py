@@ -29,7 +29,10 @@ def shown(default: Any) -> str | None:
 
 FLAT = Parameter(name="*", negative_iterable=(), show_default=shown)
 """Of a config: its fields are options by their own names."""
-RUN = Parameter(help="A run, by its id or folder, or one of its checkpoints' folders.", negative="")
+RUN = Parameter(
+    help="A run, by its id or folder, one of its checkpoints' folders, or NAME:champion, a dataset's champion.",
+    negative="",
+)
 
 DryRun = Annotated[bool, Parameter(negative="", help="Print the resolved config and stop.")]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object and nothing else.")]

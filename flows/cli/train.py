@@ -62,7 +62,7 @@ def train(
         return print_value({**about, "config": going_on.model_dump(mode="json")}, json_)
     if dry_run:
         opened = check_training(store, dataset, config, options)
-        reference = opened.reference
+        reference = opened.summary().part
         config, source = begun_with(store, labelled(opened, config), init_from)
         begins = {} if source is None else {"init_from": source.folder}
         return print_resolved(json_, config, options, dataset=reference, **begins)
@@ -88,7 +88,7 @@ def train(
             progress.update(bar, completed=round(row["kimg"], 2), note=training_note(row))
 
         try:
-            result = train_run(run, options, on_tick)
+            result = train_run(run, options, on_tick, warn)
         except (KeyboardInterrupt, SystemExit):
             warn(f"stopped; likeness train --resume {run.id} goes on")
             raise

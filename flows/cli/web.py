@@ -16,6 +16,7 @@ from flows.options import StoreOptions
 from preprocessing.config import BuildConfig
 from storage.errors import ConfigError
 from storage.store import Store
+from storage.wording import plural
 
 
 def ledger(
@@ -38,7 +39,7 @@ def ledger(
     if warc is not None:
         num = write_warc(warc, entries_of(opened), opened.store, opened.reference)
         value["warc"] = {"file": str(warc), "records": num}
-        lines.append(f"{num:,} records in {warc}")
+        lines.append(f"{num:,} {plural(num, 'record')} in {warc}")
     answer(json_, value, *lines)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.errors import ConfigError
+from storage.local import write_whole
 
 FILES = ("prefect.toml", "prefect.yaml")
 PROJECT = Path(__file__).with_name("project")
@@ -30,7 +31,7 @@ def init_folder(folder: Path, *, dry_run: bool = False) -> list[Path]:
         if not dry_run:
             folder.mkdir(parents=True, exist_ok=True)
             for path in missing:
-                path.write_bytes(texts[path])
+                write_whole(path, texts[path])
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be used: {error.strerror}") from error
     return missing

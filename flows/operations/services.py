@@ -1,6 +1,7 @@
-"""All servers of one machine under one command: Prefect, its deployments, a worker for each pool, MLflow.
+"""All servers of one machine under one command: Prefect, its deployments, a worker for each pool, MLflow, the files.
 
-For one person's machine. A team runs them apart, Prefect on PostgreSQL: see docs/operations.md.
+For one person Prefect and MLflow keep what they know in SQLite. A team's stand on PostgreSQL, Redis and an S3 store
+(`flows.operations.team`). What ends by itself is started again, the Prefect server too, which a flow run survives.
 """
 
 from __future__ import annotations
@@ -12,85 +13,207 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.operations.deploy import PREFECT, deploy, deployment_names
+import psutil
+
+from flows.operations import team as stack
+from flows.operations.deploy import PREFECT, deployment_names
 from flows.operations.init import check_folder
-from flows.operations.training_process import stop_process
+from flows.operations.supervised import Service, Supervised, answers
+from flows.operations.team import DATABASE, EVENTS, OBJECTS, Team
+from flows.options import MLFLOW_URL, STORE, STORE_URL, TRACKING_URI
 from storage.errors import ServiceError
 from storage.store import Store
 
-START_S = 180.0
-STOP_S = 10.0
+TEND_S = 1.0
+WORKER_STOP_S = 150.0
+"""How long a worker may take to end: a training of its saves first."""
 HOST = "127.0.0.1"
+SERVER, SERVICES, MLFLOW = "Prefect server", "Prefect services", "MLflow"
+POOLS = ("dataset", "gpu")
+LIKENESS = [sys.executable, "-m", "flows.cli"]
 
 
-def planned_services(port: int, mlflow_port: int, store: Store) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Ports:
+    """Where the servers listen."""
+
+    prefect: int = 4200
+    mlflow: int = 5000
+    files: int = 4300
+
+    def check(self) -> None:
+        """ServiceError names a port that is taken."""
+        check_port(self.prefect, "--port")
+        check_port(self.mlflow, "--mlflow-port")
+        check_port(self.files, "--files-port")
+
+    def addresses(self) -> dict[str, str]:
+        """What a browser opens."""
+        return {name: f"http://{HOST}:{port}" for name, port in vars(self).items()}
+
+
+def planned_services(ports: Ports, store: Store, team: Team | None) -> dict[str, Any]:
     """What `run_services` would start, by its command lines, after the same checks."""
-    check_services(port, mlflow_port)
-    commands = service_commands(port, mlflow_port, store)
+    check(ports, team)
+    services = services_of(ports, store, team)
     return {
-        "prefect": f"http://{HOST}:{port}",
-        "mlflow": f"http://{HOST}:{mlflow_port}",
+        **ports.addresses(),
         "store": str(store.root),
-        "commands": {name: shlex.join(command) for name, command in commands.items()},
+        "commands": {name: shlex.join(service.command) for name, service in services.items()},
         "deployments": deployment_names(),
     }
 
 
-def check_services(port: int, mlflow_port: int) -> None:
-    """ServiceError names a port that is taken, and ConfigError a folder without deployments."""
-    check_port(port, "--port")
-    check_port(mlflow_port, "--mlflow-port")
+def check(ports: Ports, team: Team | None) -> None:
+    """Raise an error that says what is in the way, before anything is started."""
+    ports.check()
     check_folder(Path.cwd())
+    if team is not None:
+        for number in range(stack.S3_PORTS):
+            check_port(team.s3_port + number, "--s3-port")
+        team.check()
 
 
-def service_commands(port: int, mlflow_port: int, store: Store) -> dict[str, list[str]]:
-    """The command of each process, in the order they start."""
+def services_of(ports: Ports, store: Store, team: Team | None) -> dict[str, Service]:
+    """Each process, in the order in which they start."""
+    python, where = [sys.executable, "-m"], ports.addresses()
+    place = ["--host", HOST, "--port"]
+    below = {} if team is None else stack.team_services(team)
+    told = {} if team is None else stack.server_environment(team)
+    apart = [] if team is None else ["--no-services"]
+    server = Service(
+        [*PREFECT, "server", "start", *place, str(ports.prefect), *apart],
+        needs=tuple(name for name in (DATABASE, EVENTS) if name in below),
+        is_ready=lambda: answers(f"{where['prefect']}/api/health"),
+        environment=told,
+    )
+    services = Service(
+        [*PREFECT, "server", "services", "start"], needs=(*server.needs, SERVER), environment=told
+    )
     return {
-        "Prefect server": [*PREFECT, "server", "start", "--host", HOST, "--port", str(port)],
-        "dataset worker": [*PREFECT, "worker", "start", "--pool", "dataset", "--type", "process"],
-        "gpu worker": [*PREFECT, "worker", "start", "--pool", "gpu", "--type", "process", "--limit", "1"],
-        "MLflow": [
-            *(sys.executable, "-m", "mlflow", "ui", "--host", HOST, "--port", str(mlflow_port)),
-            *("--backend-store-uri", f"sqlite:///{store.root}/mlflow.db"),
+        **below,
+        SERVER: server,
+        **({} if team is None else {SERVICES: services}),
+        MLFLOW: _mlflow(ports, store, team),
+        **{_worker(pool): _pool(pool, ports, store, team) for pool in POOLS},
+        "files": Service(
+            [*python, "http.server", "--bind", HOST, "--directory", str(store.root), str(ports.files)]
+        ),
+    }
+
+
+def _pool(pool: str, ports: Ports, store: Store, team: Team | None) -> Service:
+    """The worker of a pool; a team's trainings are sent to MLflow's server, where their files outlive a machine."""
+    told = {} if team is None else {TRACKING_URI: ports.addresses()["mlflow"]}
+    return Service(
+        [*LIKENESS, "worker", pool, "--store", str(store.root)],
+        needs=(SERVER, *([] if team is None else [MLFLOW])),
+        environment=told,
+    )
+
+
+def _mlflow(ports: Ports, store: Store, team: Team | None) -> Service:
+    """MLflow's page of the store's database; a team's is a server that runs are sent to, and keeps their files."""
+    place = ["--host", HOST, "--port", str(ports.mlflow), "--workers", "1"]
+    url = f"{ports.addresses()['mlflow']}/health"
+    what = ["ui", "--backend-store-uri", f"sqlite:///{store.root}/mlflow.db"]
+    return Service(
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            *(what if team is None else ["server", "--serve-artifacts"]),
+            *place,
         ],
-    }
+        needs=() if team is None else (DATABASE, OBJECTS),
+        is_ready=lambda: answers(url),
+        environment={} if team is None else stack.mlflow_environment(team),
+        takes_children=True,
+    )
 
 
-def run_services(port: int, mlflow_port: int, store: Store, say: Callable[[str], None]) -> None:
-    """Start everything and wait until Ctrl-C or until one process ends.
-
-    The errors of `check_services` come before anything is started.
-    """
-    check_services(port, mlflow_port)
-    environment = {
+def service_environment(ports: Ports, store: Store, team: Team | None) -> dict[str, str]:
+    """What all processes are told: which server, which store, and where a browser finds both."""
+    addresses = ports.addresses()
+    return {
+        # Leases that the server keeps in its memory are gone when it is started again, and a run with them.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         **os.environ,
-        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_API_URL": f"{addresses['prefect']}/api",
+        "PREFECT_UI_URL": addresses["prefect"],
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        STORE: str(store.root),
+        STORE_URL: addresses["files"],
+        MLFLOW_URL: addresses["mlflow"],
     }
+
+
+def run_services(ports: Ports, store: Store, say: Callable[[str], None], team: Team | None = None) -> None:
+    """Start everything and wait until Ctrl-C, or until one process ends again and again.
+
+    The errors of `planned_services` come before anything is started.
+    """
+    check(ports, team)
     store.root.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what was started is stopped
-    with ExitStack() as stack:
-        running = {}
-        for name, command in service_commands(port, mlflow_port, store).items():
-            process = subprocess.Popen(command, env=environment)
-            stack.callback(stop_process, process, STOP_S)  # workers may ignore the first SIGTERM
-            running[name] = process
-            if name == "Prefect server":
-                _wait_until_healthy(f"http://{HOST}:{port}/api/health", process)
-                deploy(environment)
-        say(f"Prefect http://{HOST}:{port}   MLflow http://{HOST}:{mlflow_port}   Ctrl-C stops them")
+    if team is not None:
+        stack.prepare(team)
+    kept = Supervised(services_of(ports, store, team), service_environment(ports, store, team), say)
+    names = list(kept.services)
+    try:
+        kept.bring_up(names[: names.index(SERVER) + 1])
+        subprocess.run([*LIKENESS, "deploy"], env=kept.environment, check=True)
+        kept.bring_up(names)
+        where = ports.addresses()
+        say(
+            f"Prefect {where['prefect']}   MLflow {where['mlflow']}   files {where['files']}   Ctrl-C stops them"
+        )
         while True:
-            for name, process in running.items():
-                if process.poll() is not None:
-                    raise ServiceError(f"{name} ended with status {process.returncode}")
-            time.sleep(1)
+            time.sleep(TEND_S)
+            kept.tend(names)
+    except subprocess.CalledProcessError:
+        raise ServiceError("nothing could be deployed, as said above") from None
+    finally:
+        stop(kept)
+
+
+def stop(kept: Supervised) -> None:
+    """Stop the workers, and what they worked on; have the server know; then stop the rest, the first last."""
+    workers = [kept.running[name] for pool in POOLS if (name := _worker(pool)) in kept.running]
+    flow_runs = [child for worker in workers for child in _flow_runs_of(worker)]
+    # A worker takes no more runs then, and waits for those that it has.
+    for process in [*workers, *flow_runs]:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    deadline = time.monotonic() + WORKER_STOP_S
+    for worker in workers:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+    if workers and kept.is_ready(SERVER):
+        subprocess.run([*LIKENESS, "worker", *POOLS, "--close"], env=kept.environment, check=False)
+    kept.stop()
+
+
+def _flow_runs_of(worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes of the flow runs that a worker has."""
+    try:
+        children = psutil.Process(worker.pid).children(recursive=True)
+        return [child for child in children if "prefect.engine" in child.cmdline()]
+    except psutil.Error:  # it has just ended, or one of them
+        return []
+
+
+def _worker(pool: str) -> str:
+    return f"{pool} worker"
 
 
 def check_port(port: int, option: str) -> None:
@@ -101,14 +224,3 @@ def check_port(port: int, option: str) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise ServiceError(f"port {port} is taken: choose another with {option}") from error
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=2)
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise ServiceError(f"the Prefect server did not answer at {url} within {START_S:.0f} s")

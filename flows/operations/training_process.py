@@ -7,7 +7,9 @@ Not here: training (`training.loop`), Prefect (`flows.train`).
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,15 +17,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.options import TrainOptions
-from storage.datasets.dataset import Dataset, open_dataset
-from storage.errors import ConfigError, TrainingError
+from flows.operations.fetched import fetch_version
+from flows.operations.gpus import Held, cards
+from flows.options import MLFLOW_URL, TrainOptions
+from storage.datasets.dataset import Dataset, open_part
+from storage.errors import ConfigError, KilledError, TrainingError
 from storage.imports import known_import
-from storage.runs import DISK_FULL, InitFrom, Run, RunResult, create_run, find_checkpoint, find_run
+from storage.local import send
+from storage.runs import (
+    DISK_FULL,
+    InitFrom,
+    Run,
+    RunResult,
+    create_run,
+    find_checkpoint,
+    find_run,
+)
 from storage.store import Store
 from training.config import CHANGEABLE, TrainConfig, changed
 from training.data import RealImages, check_resolution
 from training.labels import labelled
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.5
 STOP_S = 120.0
@@ -38,10 +53,13 @@ def prepare_run(
     options: TrainOptions,
     resume: str | None,
     init_from: str | None = None,
+    flow_run_id: str | None = None,
+    why: str | None = None,
 ) -> Run:
     """A new run of `dataset`, or the one that `resume` names; everything checkable is checked here.
 
-    `init_from` names a run, a checkpoint or an import whose weights a new run begins with.
+    `init_from` names a run, a checkpoint or an import whose weights a new run begins with. A new run remembers the flow
+    run that begins it, and `why`.
     """
     store = Store(options.store)
     if resume is not None and init_from is not None:
@@ -49,9 +67,12 @@ def prepare_run(
     if init_from is not None and known_import(store, init_from) is None:
         find_checkpoint(store, init_from)  # a wrong name is told before torch is loaded
     if resume is None:
+        if dataset is not None:
+            dataset = fetch_version(store, dataset, options.pull_from)
         opened = check_training(store, dataset, config, options)
         config, source = begun_with(store, labelled(opened, config), init_from)
-        return create_run(store, opened.summary(), config.model_dump(mode="json"), options.processes, source)
+        resolved = config.model_dump(mode="json")
+        return create_run(store, opened.summary(), resolved, options.processes, source, flow_run_id, why)
     run, going_on = resumed_run(store, resume, dataset, config)
     given = going_on.model_dump(mode="json", include=config.model_fields_set & CHANGEABLE)
     if run.finished() is not None and going_on.total_kimg <= run.record.config_now["total_kimg"]:
@@ -83,9 +104,10 @@ def resumed_run(
     """
     run = find_run(store, resume)
     trained_on, who = run.record.dataset, f"run {run.id}"
-    if dataset is not None and open_dataset(store, dataset).version != trained_on.version:
+    given = None if dataset is None else open_part(store, dataset)
+    if given is not None and (given.version, given.split) != (trained_on.version, trained_on.split):
         raise ConfigError(
-            f"{who} is of {trained_on.reference}, not of {dataset}: leave the dataset out to go on with it"
+            f"{who} is of {trained_on.part}, not of {dataset}: leave the dataset out to go on with it"
         )
     own = TrainConfig.recorded(run.record.config_now, who, exact=True)
     going_on = changed(own, config, who)
@@ -101,7 +123,7 @@ def check_training(store: Store, dataset: str | None, config: TrainConfig, optio
     """The dataset to train on, if this config can be trained on it here."""
     if dataset is None:
         raise ConfigError("a dataset is needed: likeness train NAME, or --resume RUN to go on with a run")
-    opened = open_dataset(store, dataset)
+    opened = open_part(store, dataset)
     check_resolution(opened.resolution, config.resolution)
     check_processes(config, options)
     return opened
@@ -138,17 +160,30 @@ def check_processes(config: TrainConfig, options: TrainOptions) -> None:
     ranks.check_processes(config, options.processes)
 
 
-def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any]:
-    """Train a run to its end, from its newest checkpoint if it has one, and return what it came to.
+def train_run(
+    run: Run, options: TrainOptions, on_tick: OnTick, on_wait: Callable[[str], None] = log.warning
+) -> dict[str, Any]:
+    """Train a run to its end, from its newest intact checkpoint if it has one, and return what it came to.
 
-    A run with nothing left to do starts no process. Calls `on_tick` with each new line of statistics. TrainingError
-    carries the process's last words. Whatever ends this function ends the process too: it is told to stop, and has
-    time to save.
+    A run with nothing left to do starts no process. Calls `on_tick` with each new line of statistics, and `on_wait`
+    where the GPUs of this machine are all in use. TrainingError carries the process's last words, or the signal that
+    killed it. Whatever ends this function ends the process too: it is told to stop, and has time to save.
     """
     if (finished := run.finished()) is not None:
         return _summary(run, finished)
     with run.locked():  # asked here too, for an error of its own
-        pass
+        run.put_damaged_aside()
+    on_cards = run.record.config_now["device"] in ("auto", "cuda")
+    with cards(options.processes, on_wait, names=None if on_cards else ()) as held:
+        returncode, log_start = _trained(run, options, on_tick, held)
+    if returncode != 0:
+        close_tracked(run)
+        raise _ended(run, returncode, log_start)
+    return _summary(run, run.result)
+
+
+def _trained(run: Run, options: TrainOptions, on_tick: OnTick, held: Held) -> tuple[int, int]:
+    """Start the process of a run and follow it; its status, and where in the run's log its own words begin."""
     command = [sys.executable, "-m", "training", str(run.folder), "--stop-with-parent"]
     if options.processes > 1:
         command += ["--processes", str(options.processes)]
@@ -156,28 +191,74 @@ def train_run(run: Run, options: TrainOptions, on_tick: OnTick) -> dict[str, Any
         command += ["--workers", str(options.workers)]
     if options.tracking_uri is not None:
         command += ["--tracking-uri", options.tracking_uri]
-    with run.log_path.open("ab") as log:
-        log_start = log.tell()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **held.environment}
+    with run.log_path.open("ab") as words:
+        log_start = words.tell()
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+            command, stdout=words, stderr=words, env=environment, pass_fds=held.descriptors
         )
         try:
             for row in _follow(run, process):
                 on_tick(row)
         finally:
             stop_process(process, STOP_S)
-    if process.returncode == DISK_FULL:
-        raise TrainingError(f"training of {run.id} ended: there is no room left to write in {run.folder}")
-    if process.returncode != 0:
-        raise TrainingError(f"training of {run.id} failed: {_last_words(run.log_path, log_start)}")
-    return _summary(run, run.result)
+            send(run.log_path)
+    return process.returncode, log_start
+
+
+def _ended(run: Run, returncode: int, log_start: int) -> TrainingError:
+    """Why a training process ended without a result, how far it was, and how to go on."""
+    who = f"training of {run.id}"
+    if returncode == DISK_FULL:
+        return TrainingError(f"{who} ended: there is no room left to write in {run.folder}")
+    if returncode > 0:
+        return TrainingError(f"{who} failed: {_last_words(run.log_path, log_start)}")
+    name = signal.Signals(-returncode).name
+    why = f"{name}, perhaps out of memory" if name == "SIGKILL" else name
+    return KilledError(f"{who} was killed by {why}, {how_far(run)}; {resume_command(run)} goes on")
+
+
+def how_far(run: Run) -> str:
+    """How far a run has come by its statistics, and where it goes on."""
+    saved = int(run.checkpoints()[-1].name) / 1000 if run.checkpoints() else 0.0
+    return f"at {shown_kimg(run):g} of {run.record.config_now['total_kimg']:g} kimg, {saved:g} of them saved"
+
+
+def shown_kimg(run: Run) -> float:
+    """The thousands of images that a run has been shown, by its last whole line of statistics."""
+    if not run.stats_path.exists():
+        return 0.0
+    data = run.stats_path.read_bytes()
+    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    return float(json.loads(lines[-1])["kimg"]) if lines else 0.0
+
+
+def resume_command(run: Run) -> str:
+    """What goes on with a run, typed wherever its store is not the usual one."""
+    store = run.store
+    place = "" if store.root == Path("store").resolve() else f" --store {store}"
+    return f"likeness train --resume {run.id}{place}"
+
+
+def close_tracked(run: Run) -> None:
+    """Have a tracker know that a run's process has ended, where it could not say so itself."""
+    from training.tracking import close_ended
+
+    close_ended(run)
+
+
+def tracker_page(run: Run) -> str | None:
+    """Where a browser finds a run at its tracker, if it is tracked and a server shows it."""
+    from training.tracking import page_of
+
+    return page_of(run, os.environ.get(MLFLOW_URL))
 
 
 def _summary(run: Run, result: RunResult) -> dict[str, Any]:
     """What a run came to, for who asked for the training."""
     return {
         "run": run.id,
-        "dataset": run.record.dataset.reference,
+        "dataset": run.record.dataset.part,
         "kimg": result.kimg,
         "checkpoint": str(run.checkpoints_dir / result.checkpoint),
         "seconds_per_kimg": result.seconds_per_kimg,

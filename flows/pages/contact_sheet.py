@@ -24,7 +24,7 @@ def write_contact_sheet(dataset: Dataset) -> Path:
             if entry.name.endswith(".json"):
                 continue
             if position in chosen:
-                image = Image.open(io.BytesIO(read_entry(dataset.folder / shard.file, entry)))
+                image = Image.open(io.BytesIO(read_entry(dataset.shard_path(shard), entry)))
                 crops.append(image.convert("RGB").resize((CELL_PX, CELL_PX), Image.Resampling.LANCZOS))
             position += 1
     sheet = Image.new("RGB", (COLUMNS * CELL_PX, -(-len(crops) // COLUMNS) * CELL_PX), "white")

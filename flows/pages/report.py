@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from flows.pages.histogram import Histogram, Limits, Values, evenly, histogram, samples
+from flows.pages.rendered import rendered
 from flows.pages.thumbnails import Thumbnails
 from flows.stages.align import Aligned, Crop
 from flows.stages.crawl import Crawled
@@ -41,7 +41,6 @@ from preprocessing.scores.catalogue import NUMBERS, Score
 from storage.datasets.dataset import Dataset
 from storage.shards import KEY_DIGITS
 from storage.tables import Row, arrow, leaders, numbers, rows_by_value, rows_holding
-from storage.wording import plural
 
 KEPT_SHOWN, REJECTED_SHOWN = 96, 200
 PHOTOS_SHOWN = 40
@@ -69,20 +68,12 @@ def write_report(
 
     `rejections` are those of all stages.
     """
-    environment = Environment(
-        loader=PackageLoader("flows.pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["plural"] = plural
     pages = _Pages(dataset, record, crawled, aligned, curated, rejections)
     common = {"reference": dataset.reference, "record": record, "reasons": pages.reasons()}
 
     def write(name: str, template: str, values: Mapping[str, Any]) -> Path:
         key = f"{dataset.key}/report/{name}.html"
-        dataset.store.put(key, environment.get_template(template).render(**common, **values).encode())
+        dataset.store.put(key, rendered(template, **common, **values).encode())
         return dataset.store.path(key)
 
     for reason in pages.rejected:
@@ -335,6 +326,8 @@ class _Pages:
         if self.items_of_faces[self.faces[one]] == self.items_of_faces[self.faces[other]]:
             return True
         first, second = (self.aligned.faces["pdq"][int(self.faces[place])].as_py() for place in (one, other))
+        if first is None or second is None:  # of what came aligned nothing is measured
+            return False
         return bool((int(first, 16) ^ int(second, 16)).bit_count() <= PRESETS["lenient"]["pdq_max_distance"])
 
     def _limits(self, score: Score) -> Limits:

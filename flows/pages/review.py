@@ -11,9 +11,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from flows.pages.rendered import rendered
 from storage.datasets.dataset import Dataset
 from storage.errors import ConfigError
 from storage.local import write_whole
@@ -23,14 +23,16 @@ CROP_PX = 256
 JPEG_QUALITY = 85
 
 
+def page_of(dataset: Dataset) -> Path:
+    """Where the page of a version is written, unless elsewhere is asked for."""
+    return dataset.folder / "review.html"
+
+
 def write_review(dataset: Dataset, out: Path | None, limit: int) -> tuple[Path, int]:
     """Write the page, of so many images at most; where it is, and how many images it has."""
-    path = dataset.folder / "review.html" if out is None else out
+    path = page_of(dataset) if out is None else out
     images = _images(dataset, limit)
-    environment = Environment(
-        loader=PackageLoader("flows.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("review.html").render(reference=dataset.reference, images=images)
+    page = rendered("review.html", reference=dataset.reference, images=images)
     try:
         write_whole(path, page.encode())
     except OSError as error:
@@ -56,7 +58,7 @@ def _images(dataset: Dataset, limit: int) -> list[dict[str, Any]]:
                         "photo": row["photo_sha256"],
                         "face_index": row["face_index"],
                         "ref": row["ref"],
-                        "data": _data_uri(read_entry(dataset.folder / shard.file, entry)),
+                        "data": _data_uri(read_entry(dataset.shard_path(shard), entry)),
                     }
                 )
             position += 1

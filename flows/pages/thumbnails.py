@@ -40,7 +40,7 @@ class Thumbnails:
             if isinstance(source, str):
                 image = Image.fromarray(decode(self.store.original(source), self.decode))
             else:
-                with self.store.path(source.blob).open("rb") as file:
+                with self.store.file(source.blob).open("rb") as file:
                     file.seek(source.offset)
                     data = file.read(source.size)
                 if bytes_digest(data) != source.sha256:

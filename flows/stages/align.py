@@ -8,8 +8,10 @@ were then. Not here: what happens inside a photograph (`preprocessing.faces`).
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,8 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.stages.work import Context, Progress, Report, check_code, reasons, spread
-from preprocessing.faces import FacesConfig, faces_in_photo
-from preprocessing.records import Face, face_row
+from preprocessing.aligned import aligned_face, taken_back
+from preprocessing.faces import faces_in_photo
+from preprocessing.records import Face, Rejection, face_row
 from storage.code import code_digest
 from storage.digest import json_digest
 from storage.errors import IntegrityError
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from preprocessing.config import BuildConfig
     from storage.gathered import Gathered
 
+Faces = Callable[[str, str, bytes], list[Face | Rejection]]
+"""Gives the faces of a photograph, by its reference, sha256 and bytes."""
 ALIGN_FIELDS = [
     pa.field("reason", pa.string()),
     pa.field("detail", pa.string()),
@@ -90,17 +95,20 @@ def align(
 ) -> Aligned:
     """Find, crop and encode the faces of every distinct photograph that no earlier build has aligned.
 
-    `photos` has the columns `ref`, `sha256` and `rank`; of those with the same bytes the one of the least rank stands
-    for all. `face_fields` are a face's columns, and `columns` those of them that
+    `photos` has the columns `ref`, `sha256` and `rank`, and where they are aligned faces `said`; of those with the same
+    bytes the one of the least rank stands for all. `face_fields` are a face's columns, and `columns` those of them that
     are wanted here. Both are handed in, so that a chunk depends on them and not on what else the scores' catalogue
     says, such as presets and titles.
     """
     schema = pa.schema([*face_fields, *ALIGN_FIELDS])
     code = code_digest(__name__)
-    identity = {"config": config.faces.identity(), "code": code, "columns": sorted(schema.names)}
-    prefix = f"chunks/align/{json_digest(identity)}"
+    identity = {"config": config.faces_identity(), "code": code, "columns": sorted(schema.names)}
     distinct = np.unique(leaders(photos["sha256"], photos["rank"]))
     sha256s = photos["sha256"].take(arrow(distinct)).combine_chunks()
+    said = photos["said"].take(arrow(distinct)).combine_chunks() if config.aligned else None
+    if said is not None:  # of which a chunk holds a part
+        identity["said"] = digest_of_said(sha256s, said)
+    prefix = f"chunks/align/{json_digest(identity)}"
     names = list(
         dict.fromkeys([*columns, "face_index", "image_sha256", *(field.name for field in ALIGN_FIELDS)])
     )
@@ -111,33 +119,57 @@ def align(
         nonlocal done
         done += num_photos
         counts.update(outcomes)
-        report(Progress("align", done, len(sha256s), "photos", counts))
+        report(Progress("align", done, len(distinct), "photos", counts))
 
     def opened() -> Gathered:
         return context.gathered(context.store, prefix, schema, "photo_sha256", "image_sha256")
 
-    def jobs() -> Iterator[list[str]]:
+    def jobs() -> Iterator[list[tuple[str, str | None]]]:
         for chunk in spread(range(len(left)), context):
-            yield sha256s.take(arrow(left[chunk[0] : chunk[-1] + 1])).to_pylist()
+            mine = missing.slice(chunk[0], len(chunk)).to_pylist()
+            theirs = (
+                said.take(arrow(left[chunk[0] : chunk[-1] + 1])).to_pylist()
+                if said is not None
+                else [None] * len(mine)
+            )
+            yield list(zip(mine, theirs, strict=True))
 
     found = [opened().rows(sha256s, names)]
     number = numbers(found[0]["number"])
-    left = np.setdiff1d(np.arange(len(sha256s)), number)
+    left = np.setdiff1d(np.arange(len(distinct)), number)
     left = left[numbers(pc.sort_indices(sha256s.take(arrow(left))))]
-    reused = len(sha256s) - len(left)
+    missing = sha256s.take(arrow(left))
+    del sha256s  # a digest of each photograph is held in `photos`
+    reused = len(distinct) - len(left)
     note(reused, _outcomes(found[0]["reason"]))
+    faces = partial(aligned_face if config.aligned else faces_in_photo, config=config.faces)
+    side_px = config.faces.align.output_px
     work = partial(
-        align_chunk, store=context.store, prefix=prefix, config=config.faces, code=code, schema=schema
+        align_chunk,
+        store=context.store,
+        prefix=prefix,
+        faces=faces,
+        code=code,
+        schema=schema,
+        side_px=side_px,
     )
     for num_photos, outcomes in context.workers.map(work, jobs()):
         note(num_photos, outcomes)
     opened().gather()
     if len(left):
-        found.append(opened().rows(sha256s.take(arrow(left)), names))
+        found.append(opened().rows(missing, names))
         number = np.concatenate([number, left[numbers(found[1]["number"])]])
-    if len(np.unique(number)) < len(sha256s):
+    if len(np.unique(number)) < len(distinct):
         raise IntegrityError(f"{context.store.path(prefix)} lacks chunks that were just written: build again")
     return Aligned(opened(), *_apart(found, distinct[number], photos), reused)
+
+
+def digest_of_said(sha256s: pa.Array, said: pa.Array) -> str:
+    """The sha256 of what is said of each photograph."""
+    digest = hashlib.sha256()
+    for sha256, text in sorted(zip(sha256s.to_pylist(), said.to_pylist(), strict=True)):
+        digest.update(json.dumps([sha256, text]).encode())
+    return digest.hexdigest()
 
 
 def _apart(
@@ -166,9 +198,15 @@ def _outcomes(reasons: pa.ChunkedArray) -> dict[str, int]:
 
 
 def align_chunk(
-    sha256s: Sequence[str], store: Store, prefix: str, config: FacesConfig, code: str, schema: pa.Schema
+    photos: Sequence[tuple[str, str | None]],
+    store: Store,
+    prefix: str,
+    faces: Faces,
+    code: str,
+    schema: pa.Schema,
+    side_px: int,
 ) -> tuple[int, dict[str, int]]:
-    """Align these photographs, and say how many they are and what became of them.
+    """Align these photographs, each with what is said of it as an aligned face, and say what became of them.
 
     A table of `schema` holds it, and their crops lie end to end at its `blob_key`.
     """
@@ -178,20 +216,21 @@ def align_chunk(
     check_code(__name__, code)
     rows: list[Row] = []
     blob = bytearray()
-    for sha256 in sha256s:
-        for result in faces_in_photo("", sha256, store.original(sha256), config):
+    for sha256, said in photos:
+        for result in faces("", sha256, store.original(sha256)):
             row: Row = dict.fromkeys(schema.names)
             if isinstance(result, Face):
-                row |= face_row(result) | {"offset": len(blob), "size": len(result.image)}
+                row |= face_row(result) | taken_back(said, schema, side_px)
+                row |= {"offset": len(blob), "size": len(result.image)}
                 blob += result.image
             else:
                 row |= {"photo_sha256": sha256, "face_index": result.face_index}
                 row |= {"reason": result.reason.value, "detail": result.detail}
             rows.append(row)
-    key = f"{prefix}/{json_digest(list(sha256s))}.parquet"
+    key = f"{prefix}/{json_digest([sha256 for sha256, _ in photos])}.parquet"
     store.put(blob_key(key), bytes(blob))
     put_table(store, key, rows, schema)  # last: a chunk whose table exists is complete
-    return len(sha256s), Counter(row["reason"] or "faces" for row in rows)
+    return len(photos), Counter(row["reason"] or "faces" for row in rows)
 
 
 def blob_key(table_key: str) -> str:

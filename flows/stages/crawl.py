@@ -21,7 +21,7 @@ from flows.stages.listing import listing, opened
 from flows.stages.work import Context, Progress, Report, reasons, spread
 from preprocessing.columns import ITEM_SCHEMA, REJECTED_SCHEMA, rejection_columns
 from preprocessing.config import BuildConfig
-from preprocessing.crawl.blocklist import BlockConfig, Blocklist, open_blocklist
+from preprocessing.crawl.blocklist import BlockConfig, Blocklist, is_forgotten, open_blocklist
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.crawl.items import (
     OUTCOME_SCHEMA,
@@ -31,13 +31,15 @@ from preprocessing.crawl.items import (
     addressed_items,
     fetch_items,
 )
+from preprocessing.crawl.progress import hosts_line, of_several
 from preprocessing.crawl.summary import HOSTS_SCHEMA
 from preprocessing.curation.facts import with_standing
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Rejected
 from preprocessing.sources import Source, WebSource
+from preprocessing.sources.imported import ImportedSource, refusal_of_origin
 from storage.digest import bytes_digest
-from storage.store import Store
+from storage.store import Store, original_key
 from storage.tables import BATCH_ROWS, Row, arrow, counted, fitted, rows_holding
 
 
@@ -45,6 +47,7 @@ from storage.tables import BATCH_ROWS, Row, arrow, counted, fitted, rows_holding
 class Crawled:
     """Every item of the source, as a photograph whose bytes are in the store or as a rejection.
 
+    What has a tombstone is none of its items.
     Tables of the columns ITEM_SCHEMA, PHOTO_SCHEMA and REJECTED_SCHEMA; an item's `ref` leads from one to the others.
     """
 
@@ -77,19 +80,20 @@ def crawl(
     listed, not_asked_for = listing(source, config)
     refs = listed["ref"]
     blocklist = open_blocklist(context.store, config.block)
-    if blocklist.names_items:
-        not_asked_for = pa.concat_tables(
-            [not_asked_for, rejection_columns(_blocked(listed, source, blocklist))]
-        )
+    if blocklist.names_items or isinstance(source, ImportedSource):
+        blocked = rejection_columns(_blocked(listed, source, blocklist))
+        is_left = pc.invert(pc.is_in(refs, value_set=blocked["ref"]))
+        listed, refs = listed.filter(is_left), refs.filter(is_left)
+        not_asked_for = not_asked_for.filter(pc.is_in(not_asked_for["ref"], value_set=refs))
     wanted = listed.filter(pc.invert(pc.is_in(refs, value_set=not_asked_for["ref"])))
     items = listed.select(ITEM_SCHEMA.names)
     del listed
     outcomes = [_outcomes_of(not_asked_for)]
     counts: Counter[str] = Counter()
 
-    def count(found: Counter[str]) -> None:
+    def count(found: Counter[str], about: str = "") -> None:
         counts.update(found)
-        report(Progress("crawl", counts.total(), len(refs), "photos", counts))
+        report(Progress("crawl", counts.total(), len(refs), "photos", counts, about))
 
     count(_counted(outcomes[0]))
     reused, hosts = 0, None
@@ -110,6 +114,10 @@ def crawl(
     del wanted
     crawled = pa.concat_tables(outcomes)
     crawled = crawled.take(arrow(rows_holding(crawled["ref"], refs)))
+    forgotten = is_forgotten(crawled["reason"], crawled["detail"])
+    if pc.any(forgotten).as_py():
+        crawled = crawled.filter(pc.invert(forgotten))
+        items = items.filter(pc.is_in(items["ref"], value_set=crawled["ref"]))
     there = crawled["reason"].is_null()
     photos = with_standing(crawled.filter(there), items, config.licenses)
     refused = crawled.filter(pc.invert(there))
@@ -132,7 +140,9 @@ def read_rows(items: Sequence[Item], source: Source, store: Store, block: BlockC
             item, data = outcome
             sha256 = bytes_digest(data)
             row |= {"ref": item.ref, "sha256": sha256}
-            if blocked := blocklist.refusal_of_photograph(sha256, partial(bytes, data)):
+            # One that is not new is judged with all others, by hashes that are kept (`flows.stages.screen`).
+            is_new = not store.exists(original_key(sha256))
+            if is_new and (blocked := blocklist.refusal_of_photograph(sha256, partial(bytes, data))):
                 row |= {"reason": blocked.reason.value, "detail": blocked.detail}
             else:
                 row["num_bytes"] = len(data)
@@ -150,7 +160,10 @@ def _blocked(listed: pa.Table, source: Source, blocklist: Blocklist) -> list[Rej
                 address = source.address(item) if isinstance(source, WebSource) else None
             except Rejected:  # which the crawl will say
                 address = None
-            if refused := blocklist.refusal_of_item(item, address):
+            refused = blocklist.refusal_of_item(item, address)
+            if refused is None and isinstance(source, ImportedSource):
+                refused = refusal_of_origin(item, blocklist)
+            if refused:
                 found.append(Rejection(item.ref, refused.reason, detail=refused.detail))
     return found
 
@@ -165,7 +178,7 @@ def _fetched(
 ) -> tuple[list[pa.Table], int, pa.Table]:
     """The outcomes of items, how many were known before anybody was asked, and what came of each host."""
     items, bad = addressed_items(listed, source.address)
-    count(_counted(bad))
+    count(_counted(bad), "")
     partition = items["partition"].to_numpy()
     used = np.unique(partition).tolist()
     num_workers = max(1, min(num_workers, len(used)))
@@ -185,7 +198,8 @@ def _fetched(
         num_known += fetched.num_known
         hosts.append(fetched.hosts)
         if num_workers > 1:
-            count(_counted(fetched.outcomes))
+            asked = of_several(table.to_pylist() for table in hosts)
+            count(_counted(fetched.outcomes), hosts_line(asked, {}))
     return outcomes, num_known, pa.concat_tables(hosts)
 
 
@@ -196,7 +210,7 @@ def fetch_group(
     store: Store,
     asking: Asking,
     block: BlockConfig,
-    count: Count = lambda _: None,
+    count: Count = lambda *_: None,
 ) -> FetchedItems:
     """What one process does: `fetch_items` of the hosts of some partitions."""
     return fetch_items(items, source.address, config, store, asking, count, block)

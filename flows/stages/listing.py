@@ -7,6 +7,8 @@ Licences, and what a source says against a photograph's use, decide before a byt
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,15 @@ from preprocessing.sources import AskingSource, Source, WebSource, open_source
 from preprocessing.sources.access import Access, environment
 from preprocessing.sources.folder import FolderSource
 from preprocessing.sources.licenses import declared, licensed
+from preprocessing.sources.urls import UrlSource
 from storage.errors import SourceError
 from storage.tables import Row, leaders, table_of
 
 THOUSAND = 1000
 
 LISTED_SCHEMA = pa.schema([*ITEM_SCHEMA, *(pa.field(name, pa.string()) for name in CLAIMS)])
+_COLUMNS = tuple(LISTED_SCHEMA.names)
+_VALUES = attrgetter(*_COLUMNS)
 
 
 def opened(config: BuildConfig, context: Context, report: Report) -> Source:
@@ -75,7 +80,9 @@ def listing(source: Source, config: BuildConfig) -> tuple[pa.Table, pa.Table]:
 
     def judged(items: Iterable[Item]) -> Iterator[Row]:
         for item in items:
-            if is_refused:
+            if isinstance(source, UrlSource) and (wrong := source.refused(item)):
+                rejection: Rejection | None = wrong
+            elif is_refused:
                 item, rejection = licensed(item, config.licenses)
             else:
                 item, rejection = declared(item, config.licenses), None
@@ -83,11 +90,12 @@ def listing(source: Source, config: BuildConfig) -> tuple[pa.Table, pa.Table]:
                 rejection = _opted_out(item, config)
             if rejection is not None:
                 rejections.append(rejection)
-            yield {name: getattr(item, name) for name in LISTED_SCHEMA.names}
+            yield dict(zip(_COLUMNS, _VALUES(item), strict=True))
 
     items = source.items(config.limit)
-    if config.strict and isinstance(source, FolderSource) and source.problems:
-        raise SourceError(f"{source.root}/{source.problems[0]}: mend it, or build without --strict")
+    if config.strict and isinstance(source, FolderSource | UrlSource) and source.problems:
+        folder = source.root if isinstance(source, FolderSource) else PurePath(source.place).parent
+        raise SourceError(f"{folder}/{source.problems[0]}: mend it, or build without --strict")
     listed = table_of(judged(_emptied(items)), LISTED_SCHEMA)
     refs = listed["ref"]
     if not len(refs):

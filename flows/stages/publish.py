@@ -12,13 +12,15 @@ import pyarrow as pa
 from flows.stages.crawl import Crawled
 from flows.stages.shard import Sharded
 from flows.stages.work import Progress, Report
-from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
+from preprocessing.columns import IMAGE_SCHEMA, REJECTED_SCHEMA, REJECTION_SCHEMA
 from preprocessing.config import BuildConfig
+from preprocessing.records import SOURCE_COLUMNS
+from storage.cut import leaves
 from storage.datasets import manifest
 from storage.datasets.dataset import Dataset
-from storage.digest import canonical_json
+from storage.datasets.splits import COLUMN
 from storage.store import Store
-from storage.tables import BATCH_ROWS, arrow, rows_holding
+from storage.tables import PART_ROWS, arrow, numbers, resized, rows_holding
 
 
 def publish(
@@ -28,8 +30,11 @@ def publish(
     crawled: Crawled,
     rejections: pa.Table,
     sharded: Sharded,
+    splits: pa.Array | None = None,
 ) -> Dataset:
-    """Write the manifest, whose hash is the version, and everything that it names."""
+    """Write the manifest, whose hash is the version, and everything that it names; `splits` as `Curated` has them."""
+    kinship = config.kinship
+    schema = IMAGE_SCHEMA if splits is None else IMAGE_SCHEMA.append(pa.field(COLUMN, pa.string()))
     dataset = manifest.publish(
         store,
         config.name,
@@ -37,14 +42,15 @@ def publish(
             "resolution": config.resolution,
             "source": crawled.source,
             "config": {
-                "faces": config.faces.identity(),
+                "faces": config.faces_identity(),
                 "curate": config.curation_identity(),
                 "shard": config.shard.model_dump(mode="json"),
+                **({} if kinship is None else {"splits": kinship.as_json()}),
             },
         },
-        images=sharded.images(store),
-        image_schema=IMAGE_SCHEMA,
-        rejections=_in_order(rejections, crawled.items),
+        images=_images(store, crawled.items, sharded, splits),
+        image_schema=schema,
+        rejections=_rejections(rejections, crawled.items),
         rejection_schema=REJECTION_SCHEMA,
         shards=sharded.shards,
         num_photos=crawled.items.num_rows,
@@ -53,22 +59,31 @@ def publish(
     return dataset
 
 
-def _in_order(rejections: pa.Table, items: pa.Table) -> Iterator[pa.Table]:
-    """The rows of rejections, with what the source says of each, ordered by their canonical JSON; few at a time."""
-    rejections = rejections.append_column("item", arrow(rows_holding(items["ref"], rejections["ref"])))
+def _images(store: Store, items: pa.Table, sharded: Sharded, splits: pa.Array | None) -> Iterator[pa.Table]:
+    """The rows of the images with what the source says of each: a part of the version's table after the other."""
+    cut = leaves(sharded.keys, PART_ROWS)
+    schema = pa.schema([field for field in IMAGE_SCHEMA if field.name not in SOURCE_COLUMNS])
+    parts = resized(sharded.images(store), schema, [leaf.stop - leaf.start for leaf in cut])
+    for leaf, part in zip(cut, parts, strict=True):
+        part = _sourced(part, items, arrow(sharded.items[leaf.start : leaf.stop]))
+        mine = None if splits is None else splits.slice(leaf.start, leaf.stop - leaf.start)
+        yield part if mine is None else part.append_column(COLUMN, mine)
 
-    def joined(part: pa.Table) -> pa.Table:
-        sources = items.take(part["item"])
-        for name in sources.column_names:
-            if name != "ref":
-                part = part.append_column(name, sources[name])
-        return part.drop_columns(["item"])
 
-    def parts(of: pa.Table) -> Iterator[pa.Table]:
-        for start in range(0, of.num_rows, BATCH_ROWS):
-            yield joined(of.slice(start, BATCH_ROWS))
+def _rejections(rejections: pa.Table, items: pa.Table) -> Iterator[pa.Table]:
+    """The rows of rejections likewise, in the order of `rejection_keys`."""
+    item = rows_holding(items["ref"], rejections["ref"])
+    keys = manifest.rejection_keys(items["ref"])[item]
+    rejections = rejections.append_column("key", arrow(keys)).append_column("item", arrow(item))
+    rejections = rejections.sort_by([(name, "ascending") for name in ("key", *REJECTED_SCHEMA.names)])
+    for leaf in leaves(numbers(rejections["key"]), PART_ROWS):
+        part = rejections.slice(leaf.start, leaf.stop - leaf.start)
+        yield _sourced(part.drop_columns(["key", "item", "ref"]), items, part["item"])
 
-    lines = [canonical_json(row) for part in parts(rejections) for row in part.to_pylist()]
-    order = sorted(range(len(lines)), key=lines.__getitem__)
-    del lines
-    yield from parts(rejections.take(pa.array(order, pa.int64())))
+
+def _sourced(rows: pa.Table, items: pa.Table, numbers: pa.Array) -> pa.Table:
+    """Rows with the columns of the source, of which they have the numbers of."""
+    of = items.take(numbers)
+    for name in of.column_names:
+        rows = rows.append_column(name, of[name])
+    return rows

@@ -62,6 +62,8 @@ class Progress:
     total: int
     unit: str
     counts: Mapping[str, int]
+    about: str = ""
+    """More of it in a few words, as of the hosts that are asked."""
 
 
 Report = Callable[[Progress], None]
