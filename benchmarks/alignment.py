@@ -1,11 +1,13 @@
 """The official FFHQ path against this project's, on the same photographs, in one run: time, scaling, memory.
 
-    python benchmarks/alignment.py FOLDER... [--photos 40] [--megapixels 2]
+    python benchmarks/alignment.py FOLDER... --parts paths --photos 12 --megapixels 2
     python benchmarks/alignment.py FOLDER... --parts memory --soak 5000
 
 FOLDER holds photographs of faces. With --megapixels they are enlarged to that size and grained first, for want of large
 ones. The official path is written from its description: decode by Pillow, dlib's detector on the full-size photograph
-upsampled once, landmarks, exact mode, PNG of level 6. Everything runs on one thread; times are of the CPU.
+upsampled once, landmarks, exact mode, PNG of level 6. Everything runs on one thread; times are of the CPU. Of the part
+paths either path has a process of its own, and they take turns, photograph by photograph, so that other work on the
+machine slows both. `all` and `faster` hold the scores, which the official path does not measure.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -27,6 +31,7 @@ import dlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from photographs import files, need
 from PIL import Image
 
 from flows.operations.cluster import open_workers
@@ -35,10 +40,17 @@ from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad, quad
 from preprocessing.photo.decode import DecodeConfig, decode
 from preprocessing.photo.detect import DetectConfig, detect_faces, landmarks_in_box
 from preprocessing.photo.encode import EncodeConfig, encoded
+from preprocessing.photo.memory import keep_freed_memory
 from preprocessing.reject import Rejected
 from preprocessing.scores.score import ScoreConfig, score_face
 
-STAGES = ("decode", "detect", "landmarks", "crop", "encode")
+STAGES = ("decode", "detect", "landmarks", "crop", "encode", "scores")
+OUTPUTS = (
+    (1024, 512, (EncodeConfig(), EncodeConfig(format="jpeg"))),
+    (256, 256, (EncodeConfig(),)),
+    (256, 128, (EncodeConfig(),)),
+)
+"""Side of the crop, smallest quad, and encodings of our path."""
 
 
 class Clock:
@@ -106,37 +118,81 @@ def ours(data: bytes, output_px: int, min_quad_px: int, encode: EncodeConfig, cl
 
 def print_paths(photos: Sequence[bytes]) -> None:
     """End to end and by stage, for each output and encoding."""
-    print(f"{'path, ms a photograph':<48}" + "".join(f"{name:>11}" for name in (*STAGES, "all")) +
-          f"{'wall':>8}{'crops':>7}{'faster':>9}{'scores':>8}")  # fmt: skip
-    for output_px, min_quad_px, encodes in (
-        (1024, 512, (EncodeConfig(), EncodeConfig(format="jpeg"))),
-        (256, 256, (EncodeConfig(),)),
-        (256, 128, (EncodeConfig(),)),
-    ):
-        slow = Clock()
-        crops = sum(official(data, output_px, min_quad_px, slow) for data in photos)
-        name = f"official, PNG level 6, {output_px} px, quad >= {min_quad_px}"
-        print_path(name, slow, slow, crops, len(photos))
-        for encode in encodes:
-            fast = Clock()
-            crops = sum(ours(data, output_px, min_quad_px, encode, fast) for data in photos)
-            print_path(
-                f"fast, {encode.format}, {output_px} px, quad >= {min_quad_px}",
-                fast,
-                slow,
-                crops,
-                len(photos),
-            )
+    print(f"{'path, CPU ms a photograph':<48}" + "".join(f"{name:>11}" for name in (*STAGES, "all")) +
+          f"{'wall':>8}{'crops':>7}{'faster':>9}")  # fmt: skip
+    # a fresh process each: what one frees and keeps of memory must not help the other
+    with own_process(False) as theirs, own_process(True) as mine:
+        for output_px, min_quad_px, encodes in OUTPUTS:
+            slow, fast = Timed(), [Timed() for _ in encodes]
+            for data in photos:
+                slow.add(*theirs.submit(timed_official, data, output_px, min_quad_px).result())
+                for encode, timed in zip(encodes, fast, strict=True):
+                    timed.add(*mine.submit(timed_ours, data, output_px, min_quad_px, encode).result())
+            name = f"official, PNG level 6, {output_px} px, quad >= {min_quad_px}"
+            print_path(name, slow, slow, len(photos))
+            for encode, timed in zip(encodes, fast, strict=True):
+                name = f"fast, {encode.format}, {output_px} px, quad >= {min_quad_px}"
+                print_path(name, timed, slow, len(photos))
 
 
-def print_path(name: str, clock: Clock, reference: Clock, crops: int, count: int) -> None:
-    """One row; scores, which the official path does not measure, stand apart."""
-    total = sum(clock.cpu[stage] for stage in STAGES)
-    faster = sum(reference.cpu[stage] for stage in STAGES) / total
-    cells = "".join(f"{1000 * clock.cpu[stage] / count:>11.1f}" for stage in STAGES)
-    wall = sum(clock.wall[stage] for stage in STAGES)
-    print(f"{name:<48}{cells}{1000 * total / count:>11.1f}{1000 * wall / count:>8.0f}{crops:>7}{faster:>8.1f}x"
-          f"{1000 * clock.cpu['scores'] / count:>8.1f}", flush=True)  # fmt: skip
+class Timed:
+    """What several photographs took by stage, CPU and wall seconds, and the crops they gave."""
+
+    def __init__(self) -> None:
+        self.cpu: dict[str, float] = defaultdict(float)
+        self.wall: dict[str, float] = defaultdict(float)
+        self.crops = 0
+
+    def add(self, crops: int, cpu: dict[str, float], wall: dict[str, float]) -> None:
+        """One photograph more."""
+        self.crops += crops
+        for stage in STAGES:
+            self.cpu[stage] += cpu.get(stage, 0.0)
+            self.wall[stage] += wall.get(stage, 0.0)
+
+
+@contextmanager
+def own_process(keeping: bool) -> Iterator[ProcessPoolExecutor]:
+    """A new process with everything on one thread, that keeps freed memory as a build's workers do, or does not."""
+    with ProcessPoolExecutor(1, get_context("spawn"), begin, (keeping,)) as process:
+        yield process
+
+
+def begin(keeping: bool) -> None:
+    """Of a process: one thread, and models loaded by a look at nothing."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    if keeping:
+        keep_freed_memory()
+    grey = np.full((400, 400, 3), 128, np.uint8)
+    detect_faces(grey, DetectConfig())
+    DETECTOR(grey, 0)
+    landmarks_in_box(grey, (100, 100, 300, 300), DetectConfig())
+
+
+def timed_official(
+    data: bytes, output_px: int, min_quad_px: int
+) -> tuple[int, dict[str, float], dict[str, float]]:
+    """The official path in this process: crops, CPU and wall seconds by stage."""
+    clock = Clock()
+    return official(data, output_px, min_quad_px, clock), dict(clock.cpu), dict(clock.wall)
+
+
+def timed_ours(
+    data: bytes, output_px: int, min_quad_px: int, encode: EncodeConfig
+) -> tuple[int, dict[str, float], dict[str, float]]:
+    """Our path in this process, as the official one."""
+    clock = Clock()
+    return ours(data, output_px, min_quad_px, encode, clock), dict(clock.cpu), dict(clock.wall)
+
+
+def print_path(name: str, timed: Timed, reference: Timed, count: int) -> None:
+    """One row."""
+    total, wall = sum(timed.cpu.values()), sum(timed.wall.values())
+    faster = sum(reference.cpu.values()) / total
+    cells = "".join(f"{1000 * timed.cpu[stage] / count:>11.1f}" for stage in STAGES)
+    print(f"{name:<48}{cells}{1000 * total / count:>11.1f}{1000 * wall / count:>8.0f}{timed.crops:>7}{faster:>8.1f}x",
+          flush=True)  # fmt: skip
 
 
 def print_crops(photos: Sequence[bytes]) -> None:
@@ -247,23 +303,20 @@ def main() -> None:
     given = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    paths = sorted(path for folder in given.folders for path in folder.rglob("*") if path.is_file())
-    photos = []
+    paths = files(given.folders, parser)
+    photos: list[bytes] = []
     for path in paths[:: max(len(paths) // given.photos, 1)]:
+        if len(photos) == given.photos:
+            break
         data = path.read_bytes()
         try:
             if detect_faces(decode(data, DecodeConfig()), DetectConfig(min_quad_px=128)):
                 photos.append(enlarged(data, given.megapixels) if given.megapixels else data)
         except Rejected:
             continue
-    photos = photos[: given.photos]
-    if not photos:
-        folders = ", ".join(map(str, given.folders))
-        parser.error(f"no photograph in which a face is found among {len(paths)} files of {folders}")
+    need(len(photos), f"photograph in which a face is found among {len(paths)} files", given.folders, parser)
     print(f"{len(photos)} photographs with faces"
           + (f", enlarged to {given.megapixels:g} megapixels" if given.megapixels else "") + "\n")  # fmt: skip
-    for data in photos[:2]:  # load models, warm caches
-        ours(data, 1024, 512, EncodeConfig(), Clock())
     for part in given.parts:
         start = time.perf_counter()
         PARTS[part](photos, *([given.soak] if part == "memory" else []))

@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from photographs import files, need
 from PIL import Image, ImageOps
 from scipy.optimize import minimize
 
@@ -214,10 +215,11 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    paths = sorted(path for folder in arguments.folders for path in folder.iterdir() if path.is_file())
+    paths = files(arguments.folders, parser)
     paths = random.Random(0).sample(paths, min(arguments.portraits, len(paths)))
     copies = {**COPIES, **FURTHER} if arguments.fit else COPIES
     portraits = [found for path in paths if (found := measured_copies(path, copies))]
+    need(len(portraits), "photograph in which a face is found", arguments.folders, parser)
     beaten_by, kinds = winners(portraits, WEIGHTS)
     print_wins("weights as they are", portraits, beaten_by)
     for name, count in kinds.most_common():

@@ -38,7 +38,8 @@ from preprocessing.config import BuildConfig
 from preprocessing.crawl import items as items_module
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.crawl.items import ITEM_COLUMNS, Asking, addressed_items, fetch_items
-from preprocessing.crawl.ledger import KEPT, PARTITIONS, Entry, Ledger, timestamp
+from preprocessing.crawl.ledger import Ledger
+from preprocessing.crawl.rows import KEPT, PARTITIONS, Entry, timestamp
 from preprocessing.crawl.standing import Rule
 from preprocessing.crawl.urls import host_of, web_address
 from preprocessing.sources import WebSource, open_source
@@ -70,6 +71,10 @@ class Server(asyncio.Protocol):
     """Between two photographs, of all connections together: how fast the line is."""
     next_s = 0.0
 
+    def body_of(self, target: bytes) -> bytes:
+        """A photograph, which is like no other."""
+        return self.jpeg[:-2] + target + b"\xff\xd9"
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As asyncio calls it."""
         assert isinstance(transport, asyncio.Transport)
@@ -83,7 +88,7 @@ class Server(asyncio.Protocol):
             head, _, self.waiting = self.waiting.partition(b"\r\n\r\n")
             target = head.split(b" ", 2)[1]
             if target.endswith(b".jpg"):  # each photograph is another
-                body = self.jpeg[:-2] + target + b"\xff\xd9"
+                body = self.body_of(target)
                 fields = b'Content-Type: image/jpeg\r\nETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
                 data = b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (fields, len(body), body)
                 Server.next_s = max(Server.next_s + self.interval_s, time.monotonic())
@@ -117,7 +122,7 @@ def serve(pipe: Connection, hosts: list[str], kind: str) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         port = 0
-        answer = web.Server(ordinary) if kind == "ordinary" else Server
+        answer: Any = web.Server(ordinary) if kind == "ordinary" else Server  # type: ignore[arg-type]
         for host in hosts:
             server = await loop.create_server(answer, host, port)
             port = server.sockets[0].getsockname()[1]
@@ -260,7 +265,7 @@ def fill(folder: str) -> None:
             rows = []
             for n in range(start, start + 10_000):
                 address = web_address(url_of(n))
-                given = {
+                given: dict[str, Any] = {
                     "sha256": photographs[n % 1000],
                     "num_bytes": 30_000,
                     "status": 200,
@@ -300,7 +305,7 @@ def resume(folder: str) -> tuple[int, int, str, float]:
         num_wanted = len(wanted)
         yield from ()
 
-    items_module.crawl = nobody  # type: ignore[assignment]
+    items_module.crawl = nobody  # type: ignore[assignment, attr-defined]
     num_known = fetch_items(items, source.address, config.fetch, Store(folder), Asking()).num_known
     note("resumed")
     text = ", ".join(

@@ -3,9 +3,9 @@
     python benchmarks/detectors.py PORTRAITS... [--portraits 200] [--photographs FOLDER...]
 
 PORTRAITS are folders of photographs of one person each, which are turned, reduced, darkened and cut: so it is known
-how many faces there are, and where. An interval is Wilson's, of 95%. Groups by skin are of the individual typology
-angle (ITA) of the cheeks, as they are in the photograph: light and camera are in it. PHOTOGRAPHS are any others, of
-which counts and times are printed.
+how many faces there are, and where. An interval is Wilson's, of 95%, for the number of people: ten looks at one are no
+ten people. Groups by skin are of the individual typology angle (ITA) of the cheeks, as they are in the photograph:
+light and camera are in it. PHOTOGRAPHS are any others, of which counts and times are printed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from photographs import files, need
 
 from preprocessing.photo.align import crop_quad, quad_side
 from preprocessing.photo.decode import DecodeConfig, decode
@@ -31,6 +32,8 @@ Quad = NDArray[np.float64]
 Change = Callable[[Pixels, Quad], tuple[Pixels, Quad]]
 
 MODELS = ("dlib", "yunet", "both")
+FEWEST_FOR_A_TAIL = 20
+"""Distances of which there can be a 95th percentile: of fewer it is the largest."""
 CHEEKS = ((1, 2, 31, 41), (14, 15, 35, 46))
 """Landmarks around each cheek."""
 
@@ -85,30 +88,39 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def skin_angle(photo: Pixels, landmarks: NDArray[np.float64]) -> float:
-    """The individual typology angle of the cheeks, degrees: high for light skin."""
+def skin_angle(photo: Pixels, landmarks: NDArray[np.float64]) -> float | None:
+    """The individual typology angle of the cheeks, degrees: high for light skin. None without a cheek or colour."""
     colours = []
     for corners in CHEEKS:
         mask = np.zeros(photo.shape[:2], np.uint8)
         cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(landmarks[list(corners)]).astype(np.int32)), 1)
         if mask.any():
             colours.append(np.median(photo[mask > 0], axis=0))
+    if not colours:
+        return None
     rgb = np.mean(colours, axis=0).astype(np.float32)[None, None] / 255
-    lightness, _, yellow = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0, 0]
+    lightness, red, yellow = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0, 0]
+    if np.hypot(red, yellow) < 2:
+        return None
     return float(np.degrees(np.arctan2(lightness - 50, yellow)))
 
 
-def skin_group(angle: float) -> str:
+def skin_group(angle: float | None) -> str:
     """The usual groups of the angle, three of them."""
+    if angle is None:
+        return "ITA not measured"
     return "ITA above 41" if angle > 41 else "ITA 19 to 41" if angle > 19 else "ITA below 19"
 
 
-def interval(hits: int, total: int) -> str:
-    """A share with Wilson's interval, in percent."""
+def interval(hits: int, total: int, people: int) -> str:
+    """A share with Wilson's interval, in percent, for so many people: several looks at one are no more people."""
+    if not total or not people:
+        return "none (0 to 100)"
     share, z = hits / total, 1.96
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z * np.sqrt(share * (1 - share) / total + z * z / (4 * total**2)) / (1 + z * z / total)
-    return f"{100 * share:.1f} ({100 * (middle - half):.0f} to {100 * (middle + half):.0f})"
+    middle = (share + z * z / (2 * people)) / (1 + z * z / people)
+    half = z * np.sqrt(share * (1 - share) / people + z * z / (4 * people**2)) / (1 + z * z / people)
+    low, high = max(middle - half, 0), min(middle + half, 1)
+    return f"{100 * share:.1f} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def apart(quad: Quad, other: Quad) -> float:
@@ -126,11 +138,13 @@ class Tally:
 
     def __init__(self) -> None:
         self.faces = self.found = self.false = 0
+        self.people: set[str] = set()
         self.seconds = 0.0
         self.distances: list[float] = []
 
-    def add(self, photo: Pixels, quad: Quad, model: str) -> None:
+    def add(self, person: str, photo: Pixels, quad: Quad, model: str) -> None:
         """Detect, and compare with the one face that is there."""
+        self.people.add(person)
         clock = time.process_time()
         quads = [crop_quad(face.landmarks) for face in detect_faces(photo, config(model))]
         self.seconds += time.process_time() - clock
@@ -143,10 +157,12 @@ class Tally:
 
     def row(self) -> str:
         """As cells of a table."""
-        middle, far = np.percentile(self.distances or [np.nan], [50, 95])
+        middle, far = np.percentile(self.distances or [0.0], [50, 95])
+        apart = [f"{100 * middle:.1f}" if self.distances else "-"]
+        apart.append(f"{100 * far:.1f}" if len(self.distances) >= FEWEST_FOR_A_TAIL else "-")
         return (
-            f"{interval(self.found, self.faces)} | {self.false} | {100 * middle:.1f}, {100 * far:.1f} | "
-            f"{1000 * self.seconds / self.faces:.0f}"
+            f"{len(self.people)} | {interval(self.found, self.faces, len(self.people))} | {self.false} | "
+            f"{', '.join(apart)} | {1000 * self.seconds / max(self.faces, 1):.0f}"
         )
 
 
@@ -158,11 +174,14 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    paths = sorted(path for folder in arguments.folders for path in folder.iterdir() if path.is_file())
+    paths = files(arguments.folders, parser)
     tallies: dict[tuple[str, str], Tally] = {}
     groups: dict[str, int] = {}
     for path in random.Random(0).sample(paths, min(arguments.portraits, len(paths))):
-        photo = decode(path.read_bytes(), DecodeConfig())
+        try:
+            photo = decode(path.read_bytes(), DecodeConfig())
+        except Rejected:
+            continue
         faces = detect_faces(photo, config("both"))
         if not faces:
             print(f"{path.name}: no detector finds its face")
@@ -175,16 +194,17 @@ def main() -> None:
             for model in MODELS:
                 for name in (change, group):
                     if name == change or change != "cut to the eye":
-                        tallies.setdefault((name, model), Tally()).add(changed, quad, model)
-    print("| portraits | model | found, % (95%) | false faces | apart, % of the side: median, 95% | CPU ms |")
-    print("|---|---|---|---|---|---|")
+                        tallies.setdefault((name, model), Tally()).add(path.name, changed, quad, model)
+    need(len(tallies), "photograph in which a face is found", arguments.folders, parser)
+    print(
+        "| portraits | model | people | found, % (95%) | false faces | apart, % of the side: median, 95% | CPU ms |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for (name, model), tally in sorted(
         tallies.items(), key=lambda item: [*CHANGES, *sorted(groups)].index(item[0][0])
     ):
         print(f"| {name} | {model} | {tally.row()} |")
-    for path in sorted(
-        path for folder in arguments.photographs for path in folder.rglob("*") if path.is_file()
-    ):
+    for path in files(arguments.photographs, parser) if arguments.photographs else ():
         try:
             photo = decode(path.read_bytes(), DecodeConfig())
         except Rejected:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from photographs import files, need
 
 from preprocessing.photo.decode import DecodeConfig, decode
 from preprocessing.photo.detect import DetectConfig, detect_faces
@@ -92,10 +93,11 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     given = parser.parse_args()
     found = []
-    for path in sorted(path for folder in given.folders for path in folder.iterdir()):
+    for path in files(given.folders, parser):
         detections = detect_faces(decode(path.read_bytes(), DecodeConfig()), DetectConfig())
         if len(detections) == 1:
             found.append(detections[0].landmarks)
+    need(len(found), "photograph of one face", given.folders, parser)
     landmarks = np.array(found)
     points, weights, agreement = mean_face(landmarks)
     for row in zip(points.tolist(), weights.tolist(), strict=True):

@@ -18,6 +18,7 @@ from pathlib import Path
 import dlib
 import numpy as np
 from numpy.typing import NDArray
+from photographs import files, need
 from PIL import Image, ImageFilter
 from skimage.metrics import structural_similarity
 
@@ -139,7 +140,7 @@ def mosaic(portraits: Sequence[Pixels], rng: np.random.Generator) -> Pixels:
     canvas = rng.integers(117, 137, (1600, 2400, 3)).astype(np.uint8)
     left = top = row = 0
     while True:
-        image = Image.fromarray(portraits[rng.integers(len(portraits))])
+        image = Image.fromarray(portraits[int(rng.integers(len(portraits)))])
         scale = float(np.exp(rng.uniform(np.log(0.3), np.log(3)))) * 260 / image.height
         image = image.resize(
             (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
@@ -169,29 +170,34 @@ def main() -> None:
     parser.add_argument("--mosaics", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    if photos := decoded(given.photos):
+    if not given.photos and not given.portraits:
+        parser.error("no photograph: --photos, --portraits or both name folders of some")
+    if photos := decoded(given.photos, parser):
         large = [photo for photo in photos if min(photo.shape[:2]) > 1400]
         photos += [sharpened(photo, factor) for photo in large for factor in (0.5, 0.33)]
         print(f"{len(photos)} photographs, seed {given.seed}\n")
         rng = np.random.default_rng(given.seed)
         print_crops(photos, given.crops, rng)
         print_law(photos, given.crops, rng)
-    if portraits := decoded(given.portraits):
+    if portraits := decoded(given.portraits, parser):
         portraits = [
             photo for photo in portraits if len(detect_faces(photo, DetectConfig(min_quad_px=100))) == 1
         ]
+        need(len(portraits), "photograph of one face", given.portraits, parser)
         print(f"\n{given.mosaics} mosaics of {len(portraits)} portraits, seed {given.seed}")
         print_detection(portraits, given.mosaics, np.random.default_rng(given.seed))
 
 
-def decoded(folders: Sequence[Path]) -> list[Pixels]:
-    """Up to 60 photographs of each folder, evenly chosen."""
-    photos = []
+def decoded(folders: Sequence[Path], parser: argparse.ArgumentParser) -> list[Pixels]:
+    """Up to 60 photographs of each folder, evenly chosen; the program ends where a folder has none."""
+    photos: list[Pixels] = []
     for folder in folders:
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        paths = files([folder], parser)
         for path in paths[:: max(len(paths) // 60, 1)]:
             with contextlib.suppress(Rejected):
                 photos.append(decode(path.read_bytes(), DecodeConfig()))
+    if folders:
+        need(len(photos), "photograph that can be read", folders, parser)
     return photos
 
 

@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("portrait", type=Path)
     parser.add_argument("--max-pixels", type=int, help="measure this very file, in this process")
     arguments = parser.parse_args()
+    if not arguments.portrait.is_file():
+        parser.error(f"{arguments.portrait} is no photograph")
     if arguments.max_pixels:
         return measure(arguments.portrait, arguments.max_pixels)
     Image.MAX_IMAGE_PIXELS = None

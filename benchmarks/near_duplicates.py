@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pdqhash
 from numpy.typing import NDArray
+from photographs import files, need
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from preprocessing.curation.duplicates import group_hashes
@@ -154,7 +155,7 @@ def pair_distances(hashes: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--copies", type=int, default=200, help="photographs that are copied")
     parser.add_argument("--resolution", type=int, default=256)
@@ -162,16 +163,16 @@ def main() -> None:
     parser.add_argument("--hashes", type=int, default=100_000, help="random hashes that are grouped")
     arguments = parser.parse_args()
     config = FacesConfig(align=AlignConfig(output_px=arguments.resolution))
-    found_files = (path for folder in arguments.folders for path in folder.iterdir())
-    files = sorted(path for path in found_files if path.suffix in {".jpg", ".webp", ".png"})
+    photos = [path for path in files(arguments.folders, parser) if path.suffix in {".jpg", ".webp", ".png"}]
     with ProcessPoolExecutor(arguments.workers) as pool:
         found = [
             (path, *result)
             for path, result in zip(
-                files, pool.map(partial(file_hash, config=config), files, chunksize=8), strict=True
+                photos, pool.map(partial(file_hash, config=config), photos, chunksize=8), strict=True
             )
             if result is not None
         ]
+        need(len(found) // 2, "two photographs with a face", arguments.folders, parser)
         paths = [path for path, *_ in found]
         hashes = np.stack([bits for _, bits, *_ in found])
         _print_people(paths, hashes, np.array([quality for *_, quality, _ in found]))

@@ -1,6 +1,10 @@
-"""What records cost, apart from pixels: reuse of what was aligned, a build's memory, and a question to a version.
+"""What records cost, apart from pixels: reuse of what was aligned, a build's memory, a question to a version,
+and what differs between two.
 
-    python benchmarks/records.py [--faces 80000] [--most 1000000] [--parts reuse memory trace open] [--bare]
+    python benchmarks/records.py [--faces 80000] [--most 1000000] [--parts reuse memory trace open diff forget]
+        [--versions 10] [--bare]
+
+`--parts` may have duplicates too: the search among random PDQ hashes.
 
 Photographs, faces and crops are drawn by lot: no pixel is decoded, and a crop is a few bytes. The stages are those of
 a build, but for workers that write chunks of such faces. Each line is measured in a process of its own; seconds are of
@@ -20,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,6 +34,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import flows.build
+from flows.build import run_with, timed
+from flows.forget import forget
+from flows.options import BuildOptions
 from flows.pages.report import write_report
 from flows.stages.align import Aligned, align
 from flows.stages.crawl import Crawled, crawl
@@ -36,22 +45,30 @@ from flows.stages.curate import curate
 from flows.stages.publish import publish
 from flows.stages.shard import shard
 from flows.stages.work import Context, Progress
+from preprocessing.asked import Asked
 from preprocessing.columns import FACE_FIELDS, IMAGE_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA, REJECTION_SCHEMA
 from preprocessing.config import BuildConfig
-from preprocessing.crawl import ledger
+from preprocessing.crawl.ledger import Ledger
+from preprocessing.crawl.rows import KEPT, PARTITIONS, Entry, timestamp
 from preprocessing.crawl.standing import Rule
 from preprocessing.crawl.urls import host_of, web_address
 from preprocessing.curation.choose import columns_to_judge
+from preprocessing.curation.duplicates import group_hashes
+from preprocessing.forgetting import find
+from storage import shards
 from storage.datasets import manifest
+from storage.datasets.dataset import all_versions
+from storage.datasets.diff import diff
 from storage.datasets.lookup import write_lookup
 from storage.digest import bytes_digest, file_digest, json_digest
 from storage.gathered import Gathered
 from storage.lineage.trace import trace
-from storage.shards import Entry, index_json
 from storage.store import Store, original_key
 from storage.tables import fitted
 from training.data import image_places
 
+IN_SHARD = 100
+"""Images, as in a build by default, about."""
 CHUNK = 256
 """Photographs in a chunk, as in a build by default."""
 CONFIG = BuildConfig.model_validate(
@@ -64,6 +81,13 @@ CONFIG = BuildConfig.model_validate(
 )
 SIGNALS = '{"looked_at":["robots.txt","x-robots-tag","tdm-reservation","c2pa-training","synthetic"]}'
 """What an address said about its photograph's use: nothing against it."""
+
+COMMAND = (
+    "import re, sys; from flows.cli.main import main\n"
+    "try: main(sys.argv[1:])\n"
+    "finally: print(re.findall('VmHWM:[^0-9]*([0-9]+)', open('/proc/self/status').read())[0], file=sys.stderr)"
+)
+"""The command `likeness`, which says at its end how much memory it held."""
 
 
 def silent(_: Progress) -> None:
@@ -126,7 +150,8 @@ class Drawing:
         if "prefix" not in given or "schema" not in given:
             yield from map(work, jobs)
             return
-        for sha256s in jobs:
+        for photos in jobs:
+            sha256s = [sha256 for sha256, _ in photos]
             seed = int(sha256s[0][:8], 16)
             images = [b"crop of " + sha256.encode() for sha256 in sha256s]
             table = faces_of(sha256s, images, seed)
@@ -177,13 +202,13 @@ def listed(store: Store, num: int, bare: bool) -> Path:
                          "license": "CC BY 2.0", "license_url": "https://creativecommons.org/licenses/by/2.0/",
                          "title": f"A face, the {number}th of those that were photographed"}  # fmt: skip
             file.write(json.dumps(item) + "\n")
-    at = ledger.timestamp(datetime.now(UTC))
-    said = {
+    at = timestamp(datetime.now(UTC))
+    said: dict[str, Any] = {
         "status": 200,
         "rule": Rule.of(config.fetch).model_dump_json(exclude_defaults=True),
         "signals": SIGNALS,
     }
-    with ledger.Ledger(store).held(range(ledger.PARTITIONS)) as held:
+    with Ledger(store).held(range(PARTITIONS)) as held:
         for start in range(0, num, 10_000):
             rows = []
             for number in range(start, min(start + 10_000, num)):
@@ -195,7 +220,7 @@ def listed(store: Store, num: int, bare: bool) -> Path:
                     "asked_at": at,
                     "first_asked_at": at,
                 }
-                rows.append(ledger.Entry(address.key, host_of(address), ledger.KEPT, attempts=1, **given))
+                rows.append(Entry(address.key, host_of(address), KEPT, attempts=1, **given))
             held.put(rows)
     (store.root / "original").write_bytes(b"")
     for sha256 in sha256s:
@@ -254,10 +279,10 @@ def build(folder: Path, num: int, verbose: bool = False) -> dict[str, float]:
     return {"kb": peak_kb() - before, "kept": len(curated.kept), **seconds}
 
 
-def version_of(store: Store, num: int) -> None:
-    """Publish a version of so many images."""
-    sha256s = sorted(digests("image", range(num)))
-    photos = digests("photo", range(num))
+def version_of(store: Store, num: int, first: int = 0, author: str = "Author") -> None:
+    """Publish a version of so many images, of photographs from the one with the number `first`."""
+    sha256s = sorted(digests("image", range(first, first + num)))
+    photos = digests("photo", range(first, first + num))
 
     def parts() -> Iterator[pa.Table]:
         for start in range(0, num, 1 << 14):
@@ -274,7 +299,7 @@ def version_of(store: Store, num: int) -> None:
                 "size": np.full(many, 9),
                 "photo_num_bytes": np.full(many, 9),
                 "ref": [f"https://photos.example/{start + number:09d}.jpg" for number in range(many)],
-                "author": [f"Author {start + number}" for number in range(many)],
+                "author": [f"{author} {start + number}" for number in range(many)],
                 "page": [None] * many, "license": ["CC BY 2.0"] * many, "license_url": [None] * many,
                 "title": [f"Title {number}" for number in range(many)],
             }  # fmt: skip
@@ -291,29 +316,71 @@ def version_of(store: Store, num: int) -> None:
     )  # fmt: skip
     store.put(f"datasets/{dataset.name}/latest.json", json.dumps({"version": dataset.version}).encode())
     write_lookup(dataset)
-    (store.root / "key").write_text(sha256s[num // 3][:16])
+    if not first:
+        (store.root / "key").write_text(bytes_digest(f"image {num // 3}".encode())[:16])
 
 
 def traced(folder: Path, num: int) -> dict[str, float]:
-    """Trace one image of the only version there is."""
+    """Trace one image that all versions have."""
     store = Store(folder)
     key = (folder / "key").read_text()
     before, clock = peak_kb(), cpu()
     chain = trace(store, key)
     seconds = cpu() - clock
-    assert [row["key"] for row in chain.images] == [key]
+    assert {row["key"] for row in chain.images} == {key}
     return {"seconds": seconds, "kb": peak_kb() - before}
 
 
+def differing(folder: Path, num: int) -> dict[str, float]:
+    """Compare the two versions that there are, and print it all."""
+    store = Store(folder)
+    before, clock = peak_kb(), cpu()
+    first, second = all_versions(store)
+    difference = diff(first, second)
+    lines = list(difference.lines(10))
+    seconds = cpu() - clock
+    assert difference.images.added.num_rows == difference.images.removed.num_rows == num // 10, lines
+    assert difference.facts["author"][0] == num - num // 10
+    return {"seconds": seconds, "kb": peak_kb() - before}
+
+
+def stubbed() -> None:
+    """Have builds of this process draw faces, and no contact sheet of crops that are no pictures."""
+    flows.build.open_workers = lambda *_: nullcontext(Drawing())  # type: ignore[assignment, attr-defined]
+    flows.build.write_contact_sheet = lambda dataset: dataset.folder / "contact-sheet.jpg"  # type: ignore[attr-defined]
+
+
+def forgetting(folder: Path, num: int) -> dict[str, float]:
+    """Forget the photographs of three authors, in a store with a build of so many; seconds of each step."""
+    stubbed()
+    store, seconds = Store(folder), {}
+    asked = Asked(author=tuple(f"Author {number}" for number in (7, num // 2, num - 1)))
+    before, clock = peak_kb(), time.perf_counter()
+    found = find(store, asked)
+    seconds["find"] = time.perf_counter() - clock
+    assert len(found.photos) == 3
+    stages: dict[str, float] = {}
+    clock = time.perf_counter()
+    done = forget(store, found, BuildOptions(store=folder), timed(run_with(silent), stages))
+    seconds["forget"] = time.perf_counter() - clock
+    [after] = done.certificate.published
+    shards = {"shards": after.shards, "shards_written": after.shards_written}
+    return {**seconds, **stages, **shards, "kb": peak_kb() - before}
+
+
 def indexed(store: Store, num: int) -> None:
-    """The indices of shards of a thousand images, beside tars that are empty."""
-    for first in range(0, num, 1000):
+    """The indices of shards, beside tars that are empty."""
+    for first in range(0, num, IN_SHARD):
         entries = []
-        for number, sha256 in enumerate(digests(f"image {first}", range(min(1000, num - first)))):
+        for number, sha256 in enumerate(digests(f"image {first}", range(min(IN_SHARD, num - first)))):
             for suffix in ("webp", "json"):
-                entries.append(Entry(f"{sha256[:16]}.{suffix}", 4096 * number, 3000, sha256))
-        store.put(f"shards/{first // 1000:05d}.tar", b"", durable=False)
-        store.put(f"shards/{first // 1000:05d}.index.json", index_json("0" * 64, entries), durable=False)
+                entries.append(shards.Entry(f"{sha256[:16]}.{suffix}", 4096 * number, 3000, sha256))
+        store.put(f"shards/{first // IN_SHARD:05d}.tar", b"", durable=False)
+        store.put(
+            f"shards/{first // IN_SHARD:05d}.index.json",
+            shards.index_json(shards.Index("0" * 64, entries)),
+            durable=False,
+        )
 
 
 def opened(folder: Path, num: int) -> dict[str, float]:
@@ -342,6 +409,14 @@ def peak_kb() -> int:
     return status("VmHWM")
 
 
+def grouping(folder: Path, num: int) -> dict[str, float]:
+    """Search random PDQ hashes for near-duplicates, by the bits of a build's default."""
+    hashes = np.random.default_rng(0).integers(0, 256, (num, 32), dtype=np.uint8)
+    clock = cpu()
+    group_hashes(hashes, 36)
+    return {"seconds": cpu() - clock}
+
+
 def measured(what: str, folder: Path, *numbers: int) -> dict[str, float]:
     """What a function of this file gives in a process of its own."""
     command = [sys.executable, __file__, "--measure", json.dumps([what, str(folder), *numbers])]
@@ -358,28 +433,21 @@ def main() -> None:
         "--most", type=int, default=0, help="and so many more, to see that cost grows in proportion"
     )
     parser.add_argument("--parts", nargs="+", default=["reuse", "memory", "trace", "open"])
+    parser.add_argument("--versions", type=int, default=1, help="that a trace looks through")
     parser.add_argument("--bare", action="store_true", help="nothing is known of a photograph but its URL")
     parser.add_argument("--verbose", action="store_true", help="each stage of a build as it ends")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         what, folder, *numbers = json.loads(arguments.measure)
-        print(
-            json.dumps(
-                {"reuse": reuse, "build": build, "trace": traced, "open": opened}[what](
-                    Path(folder), *numbers
-                )
-            )
-        )
+        print(json.dumps(MEASURES[what](Path(folder), *numbers)))
         return
     sizes = [num for num in (arguments.faces // 4, arguments.faces, arguments.most) if num]
     for part in arguments.parts:
         for num in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 clock = time.perf_counter()
-                line = {"reuse": _reuse, "memory": _memory, "trace": _trace, "open": _open}[part](
-                    Path(folder), num, arguments
-                )
+                line = PARTS[part](Path(folder), num, arguments)
                 print(f"{num:>9} {line} ({time.perf_counter() - clock:.0f} s in all)", flush=True)
 
 
@@ -399,9 +467,17 @@ def _memory(folder: Path, num: int, arguments: argparse.Namespace) -> str:
 
 
 def _trace(folder: Path, num: int, arguments: argparse.Namespace) -> str:
-    version_of(Store(folder), num)
+    for first in range(arguments.versions):
+        version_of(Store(folder), num, first)
     found = measured("trace", folder, num)
-    return f"images: trace of one {found['seconds']:.3f} CPU s, {found['kb'] / 1024:.0f} MB more"
+    command = [sys.executable, "-c", COMMAND, "trace", (folder / "key").read_text(), "--store", str(folder)]
+    clock = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    wall, kb = time.perf_counter() - clock, int(done.stderr)
+    return (
+        f"images in each of {arguments.versions}: trace of one {found['seconds']:.3f} CPU s, "
+        f"{found['kb'] / 1024:.0f} MB more; the command {wall:.2f} s and {kb / 1024:.0f} MB in all"
+    )
 
 
 def _open(folder: Path, num: int, arguments: argparse.Namespace) -> str:
@@ -409,6 +485,53 @@ def _open(folder: Path, num: int, arguments: argparse.Namespace) -> str:
     found = measured("open", folder, num)
     return f"images: training opens them in {found['seconds']:.2f} CPU s, {found['kb'] / 1024:.0f} MB more"
 
+
+def _diff(folder: Path, num: int, arguments: argparse.Namespace) -> str:
+    version_of(Store(folder), num)
+    version_of(Store(folder), num, num // 10, "Another author")
+    found = measured("diff", folder, num)
+    return (
+        f"images: diff with as many, a tenth of them others, {found['seconds']:.2f} CPU s, "
+        f"{found['kb'] / 1024:.0f} MB more"
+    )
+
+
+def _forget(folder: Path, num: int, arguments: argparse.Namespace) -> str:
+    stubbed()
+    path = listed(Store(folder), num, arguments.bare)
+    config = CONFIG.model_copy(update={"source": f"urls:{path}"})
+    flows.build.build(config, BuildOptions(store=folder), run_with(silent))
+    found = measured("forget", folder, num)
+    packed = found["shard"] + found["publish"]
+    return (
+        f"photographs: three are found in {found['find']:.1f} s and forgotten in {found['forget']:.1f} s, of which "
+        f"{packed:.1f} s are shards and tables ({found['shards_written']} of {found['shards']} shards written), "
+        f"{found['kb'] / 1024:.0f} MB more"
+    )
+
+
+def _duplicates(folder: Path, num: int, arguments: argparse.Namespace) -> str:
+    return f"hashes: near-duplicates are looked for in {measured('duplicates', folder, num)['seconds']:.1f} CPU s"
+
+
+MEASURES = {
+    "reuse": reuse,
+    "build": build,
+    "trace": traced,
+    "open": opened,
+    "diff": differing,
+    "forget": forgetting,
+    "duplicates": grouping,
+}
+PARTS = {
+    "reuse": _reuse,
+    "memory": _memory,
+    "trace": _trace,
+    "open": _open,
+    "diff": _diff,
+    "forget": _forget,
+    "duplicates": _duplicates,
+}
 
 if __name__ == "__main__":
     main()

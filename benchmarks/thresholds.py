@@ -14,6 +14,7 @@ import csv
 from pathlib import Path
 
 import cv2
+from photographs import files
 
 from preprocessing.curation.rules import check
 from preprocessing.curation.settings import CurateConfig
@@ -31,10 +32,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args().folder
+    files([folder], parser)
     cv2.setNumThreads(1)
     labelled: list[tuple[Face, str]] = []
     with LABELS.open(newline="") as file:
         for row in csv.DictReader(file):
+            if not (folder / row["file"]).is_file():
+                parser.error(f"{folder} has no {row['file']}, of which {LABELS} has a verdict")
             found = faces_in_photo(row["file"], "", (folder / row["file"]).read_bytes(), CONFIG)
             faces = [face for face in found if isinstance(face, Face)]
             labelled += [
@@ -53,7 +57,7 @@ def main() -> None:
             right = sum(verdict != "good" for verdict in verdicts)
             print(
                 f"{preset}, {setting}: rejects {len(verdicts)}, precision {right / max(len(verdicts), 1):.2f}, "
-                f"recall {right / bad:.2f}"
+                f"recall {right / max(bad, 1):.2f}"
             )
 
 

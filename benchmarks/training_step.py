@@ -155,15 +155,15 @@ def peer_step(
 ) -> Callable[[], None]:
     """Both networks' steps and the averaging, as the peer's train.py orders them."""
     averaged = copy.deepcopy(generator)
-    slow = {"params": generator.style.parameters(), "lr": 1e-5}  # type: ignore[union-attr]
-    of_generator = torch.optim.Adam(generator.generator.parameters(), lr=1e-3, betas=(0.0, 0.99))  # type: ignore[union-attr]
+    slow = {"params": generator.style.parameters(), "lr": 1e-5}
+    of_generator = torch.optim.Adam(generator.generator.parameters(), lr=1e-3, betas=(0.0, 0.99))
     of_generator.add_param_group(slow)
     of_discriminator = torch.optim.Adam(discriminator.parameters(), lr=1e-3, betas=(0.0, 0.99))
     images = reals.clone().requires_grad_()
 
     def fakes() -> Tensor:
         z = torch.randn(2 if random.random() < 0.9 else 1, len(reals), 512, device=reals.device)
-        return generator(list(z), step=level, alpha=1)  # type: ignore[no-any-return]
+        return generator(list(z), step=level, alpha=1)
 
     def step() -> None:
         generator.requires_grad_(False)

@@ -138,11 +138,11 @@ def main() -> None:
                 attack: np.mean([detected(read, harm(one)) for one in marked])
                 for attack, harm in ATTACKS.items()
             }
-            error = np.mean(
+            squared = np.mean(
                 [np.square(a.astype(float) - b).mean() for a, b in zip(marked, pictures, strict=True)]
             )
             shares = "  ".join(f"{attack} {share:6.1%}" for attack, share in found.items())
-            print(f"{side:4} px  {name:32} {shares}  {10 * math.log10(255**2 / error):.1f} dB", flush=True)
+            print(f"{side:4} px  {name:32} {shares}  {10 * math.log10(255**2 / squared):.1f} dB", flush=True)
 
 
 if __name__ == "__main__":
