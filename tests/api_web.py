@@ -40,6 +40,8 @@ class Service:
     forbidden: list[str] = field(default_factory=list)
     now: int = 0
     not_before: float = -math.inf
+    early_media: int = 0
+    """Photographs that were asked for while their host wanted to be left alone."""
 
     @property
     def base(self) -> str:
@@ -480,6 +482,7 @@ class Replay:
     def __init__(self, speed: float, *, is_moody: bool) -> None:
         self.port = 0
         self.media: Counter[str] = Counter()
+        self.has_moody_media = False
         self.media_now: Counter[str] = Counter()
         minute, hour, day = 60.0, 3600.0, 86400.0
         self.congress = Congress(self, "congress", speed, media_at_once=1)
@@ -501,7 +504,7 @@ class Replay:
         """What was asked against a policy."""
         return {name: service.forbidden for name, service in self.services.items() if service.forbidden}
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """The answer of the service, or of its photographs."""
         name, _, path = request.path.lstrip("/").partition("/")
         service = self.services.get(name)
@@ -511,12 +514,39 @@ class Replay:
         if not is_media:
             return await service.handle(request, path)
         self.media[name] += 1
+        number = self.media[name] if self.has_moody_media else 0
         self.media_now[name] += 1
         if self.media_now[name] > service.media_at_once:
             service.forbidden.append(f"{self.media_now[name]} photographs at once")
+        if time.monotonic() < service.not_before:
+            service.early_media += 1
+            if service.early_media >= service.media_at_once:  # more than were under way
+                service.forbidden.append("a photograph too early")
         await asyncio.sleep(0.0005)
         self.media_now[name] -= 1
-        return web.Response(body=PICTURE, content_type="image/jpeg")
+        body = PICTURE[:-2] + path.encode() + PICTURE[-2:]
+        if (answer := self.media_mood(service, number)) is not None:
+            return answer
+        if number == 9:  # it ends, and its connection with it, before all of it was sent
+            cut = web.StreamResponse(headers={"Content-Length": str(len(body) + 100)})
+            await cut.prepare(request)
+            await cut.write(body)
+            if request.transport is not None:
+                request.transport.close()
+            return cut
+        return web.Response(body=body, content_type="image/jpeg")
+
+    def media_mood(self, service: Service, number: int) -> web.Response | None:
+        """What is no photograph: busy for a while, failing; and once a page in its place."""
+        match number:
+            case 3:
+                service.not_before = time.monotonic() + 1.0
+                return web.Response(status=429, headers={"Retry-After": "1"})
+            case 6:
+                return web.Response(status=503, text="<html>later</html>")
+            case 12:
+                return web.Response(text="<!doctype html><p>log in", content_type="text/html")
+        return None
 
 
 @contextmanager
@@ -537,12 +567,12 @@ def replayed(speed: float, *, is_moody: bool = True) -> Iterator[Replay]:
         await web.TCPSite(runner, MEDIA_HOST, replay.port).start()
 
     try:
-        asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(start(), loop).result(120)
         yield replay
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(120)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(120)
         loop.close()
 
 

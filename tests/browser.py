@@ -14,6 +14,8 @@ from typing import Any, Self
 
 import aiohttp
 
+CODES = {"Enter": 13, "Escape": 27}
+"""Of the keys that do something by themselves."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -130,10 +132,12 @@ class Browser:
 
     async def press(self, key: str) -> None:
         """Press and release a key."""
-        text = {"text": key} if len(key) == 1 else {}
+        typed = {"Enter": "\r"}.get(key, key)
+        text = {"text": typed} if len(typed) == 1 else {}
+        code = {"windowsVirtualKeyCode": CODES[key]} if key in CODES else {}
         for kind in ("keyDown", "keyUp"):
             await self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, **(text if kind == "keyDown" else {})
+                "Input.dispatchKeyEvent", type=kind, key=key, **code, **(text if kind == "keyDown" else {})
             )
 
     async def picture(self, path: Path, *, whole: bool = False) -> None:

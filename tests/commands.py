@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 
 from flows.cli.main import main
@@ -17,3 +21,18 @@ def likeness(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[in
         status = int(stop.code or 0)
     output = capsys.readouterr()
     return status, output.out, output.err
+
+
+@contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """No file that is written here, or by a process that is started here, becomes larger."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.MonkeyPatch.context() as patched:
+        # What Python keeps of modules would be cut short, and be read by others.
+        patched.setattr("sys.dont_write_bytecode", True)
+        patched.setenv("PYTHONDONTWRITEBYTECODE", "1")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, usual[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)

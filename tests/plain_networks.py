@@ -201,13 +201,13 @@ def row_of_table_1(row: str, lod: float) -> tuple[Generator | TraditionalGenerat
 
 
 def phase_inputs(
-    generator: Generator | TraditionalGenerator, mixing_probability: float = 0.9
+    generator: Generator | TraditionalGenerator, mixing_probability: float = 0.9, num: int = 8
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Pixels of real images, and the inputs that fakes are drawn from, in float64; nothing is augmented."""
     rng = torch.Generator().manual_seed(2)
     side = generator.resolution >> math.floor(generator.lod)
-    pixels = torch.randint(256, (8, 3, side, side), generator=rng, dtype=torch.uint8)
-    latents = draw_latents(generator, 8, mixing_probability, rng)
+    pixels = torch.randint(256, (num, 3, side, side), generator=rng, dtype=torch.uint8)
+    latents = draw_latents(generator, num, mixing_probability, rng)
     inputs = [torch.tensor(generator.lod % 1), torch.zeros(()), *latents[:3], *latents.noise]
     return pixels, tuple(x.double() if x.is_floating_point() else x for x in inputs)
 

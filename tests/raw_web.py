@@ -94,12 +94,12 @@ def serving(answer: Answer, *hosts: str, tls: SSLContext | None = None) -> Itera
         await asyncio.gather(*others, return_exceptions=True)
 
     try:
-        servers = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+        servers = asyncio.run_coroutine_threadsafe(start(), loop).result(120)
         try:
             yield web
         finally:
-            asyncio.run_coroutine_threadsafe(stop(servers), loop).result(10)
+            asyncio.run_coroutine_threadsafe(stop(servers), loop).result(120)
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(120)
         loop.close()

@@ -22,11 +22,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from distributed import LocalCluster
 
 from flows.build import build, run_with
 from flows.options import BuildOptions
 from preprocessing.config import BuildConfig
-from preprocessing.crawl.ledger import LEDGER_SCHEMA
+from preprocessing.crawl.rows import LEDGER_SCHEMA
 from storage.datasets.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +67,10 @@ def built() -> Dataset:
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder)
     config = BuildConfig.model_validate({"source": "sample:2", "resolution": 32})
-    return build(config, BuildOptions(store=Path(folder), workers=1), run_with(lambda _: None)).dataset
+    threads: dict[str, Any] = {"processes": False, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
+    with LocalCluster(n_workers=1, threads_per_worker=1, **threads) as cluster:
+        options = BuildOptions(store=Path(folder), scheduler=cluster.scheduler_address)
+        return build(config, options, run_with(lambda _: None)).dataset
 
 
 def table_columns() -> str:

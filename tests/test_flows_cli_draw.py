@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import torch
 from PIL import Image
 
 import tiny_run
-from commands import likeness
+from commands import full_disk, likeness
 from flows.cli.main import main
 from preprocessing.portrait import identity_distance, portrait
 from preprocessing.sources.sample import scene_bytes
@@ -366,7 +363,9 @@ def test_pictures_are_bounded_by_pixels(
 
 
 @pytest.mark.parametrize("name", ["generate", "mixing", "video", "project", "export"])
-def test_a_full_disk_is_one_sentence(style: Run, tmp_path: Path, name: str) -> None:
+def test_a_full_disk_is_one_sentence(
+    style: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     """Where there is no room, here by a limit on a file's size, one line names the file, and nothing of it stays."""
     command = COMMANDS[name]
     out = tmp_path / "made" / command[-1]
@@ -377,18 +376,11 @@ def test_a_full_disk_is_one_sentence(style: Run, tmp_path: Path, name: str) -> N
         words += [str(tmp_path / "photo.png"), "--steps", "1", "--distance", "pixels"]
     if name == "video":
         words += ["--seconds", "1", "--fps", "4"]
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words, "--out", str(out), "--store", str(style.store.root)],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = [line for line in done.stderr.splitlines() if line.startswith("likeness: ")]
-    assert (done.returncode, lines) == (1, [f"likeness: --out {out} cannot be written: File too large"]), (
-        done.stderr
-    )
-    assert "Traceback" not in done.stderr
+    with full_disk(100):
+        status, _, err = likeness(capsys, *words, "--out", out, "--store", style.store.root)
+    lines = [line for line in err.splitlines() if line.startswith("likeness: ")]
+    assert (status, lines) == (1, [f"likeness: --out {out} cannot be written: File too large"]), err
+    assert "Traceback" not in err
     assert list(out.parent.iterdir()) == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 import tiny_run
-from commands import likeness
+from commands import full_disk, likeness
 from storage.digest import json_digest
 from storage.runs import Run, RunRecord, find_run
 from storage.store import Store
@@ -21,7 +20,7 @@ from training.config import CHANGEABLE
 
 SETTINGS = [
     "--resolution", "8", "--channel-base", "64", "--max-channels", "8", "--z-dim", "8", "--w-dim", "8",
-    "--mapping-layers", "2", "--batch-size", "8", "--snapshot-kimg", "0.5", "--tick-kimg", "0.25", "--device", "cpu",
+    "--mapping-layers", "2", "--batch-size", "8", "--snapshot-kimg", "0.048", "--tick-kimg", "0.024", "--device", "cpu",
 ]  # fmt: skip
 
 
@@ -55,25 +54,27 @@ def prepared(capsys: pytest.CaptureFixture[str], store: Path, *arguments: str) -
     return find_run(Store(store), said["run"])
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_run_extended_is_the_run_that_was_longer(capsys: pytest.CaptureFixture[str], store: Path) -> None:
-    """1 kimg and then on to 2 ends in the bytes of 2 at once, and the record says when it became 2."""
-    longer = train(capsys, store, "faces", *SETTINGS, "--total-kimg", "2")
-    first = train(capsys, store, "faces", *SETTINGS, "--total-kimg", "1")
-    on = train(capsys, store, "--resume", first["run"], "--total-kimg", "2", "--keep-checkpoints", "2")
-    assert (on["kimg"], on["stopped"]) == (2.0, False)
+    """96 images and then on to 192 end in the bytes of 192 at once, and the record says when it became that."""
+    longer = train(capsys, store, "faces", *SETTINGS, "--total-kimg", "0.192")
+    first = train(capsys, store, "faces", *SETTINGS, "--total-kimg", "0.096")
+    on = train(capsys, store, "--resume", first["run"], "--total-kimg", "0.192", "--keep-checkpoints", "2")
+    assert (on["kimg"], on["stopped"]) == (0.192, False)
     ends = [read_state(Path(said["checkpoint"])) for said in (on, longer)]
     assert ends[0].sha256 == ends[1].sha256
     record = find_run(Store(store), first["run"]).record
     [change] = record.changes
-    assert (change.num_images, change.config) == (1000, {"total_kimg": 2.0, "keep_checkpoints": 2})
+    assert (change.num_images, change.config) == (96, {"total_kimg": 0.192, "keep_checkpoints": 2})
     assert change.config_sha256 == json_digest({**record.config, **change.config}) != record.config_sha256
-    assert record.config["total_kimg"] == 1.0
-    assert (record.config_now["total_kimg"], ends[0].config["total_kimg"]) == (2.0, 2.0)
+    assert record.config["total_kimg"] == 0.096
+    assert (record.config_now["total_kimg"], ends[0].config["total_kimg"]) == (0.192, 0.192)
     stats = [Path(said["checkpoint"]).parent.parent / "stats.jsonl" for said in (on, longer)]
     lines = [[json.loads(line)["loss_d"] for line in path.read_text().splitlines()] for path in stats]
     assert lines[0] == lines[1]
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_finished_run_has_nothing_left_to_do(capsys: pytest.CaptureFixture[str], store: Path) -> None:
     """It says so in one line, at once: no process is started, and nothing in the folder changes."""
     said = train(capsys, store, "faces", *SETTINGS, "--total-kimg", "0.016")
@@ -123,6 +124,7 @@ def test_an_option_that_is_the_default_counts(capsys: pytest.CaptureFixture[str]
     assert dry["config"] == run.record.config
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_what_was_shown_cannot_be_taken_back(capsys: pytest.CaptureFixture[str], store: Path) -> None:
     """A run shorter than what it has been shown is refused."""
     said = train(capsys, store, "faces", *SETTINGS, "--total-kimg", "0.04")
@@ -130,6 +132,7 @@ def test_what_was_shown_cannot_be_taken_back(capsys: pytest.CaptureFixture[str],
     assert f"total_kimg 0.02 is less than the 0.04 kimg that run {said['run']} has been shown" in line
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_every_change_is_on_record(capsys: pytest.CaptureFixture[str], store: Path) -> None:
     """Settings and processes that change stand in the record one after the other; `likeness trace` shows them."""
     run = prepared(capsys, store, "--total-kimg", "0.016")
@@ -176,55 +179,52 @@ def test_one_rate_and_one_batch_hold_everywhere(capsys: pytest.CaptureFixture[st
     assert "--learning-rate.4: Input should be less than or equal to 1" in line
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train", "nobody"], "no dataset 'nobody'"),
-        (["train", "--resume", "nobody"], "no training run 'nobody'"),
-        (["train", "faces", "--init-from", "nobody"], "no training run 'nobody'"),
-        (["generate", "nobody", "--out", "x.png"], "no training run 'nobody'"),
-        (["figure", "mixing", "nobody", "--out", "x.png"], "no training run 'nobody'"),
-        (["video", "nobody", "--out", "x.mp4"], "no training run 'nobody'"),
-        (["project", "nobody", "photo.jpg", "--out", "x.png"], "no training run 'nobody'"),
-        (["export", "nobody", "--out", "x.safetensors"], "no training run 'nobody'"),
-        (["evaluate", "nobody", "--metrics", "fid"], "no training run 'nobody'"),
-        (["audit", "nobody"], "no training run 'nobody'"),
-        (["audit", "RUN", "--held-out", "nobody"], "no dataset 'nobody'"),
-    ],
-)
-def test_wrong_names_are_told_before_torch_is_loaded(store: Path, arguments: list[str], message: str) -> None:
+def test_wrong_names_are_told_before_torch_is_loaded(store: Path) -> None:
     """A run or dataset that is not there is told at once, not after the seconds that torch takes to import."""
-    if "RUN" in arguments:
-        dataset = tiny_run.tiny_dataset(Store(store), tiny_run.noise_images(6, 8))
-        run = tiny_run.untrained(Store(store), dataset, resolution=8)
-        (run.checkpoints_dir / "000000008").mkdir(parents=True)
-        (run.checkpoints_dir / "000000008" / "state.json").write_text("{}")
-        arguments = [run.id if word == "RUN" else word for word in arguments]
+    dataset = tiny_run.tiny_dataset(Store(store), tiny_run.noise_images(6, 8))
+    run = tiny_run.untrained(Store(store), dataset, resolution=8)
+    (run.checkpoints_dir / "000000008").mkdir(parents=True)
+    (run.checkpoints_dir / "000000008" / "state.json").write_text("{}")
+    no_dataset, no_run = "no dataset 'nobody'", "no training run 'nobody'"
+    messages = {
+        "train nobody": no_dataset,
+        "train --resume nobody": no_run,
+        "train faces --init-from nobody": no_run,
+        "generate nobody --out x.png": no_run,
+        "figure mixing nobody --out x.png": no_run,
+        "video nobody --out x.mp4": no_run,
+        "project nobody photo.jpg --out x.png": no_run,
+        "export nobody --out x.safetensors": no_run,
+        "evaluate nobody --metrics fid": no_run,
+        "audit nobody": no_run,
+        f"audit {run.id} --held-out nobody": no_dataset,
+    }
     code = (
-        "import sys\nfrom flows.cli.main import main\ntry:\n    main(sys.argv[1:])\n"
-        "except SystemExit as end:\n    print(end.code, 'torch' in sys.modules)"
+        "import contextlib, io, json, sys\nfrom flows.cli.main import main\n"
+        "for words in sys.argv[2:]:\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as said:\n"
+        "        try:\n            main([*words.split(), '--store', sys.argv[1]])\n"
+        "        except SystemExit as end:\n            status = end.code\n"
+        "    print(json.dumps([status, 'torch' in sys.modules, said.getvalue()]))"
     )
-    words = [sys.executable, "-c", code, *arguments, "--store", str(store)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.stdout == "1 False\n", done.stderr
-    assert message in done.stderr
+    words = [sys.executable, "-c", code, str(store), *messages]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    for line, (command, message) in zip(done.stdout.splitlines(), messages.items(), strict=True):
+        status, has_torch, said = json.loads(line)
+        assert (status, has_torch) == (1, False), command
+        assert message in said, command
 
 
 def test_a_full_disk_ends_training_in_one_sentence(capsys: pytest.CaptureFixture[str], store: Path) -> None:
     """Where a checkpoint finds no room, one line names the run's folder, and no half of a checkpoint stays."""
     run = prepared(capsys, store, "--total-kimg", "0.016")
     words = ["train", "--resume", run.id, "--store", str(store), "--tracking-uri", "none"]
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *words],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = [line for line in done.stderr.splitlines() if line.startswith("likeness: ")]
+    with full_disk(4000):
+        status, out, err = likeness(capsys, *words)
+    lines = [line for line in err.splitlines() if line.startswith("likeness: ")]
     said = f"likeness: training of {run.id} ended: there is no room left to write in {run.folder}"
-    assert (done.returncode, lines) == (1, [said]), done.stderr
-    assert "Traceback" not in done.stderr
+    assert (status, lines) == (1, [said]), err
+    assert "Traceback" not in out + err
     assert not list(run.folder.rglob(".*.partial"))
     assert run.checkpoints() == []
 

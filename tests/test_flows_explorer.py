@@ -77,17 +77,18 @@ def test_only_the_newest_is_drawn() -> None:
     """Of many requests for one picture while another is drawn, the last alone is: the others have no result."""
 
     async def asked() -> tuple[list[Any], list[int]]:
-        desk, release, drawn = Desk(), Event(), []
+        desk, begun, release, drawn = Desk(), Event(), Event(), []
 
         def slow(is_overtaken: Callable[[], bool]) -> str:
-            release.wait(10)
+            begun.set()
+            release.wait(120)
             return "first"
 
         def quick(number: int) -> Callable[[Callable[[], bool]], int]:
             return lambda _: drawn.append(number) or number
 
         first = asyncio.create_task(desk.ask("other", Urgency.PICTURE, slow))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(begun.wait, 120)
         rest = [asyncio.create_task(desk.ask("page", Urgency.PICTURE, quick(number))) for number in range(20)]
         await asyncio.sleep(0.05)
         release.set()
@@ -113,7 +114,7 @@ def test_a_preview_stops_what_is_drawn() -> None:
             raise Overtaken
 
         picture = asyncio.create_task(desk.ask("picture", Urgency.PICTURE, whole))
-        await asyncio.to_thread(begun.wait, 10)
+        await asyncio.to_thread(begun.wait, 120)
         aside = asyncio.create_task(desk.ask("aside", Urgency.ASIDE, lambda _: order.append("aside") or 1))
         await asyncio.sleep(0.01)
         preview = asyncio.create_task(
@@ -130,9 +131,11 @@ def test_a_page_that_goes_away_is_not_drawn_for() -> None:
     """A request that is cancelled is taken off the desk, and an error is its own asker's alone."""
 
     async def asked() -> list[str]:
-        desk, release, drawn = Desk(), Event(), []
-        busy = asyncio.create_task(desk.ask("busy", Urgency.PICTURE, lambda _: release.wait(10)))
-        await asyncio.sleep(0.05)
+        desk, begun, release, drawn = Desk(), Event(), Event(), []
+        busy = asyncio.create_task(
+            desk.ask("busy", Urgency.PICTURE, lambda _: begun.set() or release.wait(120))
+        )
+        await asyncio.to_thread(begun.wait, 120)
         left = asyncio.create_task(desk.ask("left", Urgency.PICTURE, lambda _: drawn.append("left")))
         await asyncio.sleep(0.05)
         left.cancel()

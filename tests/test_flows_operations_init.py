@@ -9,7 +9,7 @@ import pytest
 
 from flows.operations.deploy import deploy
 from flows.operations.init import FILES, init_folder
-from flows.operations.services import run_services
+from flows.operations.services import Ports, run_services
 from storage.errors import ConfigError
 from storage.store import Store
 
@@ -46,9 +46,9 @@ def test_without_deployments_nothing_starts(tmp_path: Path, monkeypatch: pytest.
     """Deploying and services point to `likeness init` in a folder without prefect.yaml, and leave nothing there."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=f"no prefect.yaml in {tmp_path}: likeness init writes one"):
-        deploy({})
+        deploy(print)
     with pytest.raises(ConfigError, match=f"no prefect.yaml in {tmp_path}: likeness init writes one"):
-        run_services(free_port(), free_port(), Store(tmp_path / "store"), print)
+        run_services(Ports(free_port(), free_port(), free_port()), Store(tmp_path / "store"), print)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,83 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
-import httpx
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-TINY = {"preset": "smoke", "resolution": 16, "stable_kimg": 0.016, "fade_kimg": 0.016, "total_kimg": 0.064}
-BUILD = {"source": "sample:6", "name": "sample", "resolution": 32}
+from flows.operations.processes import worker_name
+from flows.operations.training_process import shown_kimg
+from served import (
+    LONG,
+    ROOT,
+    TINY,
+    ask,
+    called,
+    free_port,
+    kimg,
+    processes,
+    run_without_worker,
+    runs,
+    served,
+    state,
+    train_deployment,
+    wait_for,
+)
+from storage.runs import Run
 
-
-def free_port() -> int:
-    """A port that nothing uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float, log: Path) -> Any:
-    """The condition's first true value; the end of the log where none comes in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(1)
-    pytest.fail(f"no {what} in {seconds} s:\n{log.read_text()[-3000:]}")
+PATIENCE_S = 400.0
+"""How long what a busy machine may delay is waited for."""
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, Path]]:
     """`likeness services` in a folder of its own: the API's address, the store and the log."""
-    folder = tmp_path_factory.mktemp("services")
-    project = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    for deployment in project["deployments"]:  # the same deployments, on less work
-        for parameters in (
-            deployment["parameters"],
-            *(t["parameters"] for t in deployment.get("triggers", [])),
-        ):
-            if "build" in parameters:
-                parameters |= {"build": BUILD, "training": TINY}
-            elif "dataset" in parameters:
-                parameters |= {"config": TINY}
-            else:
-                parameters |= {"config": BUILD}
-    (folder / "prefect.yaml").write_text(yaml.safe_dump(project))
-    port, log = free_port(), folder / "log.txt"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
-    environment["PREFECT_HOME"] = str(folder / "home")
-    command = [sys.executable, "-m", "flows.cli", "services", "--store", "store"]
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), "--mlflow-port", str(free_port())],
-            cwd=folder, env=environment, stdout=file, stderr=file,
-        )  # fmt: skip
-        try:
-            api = f"http://127.0.0.1:{port}/api"
-            wait_for("services", lambda: "Ctrl-C stops them" in log.read_text() or process.poll(), 240, log)
-            assert process.poll() is None, log.read_text()[-3000:]
-            yield api, folder / "store", log
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-
-
-def runs(api: str, flow: str, state: str) -> list[dict[str, Any]]:
-    """The runs of a flow that are in a state."""
-    filters = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": [state]}}}}
-    found: list[dict[str, Any]] = httpx.post(f"{api}/flow_runs/filter", json=filters).json()
-    return found
+    with served(tmp_path_factory.mktemp("services")) as running:
+        yield running
 
 
 @pytest.mark.services
@@ -90,7 +56,7 @@ def test_a_build_starts_one_training(services: tuple[str, Path, Path]) -> None:
         env={**os.environ, "PREFECT_API_URL": api}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    [training] = wait_for("training", lambda: runs(api, "train", "COMPLETED"), 240, log)
+    [training] = wait_for("training", lambda: runs(api, "train", "COMPLETED"), PATIENCE_S, log)
     [version] = [path.parent.name for path in store.glob("datasets/sample/*/manifest.json")]
     assert training["parameters"]["dataset"] == f"sample@{version}"
     assert len(list(store.glob("runs/*/result.json"))) == 1
@@ -100,10 +66,162 @@ def test_a_build_starts_one_training(services: tuple[str, Path, Path]) -> None:
 
 @pytest.mark.services
 def test_the_weekly_schedule_makes_runs(services: tuple[str, Path, Path]) -> None:
-    """After deployment the retraining's next runs stand on the server as SCHEDULED."""
+    """After deployment the weekly build's next runs stand on the server as SCHEDULED."""
     api, _, log = services
-    scheduled = wait_for("scheduled run", lambda: runs(api, "build-and-train", "SCHEDULED"), 90, log)
+    scheduled = wait_for("scheduled run", lambda: runs(api, "build-dataset", "SCHEDULED"), PATIENCE_S, log)
     assert all(run["auto_scheduled"] for run in scheduled)
+
+
+@pytest.mark.services
+def test_training_survives_its_surroundings(services: tuple[str, Path, Path]) -> None:
+    """A training goes on when the server is killed, and when it is itself; with its worker killed Retry goes on.
+
+    All of it is one training run, and a new training starts within two minutes of the worker's end.
+    """
+    api, store, log = services
+    before = len(list(store.glob("runs/*")))
+    first = ask(api, "train", {"dataset": "sample", "config": LONG})
+    wait_for(
+        "training", lambda: len(list(store.glob("runs/*"))) > before and kimg(store) > 0.1, PATIENCE_S, log
+    )
+    folder = max(store.glob("runs/*"))
+
+    port = api.split(":")[-1].removesuffix("/api")
+    [server] = processes("prefect", "server start", port)
+    server.kill()
+    wait_for("server", lambda: state(api, first), PATIENCE_S, log)
+    reached = kimg(store)
+    wait_for("progress", lambda: kimg(store) > reached + 0.1, PATIENCE_S, log)
+    assert state(api, first) == "Running"
+
+    [training] = processes("-m training", folder.name)
+    training.kill()
+    wait_for("retry", lambda: processes("-m training", folder.name), PATIENCE_S, log)
+    reached = kimg(store)
+    wait_for("progress", lambda: kimg(store) > reached + 0.1, PATIENCE_S, log)
+    assert state(api, first) == "Running"
+    assert "was killed by SIGKILL, perhaps out of memory" in log.read_text()
+
+    for worker in processes("worker start", "--pool gpu"):
+        if worker.environ().get("PREFECT_API_URL") == api:
+            worker.kill()
+    second = ask(api, "train", {"dataset": "sample", "config": TINY})
+    wait_for("end of the first", lambda: state(api, first) == "Crashed", 60, log)
+    wait_for("next training", lambda: state(api, second) == "Completed", 120, log)
+
+    saved = int(Run(folder).newest_checkpoint().name)
+    retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+    called("POST", f"{api}/flow_runs/{first}/set_state", retry)
+    wait_for("retry", lambda: shown_kimg(Run(folder)) > saved / 1000 + 0.03, PATIENCE_S, log)
+    assert len(list(store.glob("runs/*"))) == before + 2
+    called("POST", f"{api}/flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_for("cancelling", lambda: state(api, first) == "Cancelled", PATIENCE_S, log)
+    assert processes("-m training", folder.name) == []
+
+
+@pytest.mark.services
+def test_a_run_is_not_lost_with_a_worker_that_was_about_to_start_it(services: tuple[str, Path, Path]) -> None:
+    """A worker that is killed while it submits a run leaves it to the next one, which does it."""
+    api, _, log = services
+    run = ask(api, "train", {"dataset": "sample", "config": TINY})
+    deadline = time.monotonic() + 60
+    while state(api, run) not in ("Pending", "Submitting"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for worker in processes("worker start", "--pool gpu"):
+        if worker.environ().get("PREFECT_API_URL") == api:
+            worker.kill()
+    wait_for("training", lambda: state(api, run) == "Completed", PATIENCE_S, log)
+
+
+@pytest.mark.services
+def test_deploying_again_leaves_an_operators_settings(services: tuple[str, Path, Path]) -> None:
+    """A pool's limit, a paused schedule and a disabled automation stay, and are told; --reset undoes them."""
+    api, store, _ = services
+
+    def deploy(*flags: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "deploy", *flags], cwd=store.parent, check=True,
+            env={**os.environ, "PREFECT_API_URL": api, "PREFECT_HOME": str(store.parent / "home")},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        return done.stdout
+
+    build = called("GET", f"{api}/deployments/name/build-dataset/build-dataset")
+    [schedule] = build["schedules"]
+    called("PATCH", f"{api}/work_pools/gpu", {"concurrency_limit": 3})
+    paused = {"active": False, "schedule": schedule["schedule"]}
+    called("PATCH", f"{api}/deployments/{build['id']}/schedules/{schedule['id']}", paused)
+    [trigger] = called("GET", f"{api}/automations/related-to/prefect.deployment.{train_deployment(api)}")
+    called("PATCH", f"{api}/automations/{trigger['id']}", {"enabled": False})
+    said = deploy()
+    changed = [
+        "pool gpu: concurrency_limit is 3 on the server, and None in the file",
+        "deployment build-dataset: schedules.weekly.active is False on the server, and True in the file",
+        "automation train__automation_1: enabled is False on the server, and True in the file",
+    ]
+    assert [line for line in changed if line in said] == changed, said
+    assert len(json.loads(deploy("--diff", "--json"))) == 3
+    deploy("--reset")
+    assert deploy("--diff") == "no difference\n"
+
+
+@pytest.mark.services
+def test_a_pool_of_containers_is_served_by_prefect_s_own_worker(services: tuple[str, Path, Path]) -> None:
+    """`likeness worker` refuses a pool of Docker's type in one sentence, which names what serves it."""
+    api, store, _ = services
+    called("POST", f"{api}/work_pools/", {"name": "boxes", "type": "docker"})
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "worker", "boxes", "--store", str(store)],
+        env={**os.environ, "PREFECT_API_URL": api, "PREFECT_HOME": str(store.parent / "home")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert (
+        "'boxes' is of type docker: prefect worker start --pool boxes --type docker serves it" in done.stderr
+    )
+    called("DELETE", f"{api}/work_pools/boxes")
+
+
+@pytest.mark.services
+def test_a_doctor_finds_all_well_and_then_what_is_wrong(services: tuple[str, Path, Path]) -> None:
+    """With all servers up nothing is a problem; a run that nobody works on is one, and ends the command with 1."""
+    api, store, _ = services
+
+    def doctor() -> tuple[int, dict[str, str]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "doctor", "--store", str(store), "--json"],
+            env={**os.environ, "PREFECT_API_URL": api}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, {one["of"]: one["state"] for one in json.loads(done.stdout)}
+
+    status, found = doctor()
+    assert (status, {of for of, state in found.items() if state == "problem"}) == (0, set())
+    assert {"server", "leases", "pool dataset", "pool gpu", "flow runs", "MLflow", "versions"} <= set(found)
+    run = run_without_worker(api, worker_name("gpu"))
+    status, found = doctor()
+    assert (status, found["flow runs"]) == (1, "problem")
+    called("DELETE", f"{api}/flow_runs/{run}")
+
+
+@pytest.mark.services
+def test_a_run_that_falls_silent_is_crashed(services: tuple[str, Path, Path]) -> None:
+    """The automation of prefect.yaml, made to wait seconds and no minutes, crashes a run without a second heartbeat."""
+    api, _, log = services
+    [automation] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["automations"]
+    automation |= {"name": "soon", "trigger": {**automation["trigger"], "within": 10}}
+    made = called("POST", f"{api}/automations/", automation)
+    run = run_without_worker(api)
+    heartbeat = {
+        "event": "prefect.flow-run.heartbeat",
+        "occurred": datetime.now(UTC).isoformat(),
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+        "id": str(uuid4()),
+    }
+    time.sleep(5)  # until the server has heard of the automation
+    called("POST", f"{api}/events", [heartbeat])
+    wait_for("crash", lambda: state(api, run) == "Crashed", PATIENCE_S, log)
+    called("DELETE", f"{api}/automations/{made['id']}")
 
 
 @pytest.mark.skipif(
@@ -118,7 +236,7 @@ def test_what_is_started_is_told_to_send_nothing(tmp_path: Path) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     environment = {name: value for name, value in os.environ.items() if name not in told}
-    ports = ["--port", str(free_port()), "--mlflow-port", str(free_port())]
+    ports = [part for name in ("", "mlflow-", "files-") for part in (f"--{name}port", str(free_port()))]
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "services", "--store", "store", *ports],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -298,7 +298,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
             f"--user-data-dir={profile}",
         ]
         command += ["--virtual-time-budget=10000", "--dump-dom", path.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
 
     return dumped
 

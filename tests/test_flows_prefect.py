@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,35 +10,37 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.events.filters import EventFilter, EventNameFilter
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.build import build, run_with
 from flows.build_and_train import build_and_train
 from flows.build_dataset import PUBLISHED, build_dataset
+from flows.forget import forget
+from flows.operations.announce import TOLD, WITHDRAWN
 from flows.operations.secrets import secret
 from flows.options import BuildAndTrainOptions, BuildOptions
+from preprocessing.asked import Asked
 from preprocessing.config import BuildConfig
+from preprocessing.forgetting import find
 from storage.datasets.dataset import open_dataset
 from storage.lineage.trace import trace
+from storage.runs import find_run, run_of_flow
 from storage.store import Store
 from training.config import TrainConfig
 
-BUILD = BuildConfig(source="sample:12", name="sample", resolution=32)
+BUILD = BuildConfig.model_validate(
+    {"source": "sample:12", "name": "sample", "resolution": 32, "detect": {"min_quad_px": 128}}
+)
 TRAINING = TrainConfig.model_validate(
     {"preset": "smoke", "resolution": 16, "stable_kimg": 0.032, "fade_kimg": 0.032, "total_kimg": 0.128,
      "tick_kimg": 0.032, "snapshot_kimg": 0.064, "device": "cpu"}
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server() -> Iterator[None]:
-    """A Prefect server with a database of its own."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def whole(store: Store) -> State[Any]:
+def whole(prefect_server: None, store: Store) -> State[Any]:
     """The whole pipeline: sample in, trained generator out."""
-    options = BuildAndTrainOptions(store=store.root, workers=2)
+    options = BuildAndTrainOptions(store=store.root, workers=1)
     return build_and_train(BUILD, TRAINING, options, return_state=True)
 
 
@@ -62,6 +63,32 @@ def test_the_whole_pipeline_completes(whole: State[Any], store: Store) -> None:
     reference = f"sample@{result['dataset']['version']}"
     assert result["training"]["dataset"] == open_dataset(store, "sample").reference == reference
     assert result["training"]["kimg"] == 0.128
+
+
+def test_runs_are_named_and_tagged(whole: State[Any]) -> None:
+    """What each run is of can be read off its name and its tags."""
+    result = whole.result()
+    version = result["dataset"]["version"]
+    with get_client(sync_client=True) as client:
+        runs = {run.name: set(run.tags) for run in client.read_flow_runs()}
+    assert runs["sample 32px sample"] >= {"dataset:sample", "source:sample", f"version:{version}"}
+    tags = runs[f"sample@{version[:4]} smoke"]
+    assert tags >= {
+        "dataset:sample",
+        f"version:{version}",
+        "preset:smoke",
+        f"run:{result['training']['run']}",
+    }
+
+
+def test_a_flow_run_goes_on_with_what_it_began(whole: State[Any], store: Store) -> None:
+    """A training run says which flow run began it, and that one finds it again and has nothing left to do."""
+    run = find_run(store, whole.result()["training"]["run"])
+    began = str(whole.state_details.flow_run_id)
+    assert run.record.flow_run_id == began
+    found = run_of_flow(store, began)
+    assert found is not None
+    assert found.id == run.id
 
 
 def test_a_grid_leads_back_to_photographs(whole: State[Any], store: Store) -> None:
@@ -101,9 +128,9 @@ def test_artifacts_show_every_stage(whole: State[Any]) -> None:
         assert f"{stage}-counts" in keys
 
 
-def test_a_build_of_its_own_emits_the_event_once(store: Store, whole: State[Any]) -> None:
+def test_a_build_of_its_own_emits_the_event_once(store: Store, cluster: str, whole: State[Any]) -> None:
     """As the top-level flow `build-dataset` says once which version was published, and that nothing changed."""
-    state = build_dataset(BUILD, BuildOptions(store=store.root, workers=1), return_state=True)
+    state = build_dataset(BUILD, BuildOptions(store=store.root, scheduler=cluster), return_state=True)
     assert state.is_completed(), state.message
     assert state.result()["unchanged"] is True
     assert state.result()["version"] == whole.result()["dataset"]["version"]
@@ -113,10 +140,33 @@ def test_a_build_of_its_own_emits_the_event_once(store: Store, whole: State[Any]
     assert event.resource.id == "dataset.sample"
 
 
-def test_the_command_line_gives_the_same_version(whole: State[Any], tmp_path: Path) -> None:
+def test_the_command_line_gives_the_same_version(whole: State[Any], cluster: str, tmp_path: Path) -> None:
     """The same config without Prefect, in another store, is the same dataset."""
-    built = build(BUILD, BuildOptions(store=tmp_path, workers=1), run_with(lambda _: None))
+    built = build(BUILD, BuildOptions(store=tmp_path, scheduler=cluster), run_with(lambda _: None))
     assert built.dataset.version == whole.result()["dataset"]["version"]
+
+
+def test_what_is_withdrawn_is_told(store: Store, cluster: str, whole: State[Any]) -> None:
+    """After a photograph was forgotten the server has no picture of the version that held it, and an event says so."""
+    before = open_dataset(store, "sample")
+    assert whole.is_completed()
+    assert any(before.reference in str(one.description) for one in pictures())
+    found = find(store, Asked(hash=(before.images()[0]["photo_sha256"],), similar=False))
+    done = forget(store, found, BuildOptions(store=store.root, scheduler=cluster), run_with(lambda _: None))
+    assert done.certificate.prefect == TOLD
+    assert not any(before.reference in str(one.description) for one in pictures())
+    wait_for_events()
+    [event] = events(WITHDRAWN)
+    assert event.payload["reference"] == open_dataset(store, "sample").reference
+    assert event.payload["withdrawn"] == [before.reference]
+    assert event.payload["runs"] == [whole.result()["training"]["run"]]
+
+
+def pictures() -> list[Any]:
+    """The contact sheets that the server has."""
+    with get_client(sync_client=True) as client:
+        sheets = ArtifactFilter(key=ArtifactFilterKey(any_=["contact-sheet"]))
+        return list(client.read_artifacts(artifact_filter=sheets))
 
 
 def published() -> list[Any]:
@@ -135,7 +185,7 @@ def wait_for_events() -> None:
     """Wait until the server has all that was emitted: they travel apart from the run, in order, this one last."""
     last = f"test.{uuid4()}"
     emit_event(last, resource={"prefect.resource.id": "test"})
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not events(last):
         assert time.monotonic() < deadline, "events do not arrive"
         time.sleep(0.1)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import LocalCluster
 from PIL import Image, ImageFilter
 from raw_web import Request, reply, serving
 
@@ -50,13 +48,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines.append({"file": "other.txt", "sha256": "0" * 64})
     (folder / "photos.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """One Dask worker for all builds of this file."""
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
-        yield cluster.scheduler_address
 
 
 def silent(_: Progress) -> None:
@@ -190,8 +181,9 @@ def test_a_missing_table_row_is_not_passed_over(first: Built, tmp_path: Path) ->
     """Tables that lack a photograph of the manifest give no silent smaller dataset."""
     shutil.copytree(first.dataset.store.path("datasets"), tmp_path / "datasets")
     dataset = open_dataset(Store(tmp_path), first.dataset.reference)
-    put_table(dataset.store, f"{dataset.key}/rejections.parquet", [], REJECTION_SCHEMA)
-    with pytest.raises(IntegrityError, match=r"rejections\.parquet no longer has"):
+    path = dataset.folder / "rejections.parquet"
+    put_table(dataset.store, f"{dataset.key}/{path.name}", [], REJECTION_SCHEMA)
+    with pytest.raises(IntegrityError, match=rf"{path} no longer holds what it was published with"):
         crawled(dataset, LicensesConfig())
 
 

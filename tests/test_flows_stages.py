@@ -32,6 +32,7 @@ CONFIG = BuildConfig.model_validate(
     {
         "source": "sample:8",
         "resolution": 32,
+        "detect": {"min_quad_px": 128},
         "curate": {"pdq_max_distance": None},
         "shard": {"images_per_shard": 2},
     }
@@ -68,10 +69,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
-def test_a_plain_loop_gives_the_version_of_a_cluster(store: Store, tmp_path: Path) -> None:
+def test_a_plain_loop_gives_the_version_of_a_cluster(store: Store, cluster: str, tmp_path: Path) -> None:
     """The same photographs and config give the same version on a loop and on Dask, and it is intact."""
     looped, _, _ = published(store)
-    built = build(CONFIG, BuildOptions(store=tmp_path, workers=1, chunk_size=2), run_with(silent))
+    built = build(CONFIG, BuildOptions(store=tmp_path, scheduler=cluster, chunk_size=2), run_with(silent))
     assert built.dataset.version == looped.version
     assert verify(looped).problems == []
 
@@ -99,17 +100,19 @@ def test_other_code_reuses_nothing(
     curated = curate(silent, CONFIG, crawled.photos, aligned)
     again = shard(context(store), silent, CONFIG, crawled, aligned, curated)
     assert again.reused == len(version.manifest.shards)
-    keys = {key for key in store.keys("chunks/shard") if key.endswith(".tar")}
-    assert len(keys) == 2 * len(again.shards), keys
+    keys = list(store.keys("chunks/shard"))
+    records = [key for key in keys if key.endswith(".json") and not key.endswith(".index.json")]
+    assert len(records) == 2 * len(again.shards), keys
+    assert len([key for key in keys if key.endswith(".tar")]) == len(again.shards), keys
 
 
 @pytest.mark.parametrize("work", [align_chunk, pack_shard])
 def test_a_worker_of_other_code_does_nothing(work: Callable[..., object], tmp_path: Path) -> None:
     """A chunk asked for under the digest of other code is refused before anything is read or written."""
-    job = ["0" * 64] if work is align_chunk else ShardJob(0, pa.table({}), [])
+    job = [("0" * 64, None)] if work is align_chunk else ShardJob(0, "all", pa.table({}), [])
     given: dict[str, Any] = {"suffix": "png", "chunks": None}
     if work is align_chunk:
-        given = {"prefix": "chunks", "config": CONFIG.faces, "schema": pa.schema(FACE_FIELDS)}
+        given = {"prefix": "chunks", "faces": lambda *_: [], "schema": pa.schema(FACE_FIELDS), "side_px": 32}
     with pytest.raises(ConfigError, match="other code or library versions"):
         work(job, store=Store(tmp_path), code="0" * 64, **given)
     assert not list(tmp_path.iterdir())

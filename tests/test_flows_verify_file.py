@@ -152,7 +152,9 @@ def test_marks_of_others_are_read() -> None:
     assert credentials.lineage == {}
 
 
-def test_a_build_refuses_what_was_drawn(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_build_refuses_what_was_drawn(
+    run: Run, tmp_path: Path, cluster: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A drawn face among the photographs of a folder is rejected as synthetic, unless that is allowed."""
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -160,7 +162,7 @@ def test_a_build_refuses_what_was_drawn(run: Run, tmp_path: Path, capsys: pytest
     (photos / "scene.jpg").write_bytes(scene_bytes(1))
     for is_refused in (True, False):
         settings = {"source": f"folder:{photos}", "fetch": {"reject_synthetic": is_refused}, "resolution": 32}
-        options = BuildOptions(store=tmp_path / f"store{is_refused}", workers=1)
+        options = BuildOptions(store=tmp_path / f"store{is_refused}", scheduler=cluster)
         config = BuildConfig.model_validate(settings)
         dataset = build(config, options, run_with(lambda _: None)).dataset
         rejected = {row["ref"]: row["reason"] for row in dataset.table("rejections").read().to_pylist()}

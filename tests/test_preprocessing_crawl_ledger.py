@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preprocessing.crawl.hosts import Memory, Origin, PutOff
-from preprocessing.crawl.ledger import LEGACY, PARTITIONS, Entry, Ledger, partition_of, timestamp
+from preprocessing.crawl.ledger import MOST_SMALL, Ledger
 from preprocessing.crawl.retry import resumes_at
 from preprocessing.crawl.robots_txt import parse_robots
+from preprocessing.crawl.rows import PARTITIONS, Entry, partition_of, timestamp
+from preprocessing.crawl.segments import LEGACY
 from preprocessing.reject import Reason
 from storage.errors import FormatError, IntegrityError
 from storage.store import Store
@@ -68,6 +71,33 @@ def test_rows_come_back(tmp_path_factory: pytest.TempPathFactory, entries: list[
         assert {entry.url: entry for entry in held.each()} == {entry.url: entry for entry in here}
 
 
+def test_what_is_erased_is_in_no_file(tmp_path: Path) -> None:
+    """Rows by address, by redirect and by photograph are gone from SQLite, segments and older tables; others stay, and
+    a file that is lost is made again without them.
+    """
+    store = Store(tmp_path)
+    secret = [entry(7, sha256="7" * 64, headers='[["x","secret-7"]]', signals='{"secret":7}')]
+    secret += [entry(8, place="http://b.example/secret"), entry(9, sha256="9" * 64, detail="secret-9")]
+    kept = [entry(number, sha256="1" * 64, headers='[["x","y"]]') for number in range(3)]
+    with Ledger(store).held(ALL) as held:
+        held.put([*kept, *secret])
+    with Ledger(store).held(ALL) as held:
+        held.put([entry(10, sha256="7" * 64, detail="secret-10")])
+    with Ledger(store).read() as held:
+        assert held.addresses_of(["7" * 64]) == ["http://a.example/10", "http://a.example/7"]
+    assert Ledger(store).erase(["http://b.example/secret", "http://a.example/9"], ["7" * 64]) == 4
+    assert Ledger(store).erase(["http://b.example/secret"], ["7" * 64]) == 0
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        held_bytes = path.read_bytes()
+        if path.suffix == ".parquet":
+            held_bytes += str(pq.read_table(path).to_pylist()).encode()
+        assert b"secret" not in held_bytes, path
+    for path in store.path("ledger/working").glob("*.sqlite*"):
+        path.unlink()
+    with Ledger(store).held(ALL) as held:
+        assert {one.url for one in held.each()} == {one.url for one in kept}
+
+
 def test_a_row_replaces_the_one_before(tmp_path: Path) -> None:
     """An address has one row, the last that was written, and its headers are the last ones."""
     store = Store(tmp_path)
@@ -91,6 +121,32 @@ def test_of_two_segments_the_newer_row_holds(tmp_path: Path, is_first: bool) -> 
             stores[2].put(key, store.get(key))
     with Ledger(stores[2]).held(ALL) as held:
         assert list(held.each()) == [new, gone]
+
+
+def test_many_small_segments_become_few(tmp_path: Path) -> None:
+    """However many crawls there were, a partition has few segments, which say all; a damaged one stays as it is."""
+    store = Store(tmp_path)
+    segments = f"ledger/segments/{partition_of('a.example'):02d}"
+    for day in range(1, 2 * MOST_SMALL + 4):
+        at = f"2026-01-{day:02d}T00:00:00.000000+00:00"
+        with Ledger(store).held(ALL) as held:
+            held.put([entry(day, headers="[]"), entry(0, asked_at=at, attempts=day)])
+        keys = list(store.keys(segments))
+        assert len(keys) <= MOST_SMALL + 1
+        if day == 3:
+            damaged = keys[0]
+            held_by = store.get(damaged)
+            store.path(damaged).write_bytes(held_by[:-1])
+    assert store.exists(damaged)
+    store.path(damaged).write_bytes(held_by)
+    with Ledger(store).read() as held:
+        rows = list(held.each())
+    assert [row.attempts for row in rows if row.url.endswith("/0")] == [2 * MOST_SMALL + 3]
+    assert len(rows) == 2 * MOST_SMALL + 4
+    for path in store.path("ledger/working").iterdir():
+        path.unlink()
+    with Ledger(store).read() as held:
+        assert list(held.each()) == rows
 
 
 def test_damage_is_named_and_a_lost_file_is_made_again(tmp_path: Path) -> None:

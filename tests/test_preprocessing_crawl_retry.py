@@ -56,6 +56,12 @@ def test_any_date_is_read_as_it_was_written(when: datetime, zone_min: int) -> No
     assert [retry_after_s(form, NOW) for form in forms] == [wait_s] * len(forms), forms
 
 
+def test_names_of_zones_are_read() -> None:
+    """A zone that a mail program would name is no reason to come before the time that was asked for."""
+    for zone, hours in (("GMT", 0), ("EST", 5), ("EDT", 4), ("PST", 8), ("pdt", 7)):
+        assert retry_after_s(f"Thu, 26 Nov 2026 12:00:10 {zone}", NOW) == hours * 3600 + 10, zone
+
+
 @given(
     st.text() | st.from_regex(r"\w{3}, \d+ \w{3} \d+ \d+:\d+:\d+ [+-]\d+"),
     st.datetimes(timezones=st.just(UTC)),

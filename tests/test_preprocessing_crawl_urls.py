@@ -61,6 +61,14 @@ def test_credentials_are_kept_for_their_host_alone() -> None:
     assert web_address("https://o.example/", address).credentials is None
 
 
+def test_an_ipv6_host_stands_in_brackets_on_the_wire() -> None:
+    """An address of version 6 is handed over as aiohttp reads it, with its port and without."""
+    for text in ("http://[2606:2800:21f::1]/a.jpg?x", "http://[2606:2800:21f::1]:8080/a.jpg"):
+        address = web_address(text)
+        assert str(address.wire) == text
+        assert (address.wire.host, address.wire.port) == (address.host, address.port)
+
+
 def test_the_wire_carries_the_target_byte_for_byte() -> None:
     """aiohttp sends the request line of every case as its target says, and no credentials of its own accord."""
     targets = [case["request"] for case in CASES if "request" in case]

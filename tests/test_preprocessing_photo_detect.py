@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import dlib
 import numpy as np
@@ -15,6 +14,7 @@ from preprocessing.photo import detect
 from preprocessing.photo.align import crop_quad, quad_side
 from preprocessing.photo.decode import DecodeConfig, decode
 from preprocessing.photo.detect import DetectConfig, detect_faces, landmarks_in_box
+from preprocessing.photo.frontal import FrontalBox, frontal_boxes
 
 
 def test_the_scale_follows_the_smallest_face() -> None:
@@ -86,12 +86,11 @@ def test_the_detector_never_sees_more_than_it_may(
     """A photograph whose picture would be too large is reduced further; its large faces are still found."""
     seen = []
 
-    class Watched:
-        def run(self, picture: NDArray[np.uint8], upsample: int, threshold: float) -> Any:
-            seen.append(picture.size)
-            return dlib.get_frontal_face_detector().run(picture, upsample, threshold)
+    def watched(picture: NDArray[np.uint8], threshold: float) -> list[FrontalBox]:
+        seen.append(picture.size)
+        return frontal_boxes(picture, threshold)
 
-    monkeypatch.setattr(detect, "_detector", Watched)
+    monkeypatch.setattr(detect, "frontal_boxes", watched)
     found = detect_faces(group, DetectConfig(min_quad_px=40, max_pixels=500_000))
     assert seen[0] <= 502_000
     assert any(quad_side(crop_quad(face.landmarks)) > 300 for face in found)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from preprocessing.photo.c2pa import Statement, statements
-from preprocessing.photo.embedded import embedded
+from preprocessing.photo.embedded import MAX_PACKET_BYTES, embedded
 from preprocessing.photo.xmp import Property, properties
 
 MARKED = Path(__file__).parent / "data" / "marked"
@@ -109,6 +109,25 @@ def test_an_inflation_is_bounded() -> None:
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(body)) + b"iTXt" + body + b"\0" * 4
     [packet] = embedded(data).xmp
     assert len(packet) == 16 * 2**20
+
+
+def test_a_file_gives_no_more_than_is_bounded() -> None:
+    """However many packets inflate, and however often a manifest is announced, all of them together are few bytes."""
+    text = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(MAX_PACKET_BYTES // 2 + 1), 9)
+    chunk = struct.pack(">I", len(text)) + b"iTXt" + text + bytes(4)
+    found = embedded(b"\x89PNG\r\n\x1a\n" + chunk * 20)
+    assert sum(map(len, found.xmp)) == MAX_PACKET_BYTES
+    described = b"\0\0\0\x20jumdc2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x00\x38\x9b\x71"
+    announced = b"GIF89a" + (struct.pack(">I", 10**6) + b"jumb" + described) * 1000
+    assert 0 < sum(map(len, embedded(announced).c2pa)) <= len(announced)
+
+
+def test_what_fills_a_jpeg_is_passed_over() -> None:
+    """A packet behind millions of filling bytes is found."""
+    packet = b"http://ns.adobe.com/xap/1.0/\0" + PACKET.encode()
+    data = jpeg((0xE1, packet))
+    filled = data[:2] + b"\xff" * 2**23 + data[2:]
+    assert embedded(filled).xmp == embedded(data).xmp == (PACKET.encode(),)
 
 
 def test_entities_are_refused() -> None:

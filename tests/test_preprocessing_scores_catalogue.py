@@ -120,6 +120,28 @@ FUNCTION = '''
 """How each score'''
 
 
+COMMANDS = """
+import io, json, runpy, sys
+from contextlib import redirect_stdout
+from distributed import LocalCluster
+from flows.cli.main import main
+
+def said(work, *arguments, **names):
+    with redirect_stdout(io.StringIO()) as out:
+        try:
+            work(*arguments, **names)
+        except SystemExit as end:
+            assert not end.code, end.code
+    return json.dumps(out.getvalue())
+
+with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0",
+                  worker_dashboard_address="127.0.0.1:0", memory_limit=0) as cluster:
+    print(said(main, ["build", *sys.argv[1:], "--scheduler", cluster.scheduler_address]))
+print(said(main, ["build", *sys.argv[1:], "--dry-run", "--curate.min-face-share", "0.5"]))
+print(said(runpy.run_module, "preprocessing.scores.catalogue", run_name="__main__"))
+"""
+
+
 def test_a_new_score_is_one_entry_and_one_function(tmp_path: Path) -> None:
     """In a copy of the code, these two make a column, a rule, presets, an option, a report's section and docs."""
     copy = tmp_path / "code"
@@ -134,18 +156,15 @@ def test_a_new_score_is_one_entry_and_one_function(tmp_path: Path) -> None:
         if row["ref"] in ("david.jpg", "two.jpg"):  # the faces of two.jpg span 0.35 and 0.44 of it
             (photos / row["ref"]).write_bytes(golden.store.original(row["photo_sha256"]))
 
-    def run(*command: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": str(copy)}
-        done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=copy, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     store = Store(tmp_path / "store")
-    build = ["flows.cli", "build", "--source", f"folder:{photos}", "--resolution", "32", "--json"]
-    build += ["--store", str(store.root), "--workers", "1"]
-    assert json.loads(run(*build))["rejected"] == {"filtered": 1}
+    words = ["--source", f"folder:{photos}", "--resolution", "32", "--json", "--store", str(store.root)]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, *words],
+        cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    built, resolved, tables = map(json.loads, done.stdout.splitlines())
+    assert json.loads(built)["rejected"] == {"filtered": 1}
     dataset = open_dataset(store, "faces")
     shares = {(row["ref"], row["face_index"]): round(row["face_share"], 2) for row in dataset.images()}
     assert shares == {("david.jpg", 0): 0.79, ("two.jpg", 0): 0.44}
@@ -154,11 +173,8 @@ def test_a_new_score_is_one_entry_and_one_function(tmp_path: Path) -> None:
     report = (dataset.folder / "report" / "index.html").read_text()
     assert 'id="face_share"' in report
     assert "0.400 or more" in report
-    resolved = json.loads(run(*build, "--dry-run", "--curate.min-face-share", "0.5"))
-    assert resolved["config"]["curate"]["min_face_share"] == 0.5
-    assert "| `min_face_share` | `face_share` at least | `filtered` | 0.4 | 0.6 |\n" in run(
-        "preprocessing.scores.catalogue"
-    )
+    assert json.loads(resolved)["config"]["curate"]["min_face_share"] == 0.5
+    assert "| `min_face_share` | `face_share` at least | `filtered` | 0.4 | 0.6 |\n" in tables
 
 
 def insert(path: Path, before: str, text: str) -> None:

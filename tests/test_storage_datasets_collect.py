@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from itertools import count
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from commands import likeness
+from flows.build import build, run_with
+from flows.options import BuildOptions
+from preprocessing.config import BuildConfig
 from storage.datasets.collect import alone, delete, find_garbage
 from storage.datasets.dataset import all_versions, open_dataset
 from storage.errors import ConfigError, IntegrityError
@@ -72,6 +78,19 @@ def test_what_goes_is_gone_and_what_stays_is_whole(tmp_path: Path) -> None:
         assert trace(store, row["photo_sha256"]).images
     again = find_garbage(store, keep=1, grace_s=0)
     assert (again.versions, again.chunks, again.originals, again.leftovers) == ([], [], [], [])
+
+
+def test_what_a_kill_cut_off_goes(tmp_path: Path) -> None:
+    """A tar, its table and crops whose index or table is gone are garbage too: of a killed build, or of a killed gc."""
+    store = copied(tmp_path / "store")
+    collect(store)
+    kept = set(store.keys("chunks"))
+    orphans = {f"chunks/shard/{'0' * 64}.tar", f"chunks/shard/{'0' * 64}.parquet", "chunks/align/a/b.images"}
+    for key in orphans:
+        store.put(key, b"half")
+    assert find_garbage(store, keep=1, grace_s=3600).chunks == []
+    collect(store)
+    assert set(store.keys("chunks")) == kept
 
 
 class Killed(BaseException):
@@ -140,6 +159,18 @@ def test_nothing_is_deleted_where_a_record_cannot_be_read(tmp_path: Path, victim
     assert sorted(store.root.rglob("*")) == before
 
 
+def test_answers_go_when_they_do_not_stand_any_more(tmp_path: Path) -> None:
+    """Answers of the last day stay, whatever the grace, since they count against how often a service may be asked."""
+    store = copied(tmp_path / "store")
+    for hours in (1, 25, 50):
+        key = f"answers/api.example/{hours // 30}/{hours}.json"
+        store.put(key, b"{}")
+        os.utime(store.path(key), (time.time() - 3600 * hours,) * 2)
+    assert [path.stem for path in find_garbage(store, keep=1, grace_s=30 * 3600).answers] == ["50"]
+    collect(store)
+    assert [path.name for path in store.path("answers").rglob("*")] == ["api.example", "0", "1.json"]
+
+
 def test_nothing_is_deleted_beside_a_build(tmp_path: Path) -> None:
     """While a build works in the store, deleting is refused, and a new run waits for neither."""
     store = copied(tmp_path / "store")
@@ -166,3 +197,44 @@ def test_the_command_deletes_when_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert (status, found["deleted"], found["versions"]) == (0, True, [FIRST])
     assert references(store) == sorted([SECOND, WEB])
     assert likeness(capsys, "gc", "--keep", "0", "--store", store.root)[0] == 1
+
+
+def test_what_versions_share_stays(tmp_path: Path, cluster: str) -> None:
+    """Of two versions the older one goes, and with it the shards and parts of tables that only it had."""
+    store = Store(tmp_path)
+    config = {"source": "sample:6", "resolution": 32, "curate": {"pdq_max_distance": None}}
+    config["detect"] = {"min_quad_px": 128}
+    config["shard"] = {"images_per_shard": 2}
+    whole, fewer = (
+        build(
+            BuildConfig.model_validate({**config, "limit": limit}),
+            BuildOptions(store=store.root, scheduler=cluster),
+            run_with(print),
+        )
+        for limit in (6, 5)
+    )
+    kept = {path.stat().st_ino for path in fewer.dataset.folder.rglob("*") if path.is_file()}
+    shared = {
+        path for path in whole.dataset.folder.rglob("*") if path.is_file() and path.stat().st_ino in kept
+    }
+    assert any(path.suffix == ".tar" for path in shared)
+    collect(store)
+    assert references(store) == [fewer.dataset.reference]
+    assert verify(store, None)[1].problems == []
+    left = [path for folder in ("shard", "table") for path in store.path(f"chunks/{folder}").iterdir()]
+    tars = [path for path in left if path.suffix == ".tar"]
+    assert sorted(path.stat().st_ino for path in tars) == sorted(
+        path.stat().st_ino for path in fewer.dataset.shard_paths
+    )
+    assert len(left) == 4 * len(tars) + 2
+
+
+def test_a_chunk_of_other_kinds_stays(tmp_path: Path) -> None:
+    """A chunk whose photographs are numbers is none that can be judged: it stays, and everything else is collected."""
+    store = copied(tmp_path / "store")
+    path = store.path("chunks/align/a/b.parquet")
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"photo_sha256": [5]}), path)
+    collect(store)
+    assert references(store) == sorted([SECOND, WEB])
+    assert path.is_file()

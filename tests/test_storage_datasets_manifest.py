@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from preprocessing.columns import IMAGE_SCHEMA, REJECTION_SCHEMA
@@ -33,8 +35,8 @@ def published(store: Store, name: str = "faces", image: bytes = b"crop", reason:
     }
     row |= {"box_px": [1.0, 2.0, 3.0, 4.0], "quad_side_px": 12.5, "shard": "shards/00000.tar"}
     path = store.root / "packed.tar"
-    entries = write_shard(path, [Sample(row["key"], "png", image, b"{}")])
-    index = index_json(file_digest(path), entries)
+    written = write_shard(path, [Sample(row["key"], "png", image, b"{}")])
+    entries, index = written.entries, index_json(written)
     store.put("chunks/shard/x.tar", path)
     store.put(index_name("chunks/shard/x.tar"), index)
     row |= {"offset": entries[0].offset, "size": entries[0].size}
@@ -76,6 +78,29 @@ def test_tables_round_trip(tmp_path: Path) -> None:
     assert verify(dataset).problems == []
 
 
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_any_reader_of_parquet_finds_the_tables(tmp_path: Path, num_parts: int) -> None:
+    """A table is the file `images.parquet`, or a folder of that name that pyarrow and pandas take as one table."""
+    [row] = published(Store(tmp_path)).images()
+    rows = [{**row, "key": f"{number:x}".ljust(16, "0")} for number in range(num_parts)]
+    dataset = publish(
+        Store(tmp_path),
+        "more",
+        settings={"resolution": 64},
+        images=[table_of([row], IMAGE_SCHEMA) for row in rows],
+        image_schema=IMAGE_SCHEMA,
+        rejections=[],
+        rejection_schema=REJECTION_SCHEMA,
+        shards=[],
+        num_photos=1,
+    )
+    path = dataset.folder / "images.parquet"
+    assert path.is_file() == (num_parts == 1)
+    assert pq.read_table(path)["key"].to_pylist() == [row["key"] for row in rows]
+    assert pd.read_parquet(path)["key"].to_list() == [row["key"] for row in rows]
+    assert pq.read_table(dataset.folder / "rejections.parquet").num_rows == 0
+
+
 def test_a_name_means_its_newest_build(tmp_path: Path) -> None:
     """NAME is the latest version, NAME@PREFIX an older one; a rebuild of the old one makes it the latest again."""
     store = Store(tmp_path)
@@ -106,17 +131,19 @@ def test_wrong_references_say_what_there_is(
         open_dataset(store, reference)
 
 
-@pytest.mark.parametrize("victim", ["manifest.json", "images.parquet", "rejections.parquet", "shards/00000.tar",
-                                    "shards/00000.index.json"])  # fmt: skip
+@pytest.mark.parametrize("victim", ["manifest.json", "images.parts.json", "images.parquet", "rejections.parquet",
+                                    "shards/00000.tar", "shards/00000.index.json", "shards.txt"])  # fmt: skip
 def test_verify_names_whatever_changed(tmp_path: Path, victim: str) -> None:
     """A changed file of a version, whichever it is, is named by its path."""
     store = Store(tmp_path)
     dataset = published(store)
     other = published(Store(tmp_path / "other"), image=b"another crop", reason="too_small")
-    (dataset.folder / victim).unlink()  # a hard link: the packed chunk must keep its bytes
-    (dataset.folder / victim).write_bytes((other.folder / victim).read_bytes())
+    [path], [another] = dataset.folder.glob(victim), other.folder.glob(victim)
+    data = another.read_bytes()
+    path.unlink()  # a hard link: the packed chunk must keep its bytes
+    path.write_bytes(data if data != b"shards/00000.tar\n" else b"shards/00001.tar\n")
     problems = verify(open_dataset(store, "faces")).problems
-    assert any(victim in problem for problem in problems), problems
+    assert any(str(path) in problem for problem in problems), problems
 
 
 def test_verify_names_a_lost_original(tmp_path: Path) -> None:
@@ -129,13 +156,14 @@ def test_verify_names_a_lost_original(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "victim", ["manifest.json", "latest.json", "images.parquet", "shards/00000.index.json"]
+    "victim",
+    ["manifest.json", "../latest.json", "images.parquet", "images.parts.json", "shards/00000.index.json"],
 )
 def test_damage_is_an_error_of_one_sentence(tmp_path: Path, victim: str) -> None:
     """Whatever byte of a file is flipped, reading raises nothing but the error for it, or what was read still holds."""
     store = Store(tmp_path)
     dataset = published(store)
-    path = dataset.folder / victim if victim != "latest.json" else dataset.folder.parent / victim
+    [path] = dataset.folder.glob(victim)
     intact = path.read_bytes()
     for position in range(0, len(intact), max(len(intact) // 60, 1)):
         damaged = bytearray(intact)
@@ -147,5 +175,5 @@ def test_damage_is_an_error_of_one_sentence(tmp_path: Path, victim: str) -> None
             checked = verify(opened)
         except (FormatError, IntegrityError, NotFoundError):
             continue
-        still_holds = victim == "images.parquet" or (victim == "latest.json" and opened == dataset)
+        still_holds = path.suffix == ".parquet" or (path.name == "latest.json" and opened == dataset)
         assert checked.problems or still_holds, f"byte {position} of {victim} was not noticed"

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from storage.datasets.parts import Checked, Parts, PartsTally, column_digest
+from storage.datasets.parts import Checked, Parts, column_digest, part_key, put_part
 from storage.digest import bytes_digest
 from storage.errors import IntegrityError
-from storage.tables import PART_ROWS, write_parts
+from storage.store import Store
+from storage.tables import PART_ROWS, write_table
 
 POINTS = pa.list_(pa.list_(pa.float64()))
 COLUMNS: dict[str, tuple[pa.DataType, list[Any]]] = {
@@ -104,24 +105,54 @@ def table() -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
-def written(path: Path, table: pa.Table, size: int = 700) -> Parts:
-    """The digests of a table's parts, which is written in pieces of some size."""
-    tally = PartsTally(table.schema)
-    pieces = [table.slice(start, size) for start in range(0, table.num_rows, size)]
-    write_parts(path, tally.noted(pieces, table.schema), table.schema)
-    return Parts.of_bytes(tally.parts().as_bytes(), "parts")
+class Written:
+    """A table in a store, in parts of PART_ROWS."""
+
+    def __init__(self, root: Path, table: pa.Table) -> None:
+        self.store = Store(root)
+        pieces = [table.slice(start, PART_ROWS) for start in range(0, table.num_rows, PART_ROWS)]
+        facts = [put_part(self.store, "table", number, piece) for number, piece in enumerate(pieces)]
+        self.files = {str(part.file): self.store.path(part_key(part.sha256)) for part in facts}
+        listed = Parts.new(rows=table.num_rows, parts=[part.as_json() for part in facts])
+        self.parts = Parts.of_bytes(listed.as_bytes(), "parts")
+
+    def opened(self, *columns: str) -> Checked:
+        """As a version opens it."""
+        return Checked(self.store.path("table"), self.parts, columns, self.files.__getitem__)
+
+    def replace(self, number: int, part: pa.Table) -> Path:
+        """Another file in place of a part's, as good as that was."""
+        path = list(self.files.values())[number]
+        write_table(path, part)
+        return path
 
 
-@pytest.mark.parametrize("size", [1, 700, PART_ROWS, NUM_ROWS])
+@pytest.mark.parametrize("size", [1, 700, NUM_ROWS])
 def test_a_table_that_is_intact_is_read(tmp_path: Path, table: pa.Table, size: int) -> None:
-    """Whatever pieces it was written in, its parts have the same digests, and all of it is read."""
-    table = table.slice(0, 2100) if size == 1 else table
-    parts = written(tmp_path / "table.parquet", table, size)
-    assert parts == written(tmp_path / "other.parquet", table)
-    checked = Checked(tmp_path / "table.parquet", parts, ["text"])
+    """In whatever pieces it lay in memory, its parts are the same files, and all of it is read."""
+    pieces = [table.slice(start, size) for start in range(0, table.num_rows, size)]
+    written = Written(tmp_path / "a", pa.concat_tables(pieces))
+    assert written.parts == Written(tmp_path / "b", table).parts
+    checked = written.opened("text")
+    assert (checked.num_rows, checked.starts().tolist()) == (NUM_ROWS, [0, PART_ROWS, 2 * PART_ROWS])
     assert checked.read().equals(table)
     assert checked.read(["points", "text"]).equals(table.select(["points", "text"]))
     assert list(checked.each_row()) == checked.rows() == table.to_pylist()
+
+
+def test_a_part_is_written_once(tmp_path: Path, table: pa.Table) -> None:
+    """What is there already is not written again, unless it is damaged; and tables share what they have in common."""
+    written = Written(tmp_path, table)
+    before = {path: path.stat().st_ino for path in written.files.values()}
+    damaged = list(before)[1]
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    longer = Written(tmp_path, pa.concat_tables([table.slice(0, 2 * PART_ROWS), table.slice(0, 9)]))
+    assert longer.opened().num_rows == 2 * PART_ROWS + 9
+    assert {path: path.stat().st_ino == before[path] for path in before} == dict(
+        zip(before, (True, False, True), strict=True)
+    )
+    assert list(longer.files.values())[:2] == list(before)[:2]
+    assert written.opened().read().equals(table)
 
 
 def flipped(table: pa.Table, row: int, column: str, value: Any) -> pa.Table:
@@ -142,40 +173,55 @@ def test_only_what_is_read_is_checked(
     tmp_path: Path, table: pa.Table, row: int, column: str, value: Any
 ) -> None:
     """One value that is another, in a file that is as good as it was, is found where its part and column are read."""
-    path = tmp_path / "table.parquet"
-    parts = written(path, table)
-    written(path, flipped(table, row, column, value))
-    checked = Checked(path, parts, [])
+    written = Written(tmp_path, table)
+    number = row // PART_ROWS
+    path = written.replace(number, flipped(table, row, column, value).slice(number * PART_ROWS, PART_ROWS))
+    checked = written.opened()
     reads: list[Callable[[], object]] = [
         checked.read, checked.rows, lambda: list(checked.each_row()), lambda: checked.read([column]),
-        lambda: checked.part(row // PART_ROWS), lambda: list(checked.each_part()),
+        lambda: checked.part(number), lambda: list(checked.each_part()),
         lambda: checked.take(pc.indices_nonzero(pa.array([n == row for n in range(NUM_ROWS)])).to_numpy()),
     ]  # fmt: skip
     for read in reads:
-        with pytest.raises(
-            IntegrityError, match=rf"table\.parquet .* part {row // PART_ROWS} of its column {column}"
-        ):
+        with pytest.raises(IntegrityError, match=rf"{path} .* part {number} of its column {column}"):
             read()
     others = [name for name in table.column_names if name != column]
     assert checked.read(others).equals(table.select(others))
-    for number in {0, 1, 2} - {row // PART_ROWS}:
-        assert checked.part(number).equals(table.slice(number * PART_ROWS, PART_ROWS))
+    for other in {0, 1, 2} - {number}:
+        assert checked.part(other).equals(table.slice(other * PART_ROWS, PART_ROWS))
 
 
-def test_parts_are_where_they_were(tmp_path: Path, table: pa.Table) -> None:
-    """A table with a row or a column more or less, or cut into other parts, is refused as it is opened."""
-    path = tmp_path / "table.parquet"
-    parts = written(path, table)
-    Checked(path, parts, [])
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_part_is_what_it_was(tmp_path: Path, table: pa.Table, number: int) -> None:
+    """With a row or a column more or less, as another part, or gone, it is named as soon as it is read."""
+    part = table.slice(number * PART_ROWS, PART_ROWS)
     others = [
-        table.slice(0, NUM_ROWS - 1), table.slice(0, PART_ROWS), table.slice(0, 0),
-        pa.concat_tables([table, table.slice(0, 1)]), table.drop_columns(["count"]),
-        table.append_column("more", table["count"]),
+        part.slice(0, part.num_rows - 1), part.slice(0, 0), pa.concat_tables([part, part.slice(0, 1)]),
+        part.drop_columns(["count"]), table.slice(PART_ROWS, PART_ROWS),
     ]  # fmt: skip
-    for other in others:
-        written(path, other)
-        with pytest.raises(IntegrityError, match=r"table\.parquet no longer has the columns and the parts"):
-            Checked(path, parts, [])
-    pq.write_table(table, path)
-    with pytest.raises(IntegrityError, match=r"table\.parquet no longer has the columns and the parts"):
-        Checked(path, parts, [])
+    for place, other in enumerate(others):
+        written = Written(tmp_path / str(place), table)
+        path = written.replace(number, other)
+        with pytest.raises(
+            IntegrityError, match=str(path) if number or place != 3 else "no longer has the columns"
+        ):
+            written.opened().read()
+    written = Written(tmp_path / "gone", table)
+    path = list(written.files.values())[number]
+    path.unlink()
+    with pytest.raises(IntegrityError, match=str(path)):
+        written.opened().read()
+
+
+def test_a_list_of_parts_is_whole() -> None:
+    """A list that does not have all rows, or not all digests, is damaged, in either format."""
+    digest = "0" * 64
+    good: list[dict[str, Any]] = [
+        {"format": 2, "rows": 3, "parts": [{"rows": 3, "columns": {"a": digest}}]},
+        {"rows": 3, "part_rows": 2, "columns": {"a": [digest, digest]}},
+    ]
+    for value in good:
+        assert sum(part.rows for part in Parts.of_value(value, "parts").each()) == 3
+        for changed in ({"rows": 5}, {"rows": -1}, {"rows": 2}):
+            with pytest.raises(IntegrityError, match="parts is damaged"):
+                Parts.of_value(value | changed, "parts")

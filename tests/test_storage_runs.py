@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from storage.datasets.records import VersionSummary
-from storage.errors import ConfigError, NotFoundError
-from storage.runs import Run, create_run, find_checkpoint
+from storage.digest import file_digest
+from storage.errors import ConfigError, IntegrityError, NotFoundError
+from storage.runs import CheckpointState, Run, create_run, find_checkpoint
 from storage.store import Store
 
 DATASET = VersionSummary(
@@ -50,3 +52,37 @@ def test_what_is_not_there_is_told(run: Run) -> None:
     empty = create_run(run.store, DATASET, {"preset": "face128"})
     with pytest.raises(NotFoundError, match="has no checkpoint yet"):
         find_checkpoint(run.store, empty.id)
+
+
+def written(run: Run, name: str) -> Path:
+    """A checkpoint of one file."""
+    folder = run.checkpoints_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights").write_bytes(name.encode())
+    state = CheckpointState.new(num_images=int(name), sha256={"weights": file_digest(folder / "weights")})
+    (folder / "state.json").write_bytes(state.as_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("victim", ["weights", "state.json"])
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["deleted", "emptied"]
+)
+def test_damaged_newest_checkpoints_are_put_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, victim: str, harm: Callable[[Path], object]
+) -> None:
+    """Those newer than the newest intact one are named and kept under another name; older ones are not looked at."""
+    run = create_run(Store(tmp_path), DATASET, {"preset": "smoke"})
+    run.put_damaged_aside()
+    old, intact, damaged = (written(run, f"{number:09d}") for number in (16, 32, 48))
+    for folder in (old, damaged):
+        harm(folder / victim)
+    run.put_damaged_aside()
+    assert run.newest_checkpoint() == intact
+    assert (str(damaged / victim) in caplog.text, str(old) in caplog.text) == (True, False)
+    [aside] = run.checkpoints_dir.glob("damaged-000000048-*")
+    assert aside.is_dir()
+    harm(intact / victim)
+    with pytest.raises(IntegrityError, match=rf"{intact / victim}.* has no other checkpoint that is intact"):
+        run.put_damaged_aside()
+    assert intact.is_dir()

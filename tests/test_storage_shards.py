@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.digest import file_digest
+from storage.digest import bytes_digest, file_digest
 from storage.errors import IntegrityError
 from storage.shards import Sample, check_shard, index_json, read_entry, read_index, write_shard
 
@@ -39,18 +41,52 @@ def test_stock_reader_lists_every_sample(tmp_path: Path) -> None:
 def test_index_points_at_the_bytes(tmp_path_factory: pytest.TempPathFactory, images: list[bytes]) -> None:
     """Every entry's offset and size are those that tarfile finds, and the index survives its JSON."""
     path = tmp_path_factory.mktemp("shard") / "a.tar"
-    entries = write_shard(path, [Sample(f"{i:03}", "png", data, b"{}") for i, data in enumerate(images)])
+    samples = [Sample(f"{i:03}", "png", data, b"{}") for i, data in enumerate(images)]
+    index = write_shard(path, samples)
+    entries = index.entries
     with tarfile.open(path) as tar:
         found = [(member.name, member.offset_data, member.size) for member in tar]
     assert [(entry.name, entry.offset, entry.size) for entry in entries] == found
     assert [read_entry(path, entry) for entry in entries[::2]] == images
-    assert read_index(index_json("0" * 64, entries)).entries == entries
+    assert read_index(index_json(index)) == index
+    assert index.sha256 == file_digest(path)
+    hashed = [replace(sample, image_sha256=bytes_digest(sample.image)) for sample in samples]
+    assert write_shard(path, hashed) == index
+
+
+names = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/"), min_size=1, max_size=90
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(names, st.binary(max_size=1500), st.binary(max_size=700)), max_size=12))
+def test_the_bytes_are_those_of_tarfile(
+    tmp_path_factory: pytest.TempPathFactory, samples: list[tuple[str, bytes, bytes]]
+) -> None:
+    """Whatever names and sizes, as the standard library writes USTAR."""
+    folder = tmp_path_factory.mktemp("shard")
+    write_shard(folder / "ours.tar", [Sample(key, "webp", image, facts) for key, image, facts in samples])
+    with tarfile.open(folder / "theirs.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, image, facts in samples:
+            for suffix, data in (("webp", image), ("json", facts)):
+                member = tarfile.TarInfo(f"{key}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    assert (folder / "ours.tar").read_bytes() == (folder / "theirs.tar").read_bytes()
+
+
+@pytest.mark.parametrize("key", ["k" * 97, "é"])
+def test_what_does_not_fit_is_refused(tmp_path: Path, key: str) -> None:
+    """A name that a header cannot hold is an error, and no other name is written."""
+    with pytest.raises(ValueError, match=r"does not fit into a tar|ascii"):
+        write_shard(tmp_path / "a.tar", [Sample(key, "png", b"", b"")])
 
 
 def test_a_changed_byte_is_found_and_named(tmp_path: Path) -> None:
     """Flipping one byte of one image names the tar and that image, and no other."""
     path = tmp_path / "a.tar"
-    entries = write_shard(path, SAMPLES)
+    entries = write_shard(path, SAMPLES).entries
     sha256 = file_digest(path)
     assert list(check_shard(path, sha256, entries)) == []
     data = bytearray(path.read_bytes())

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage import tables
-from storage.tables import Stored, arrow, counted, fitted, leaders, rows_holding, table_of, write_parts
+from storage.tables import (
+    Stored,
+    arrow,
+    counted,
+    fitted,
+    leaders,
+    resized,
+    rows_holding,
+    table_of,
+    write_table,
+)
 
 SCHEMA = pa.schema([pa.field("name", pa.string()), pa.field("points", pa.list_(pa.float64()))])
 
@@ -52,21 +61,24 @@ def test_values_are_counted(values: list[str]) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [3], [4], [1, 0, 5, 9], [25]])
-def test_what_is_written_in_parts_is_the_whole(
-    tmp_path: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rows of tables of any sizes stand in one file, in their order, in parts of one size but for the last."""
+def test_tables_are_resized(sizes: list[int]) -> None:
+    """Rows of tables of any sizes come in tables of other sizes, in their order, with the columns of a schema."""
     rows = [{"name": f"row {number}", "points": [number / 3] * (number % 4)} for number in range(sum(sizes))]
     limits = np.cumsum([0, *sizes])
     parts = [table_of(rows[start:stop], SCHEMA) for start, stop in pairwise(limits)]
-    path = tmp_path / "table.parquet"
-    monkeypatch.setattr(tables, "PART_ROWS", 4)
-    write_parts(path, (part.select(["points", "name"]) for part in parts), SCHEMA)
-    stored = Stored(path, SCHEMA.names)
-    assert stored.rows() == rows
-    assert stored.starts().tolist() == list(range(0, len(rows), 4))
-    for number, start in enumerate(stored.starts()):
-        assert stored.part(number).to_pylist() == rows[start : start + 4]
+    wanted = [4] * (len(rows) // 4) + [len(rows) % 4]
+    found = list(resized((part.select(["points", "name"]) for part in parts), SCHEMA, wanted))
+    assert [part.num_rows for part in found] == wanted
+    assert [row for part in found for row in part.to_pylist()] == rows
+    assert all(part.schema.equals(SCHEMA) for part in found)
+
+
+def test_a_written_table_is_read_back(tmp_path: Path) -> None:
+    """All rows, and whole parts of them."""
+    rows = [{"name": f"row {number}", "points": [number / 3] * (number % 4)} for number in range(9)]
+    write_table(tmp_path / "table.parquet", table_of(rows, SCHEMA))
+    stored = Stored(tmp_path / "table.parquet", SCHEMA.names)
+    assert stored.rows() == stored.part(0).to_pylist() == rows
 
 
 def test_a_table_of_other_columns_is_refused() -> None:

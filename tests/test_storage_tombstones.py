@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,9 @@ def test_tombstones_name_nobody(tmp_path: Path) -> None:
     """No file holds an address or a name, two stores keep them differently, and the key is its owner's alone."""
     stores = [Store(tmp_path / name) for name in ("a", "b")]
     for store in stores:
-        Tombstones(store).bury([("author", "A. Author"), ("url", "http://a.example/1")])
+        Tombstones(store).bury([("author", "A. Author"), ("url", "http://a.example/1"), ("sha256", "a" * 64)])
     texts = [path.read_text() for store in stores for path in store.path("tombstones").iterdir()]
-    assert not any("Author" in text or "example" in text for text in texts)
+    assert not any("Author" in text or "example" in text or "a" * 64 in text for text in texts)
     one, other = (Tombstones(store).digests["author"] for store in stores)
     assert one != other
     assert stores[0].path(KEY).stat().st_mode & 0o077 == 0
@@ -59,10 +60,32 @@ def test_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="sha256"):
         Tombstones(store).has("host", "a.example")
     store.path(name).unlink()
-    newer = data.replace(b'"format": 1', b'"format": 9')
+    newer = data.replace(b'"format": 2', b'"format": 9')
     store.put(f"tombstones/{bytes_digest(newer)}.jsonl", newer)
     with pytest.raises(FormatError):
         Tombstones(store).has("host", "a.example")
+
+
+def test_hashes_of_format_1_are_honoured(tmp_path: Path) -> None:
+    """A file of format 1, which held sha256 as they are, refuses what it named, without a key and with one."""
+    store = Store(tmp_path)
+    line = {"kind": "sha256", "digest": "a" * 64, "at": "2026-01-01T00:00:00+00:00", "why": None}
+    data = f"{json.dumps({'format': 1})}\n{json.dumps(line)}\n".encode()
+    store.put(f"tombstones/{bytes_digest(data)}.jsonl", data)
+    assert Tombstones(store).among("sha256", ["a" * 64, "b" * 64]) == ["a" * 64]
+    Tombstones(store).bury([("sha256", "c" * 64)])
+    assert Tombstones(store).among("sha256", ["a" * 64, "b" * 64, "c" * 64]) == ["a" * 64, "c" * 64]
+
+
+def test_the_same_tombstones_are_one_file(tmp_path: Path) -> None:
+    """Buried again at the same time, as by a process that goes on after another was killed, they are there once."""
+    store = Store(tmp_path)
+    names = {
+        Tombstones(store).bury([("author", "A")], "asked", "2026-01-01T00:00:00+00:00") for _ in range(2)
+    }
+    assert len(names) == 1
+    assert Tombstones(store).bury([]) is None
+    assert len([key for key in store.keys("tombstones") if key.endswith(".jsonl")]) == 1
 
 
 @given(st.text())

@@ -11,9 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, PngImagePlugin
 
+from commands import likeness
+from golden_store import publishing
 from storage.datasets.dataset import Dataset, dataset_names, latest_version, open_dataset
 from storage.datasets.manifest import record_build
 from storage.datasets.records import Latest
@@ -385,3 +389,66 @@ def test_a_photograph_goes_by_its_sha256_alone(sha256: str) -> None:
     """What a table calls a photograph's sha256 is no path."""
     with pytest.raises(IntegrityError, match="is no sha256 of a photograph"):
         original_key(sha256)
+
+
+@pytest.mark.parametrize(
+    "key", ["forgets/20260101-000000-abcd/intent.json", "datasets/golden/rechecks/x.json"]
+)
+def test_verify_goes_on_behind_a_damaged_record(
+    store: Store, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    """A request to forget or a recheck that cannot be read is a problem that names its file, as any other."""
+    store.put(key, b'{"a": 1}' if "intent" in key else b"{")
+    status, out, _ = likeness(capsys, "verify", "--all", "--store", store.root)
+    assert status == 1
+    assert f"{store.path(key)} is damaged" in out
+
+
+def test_a_damaged_record_is_no_wrong_option(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence about a record that lacks its fields names its file, and no option."""
+    key = "forgets/20260101-000000-abcd/intent.json"
+    store.put(key, b'{"a": 1}')
+    status, _, err = likeness(capsys, "forget", "--url", "anna.jpg", "--store", store.root)
+    assert (status, str(store.path(key)) in err, "--" in err) == (1, True, False), err
+
+
+@pytest.mark.parametrize("harm", [os.mkfifo, Path.mkdir, lambda path: None])
+def test_a_tar_that_is_no_file_is_one_sentence(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    """An image of a tar that is a pipe, a folder, or not there is an error that names it, and nothing is waited for."""
+    path = tmp_path / "a.tar"
+    harm(path)
+    with pytest.raises(IntegrityError, match=str(path)):
+        read_entry(path, Entry("a.png", 0, 5, "0" * 64))
+
+
+def test_a_table_of_other_kinds_is_one_sentence(store: Store) -> None:
+    """A column of a kind that no table of ours has, and a column twice, are damage that names the file."""
+    publishing(store, "today")
+    dataset = open_dataset(store, "today")
+    path = dataset.folder / "images.parquet"
+    table = pq.read_table(path)
+    authors = pa.array([b"\xff"] * table.num_rows)
+    for other in (
+        table.set_column(table.column_names.index("author"), "author", authors),
+        table.append_column("author", table["title"]),
+    ):
+        path.unlink()
+        pq.write_table(other, path)
+        problems = verify(Dataset(store, dataset.name, dataset.version)).problems
+        assert any(str(path) in problem for problem in problems), problems
+        with pytest.raises(IntegrityError, match=str(path)):
+            Dataset(store, dataset.name, dataset.version).images()
+
+
+@pytest.mark.parametrize("name", [b"two\nlines", b"\xff\xfe"])
+def test_a_name_that_no_store_has_is_one_sentence(
+    store: Store, capsys: pytest.CaptureFixture[str], name: bytes
+) -> None:
+    """A file whose name is no text, or two lines, ends a look through the store in a sentence that says where it is."""
+    odd = os.fsencode(store.path("originals/ab")) + b"/" + name
+    os.makedirs(os.path.dirname(odd), exist_ok=True)
+    with open(odd, "wb"):
+        pass
+    for command in (("verify", "--all"), ("gc",), ("repair", "--all")):
+        status, _, err = likeness(capsys, *command, "--store", store.root)
+        assert (status, str(store.path("originals")) in err, err.count("\n")) == (1, True, 1), err

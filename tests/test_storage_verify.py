@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from commands import likeness
+from flows.build import build, run_with
+from flows.options import BuildOptions
+from preprocessing.config import BuildConfig
 from storage.checks import KNOWN
 from storage.datasets.dataset import open_dataset
 from storage.datasets.lookup import lookup_key, write_lookup
@@ -85,7 +88,8 @@ DAMAGES: list[tuple[str, tuple[Callable[[Path], None], ...]]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "harm"), [(name, harm) for name, harms in DAMAGES for harm in harms], ids=lambda value: str(value)[-40:]
+    ("name", "harm"), [(name, harm) for name, harms in DAMAGES for harm in harms],
+    ids=lambda value: getattr(value, "__name__", str(value)[-40:]),
 )  # fmt: skip
 def test_every_damage_is_named(store: Store, name: str, harm: Callable[[Path], None]) -> None:
     """A file that was altered, cut, emptied or deleted is named, whether or not all is hashed again."""
@@ -174,3 +178,20 @@ def test_the_command_says_a_problem_a_line(store: Store, capsys: pytest.CaptureF
         status, _, err = likeness(capsys, "verify", *unclear, *where)
         assert status == 1
         assert "say what to verify" in err
+
+
+def test_what_is_packed_is_checked(tmp_path: Path, cluster: str) -> None:
+    """Of a build's tars, their records and parts of tables, and of a version's list of shards, damage is named."""
+    config = BuildConfig.model_validate(
+        {"source": "sample:4", "resolution": 32, "detect": {"min_quad_px": 128}}
+    )
+    store = Store(tmp_path)
+    built = build(config, BuildOptions(store=store.root, scheduler=cluster), run_with(lambda _: None))
+    assert problems(store) == []
+    whole = [path for path in store.path("chunks/shard").iterdir() if path.suffix != ".parquet"]
+    for path in [*whole, *store.path("chunks/table").iterdir(), built.dataset.folder / "shards.txt"]:
+        intact = path.read_bytes()
+        cut(path)
+        assert any(str(path).removesuffix(".tar") in problem for problem in problems(store)), path
+        path.write_bytes(intact)
+    assert problems(store) == []

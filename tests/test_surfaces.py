@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,32 @@ def test_help_is_what_is_captured() -> None:
     assert {path.name for path in HELP.iterdir()} == now.keys(), "renew the pages: make frozen"
     if difference := "\n".join(filter(None, (changes(HELP / name, text) for name, text in now.items()))):
         pytest.fail(f"docs/help has changed; if this is meant: make frozen\n{difference}")
+
+
+READS = {"diff", "doctor", "figure", "ledger", "likeness", "trace", "verify", "worker"}
+"""Commands that only read, beside those that only have others, and one that works until it is stopped."""
+ASKS = {"forget": "--yes", "gc": "--delete"}
+"""Commands that say what they would do, until an option has them do it."""
+
+
+def test_every_command_says_what_it_would_do() -> None:
+    """Whatever a command writes, it can be asked about first."""
+    lacking = {
+        name
+        for name, text in pages().items()
+        if "--dry-run" not in text and name.partition(".")[0] not in READS
+    }
+    assert lacking == {f"{name}.txt" for name in ASKS}
+    for name, option in ASKS.items():
+        assert option in pages()[f"{name}.txt"]
+
+
+def test_every_field_of_a_form_is_described() -> None:
+    """Whatever Prefect's forms ask for says what it is, by its own words or those of the settings that it holds."""
+    for path in sorted((DATA / "schemas").glob("*.json")):
+        schema = json.loads(path.read_text())
+        definitions = schema["definitions"]
+        for of in (schema, *definitions.values()):
+            for name, field in of.get("properties", {}).items():
+                held = definitions.get(field.get("$ref", "").rpartition("/")[2], {})
+                assert field.get("description") or held.get("description"), f"{path.name}: {name}"

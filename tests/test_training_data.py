@@ -43,8 +43,8 @@ def encoded(pixels: ImageArray, suffix: str) -> bytes:
 
 def write_indexed(path: Path, samples: list[tuple[str, str, bytes]]) -> None:
     """A shard with its index: for each key its JSON and its image."""
-    entries = write_shard(path, [Sample(key, suffix, data, b"{}") for key, suffix, data in samples])
-    path.with_suffix(".index.json").write_bytes(index_json(file_digest(path), entries))
+    index = write_shard(path, [Sample(key, suffix, data, b"{}") for key, suffix, data in samples])
+    path.with_suffix(".index.json").write_bytes(index_json(index))
 
 
 def numbered(index: int) -> ImageArray:

@@ -216,7 +216,7 @@ def test_one_process_a_machine_compiles_ahead(
     assert found == ([{"--device": "cuda", "--world": "4", "--jobs": jobs}] if jobs else [])
 
 
-def is_gone(group: int, seconds: float = 10.0) -> bool:
+def is_gone(group: int, seconds: float = 120.0) -> bool:
     """Whether no process of a group is left, or soon will be."""
     for _ in range(round(seconds / 0.05)):
         try:
@@ -270,7 +270,7 @@ def test_what_ran_beside_a_killed_process_ends(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", training], cwd=Path(__file__).parent.parent)
     begun = time.monotonic()
     while not (tmp_path / "ready").is_file():
-        assert time.monotonic() - begun < 60, "never began"
+        assert time.monotonic() - begun < 240, "never began"
         time.sleep(0.05)
     group = int((tmp_path / "group").read_text())
     process.send_signal(signal.SIGKILL)

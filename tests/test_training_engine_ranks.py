@@ -128,7 +128,7 @@ def free_port() -> int:
     return port
 
 
-@pytest.mark.parametrize("num_nodes", [1, 2])
+@pytest.mark.parametrize("num_nodes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(tmp_path: Path, num_nodes: int) -> None:
     """The same batches on two processes, of a node or two, give one set of files, and as one process but for rounding.
 
@@ -162,6 +162,7 @@ def test_two_processes_train_as_one(tmp_path: Path, num_nodes: int) -> None:
             assert other[name] == pytest.approx(line[name], rel=1e-4, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_two_processes_share_path_lengths(tmp_path: Path) -> None:
     """Path lengths of half a batch on two processes are those on one, and the running mean moves alike.
 
@@ -188,24 +189,26 @@ def test_two_processes_share_path_lengths(tmp_path: Path) -> None:
         assert two[name] == pytest.approx(one[name], rel=rel, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on(tmp_path: Path) -> None:
     """SIGTERM saves one checkpoint and ends both in peace, with status 0; the same command then ends the run."""
     run = long_run(tmp_path)
     process = start_two(run)
     wait_for_lines(run, process, 2)
     process.terminate()
-    assert process.wait(60) == 0, said(run)
+    assert process.wait(240) == 0, said(run)
     stopped_at = int(run.newest_checkpoint().name)
     assert 0 < stopped_at < 1000, said(run)
     assert json.loads(run.result_path.read_bytes())["stopped"] is True
     assert "stopped at" in said(run)
     assert "Traceback" not in said(run)
-    assert start_two(run).wait(120) == 0, said(run)
+    assert start_two(run).wait(240) == 0, said(run)
     assert int(run.newest_checkpoint().name) == 1000
     numbers = [line.split(",")[0] for line in run.stats_path.read_text().splitlines()]
     assert len(set(numbers)) == len(numbers)
 
 
+@pytest.mark.slow
 def test_two_processes_save_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
     """Neither lives on beside a later run of the same folder, and no image shown is lost."""
     run = long_run(tmp_path)
@@ -214,21 +217,23 @@ def test_two_processes_save_when_the_one_that_started_them_is_killed(tmp_path: P
     process.kill()
     process.wait()
     begun = time.monotonic()
-    while is_trained(run) and time.monotonic() - begun < 60:
+    while is_trained(run) and time.monotonic() - begun < 240:
         time.sleep(0.1)
     assert not is_trained(run), said(run)
     assert json.loads(run.result_path.read_bytes())["stopped"] is True
     assert 0 < int(run.newest_checkpoint().name) < 1000
 
 
+@pytest.mark.slow
 def test_what_one_process_fails_with_ends_both(tmp_path: Path) -> None:
     """The other waits for statistics to be written, which cannot be; the last words say why."""
     run = long_run(tmp_path)
     run.stats_path.mkdir()
-    assert start_two(run).wait(120) == 1
+    assert start_two(run).wait(240) == 1
     assert "IsADirectoryError" in said(run).splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_image_that_one_process_cannot_read_ends_both_with_a_checkpoint(tmp_path: Path) -> None:
     """The first process writes what was trained by then, and the last words name the image and its shard."""
     store = Store(tmp_path)
@@ -240,17 +245,18 @@ def test_an_image_that_one_process_cannot_read_ends_both_with_a_checkpoint(tmp_p
     data = bytearray(shard.read_bytes())
     data[images[order[11]].offset + 100] ^= 1  # shown in the second step of 8
     shard.write_bytes(data)
-    assert start_two(run).wait(120) == 1
+    assert start_two(run).wait(240) == 1
     assert int(run.newest_checkpoint().name) == 8, said(run)
     last = said(run).splitlines()[-1]
     assert images[order[11]].name in last
     assert str(shard) in last
 
 
+@pytest.mark.slow
 def test_processes_are_not_started_by_one_of_torchruns(tmp_path: Path) -> None:
     """Two ways at once are refused in a sentence."""
     run = long_run(tmp_path)
-    assert start(run, TORCHRUN, "--processes", "2").wait(120) == 1
+    assert start(run, TORCHRUN, "--processes", "2").wait(240) == 1
     assert "torchrun starts the processes itself: leave --processes out" in said(run)
 
 

@@ -315,6 +315,9 @@ def test_an_import_draws_and_is_traced(
         "https://example.org/karras.pkl",
         *where,
     )
+    status, out, err = likeness(capsys, *words, "--dry-run", "--json")
+    assert (status, json.loads(out)["config"]["resolution"]) == (0, 256)
+    assert not (tmp_path / "store").exists()
     status, out, err = likeness(capsys, *words)
     assert (status, err) == (0, "")
     assert "import ffhq: generator and discriminator of 256 px, CC-BY-NC-4.0" in out

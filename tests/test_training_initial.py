@@ -128,6 +128,7 @@ def test_a_source_that_changed_is_refused(source: tuple[Run, VersionSummary], tm
         take_first_weights(training, run)
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_the_command_begins_with_a_run(
     source: tuple[Run, VersionSummary], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,13 +29,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 from training import convolutions, kernels  # noqa: E402
 
-SHAPES = [(2, 16, 64), (1, 72, 8), (3, 12, 4)]
+SHAPES = [(2, 16, 64), (1, 72, 8), (3, 12, 4)] if DEVICE == "cuda" else [(1, 16, 16), (1, 72, 8), (3, 12, 4)]
 """Images, channels and sides, such that blocks are whole, are cut off, and are several."""
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _small_and_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    if DEVICE == "cpu":  # the interpreter takes a millisecond a row
+        monkeypatch.setattr(kernels, "ROWS", 4)
+        monkeypatch.setattr(kernels, "TILE", 256)
 
 
 def features(num: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
@@ -141,8 +144,9 @@ def test_kernels_of_colours(shape: tuple[int, int, int]) -> None:
 def test_thin_convolutions(channels: int, size: int, stride: int) -> None:
     """Convolutions of 16 channels and their transposes are PyTorch's."""
     weight = torch.randn(channels, 16, size, size, device=DEVICE)
-    x, X = features(1, 16, 128)
-    y, Y = features(1, channels, 128 // stride)
+    side = 128 if DEVICE == "cuda" else 64 * stride
+    x, X = features(1, 16, side)
+    y, Y = features(1, channels, side // stride)
     if DEVICE == "cuda":  # products of float32 are TF32's there
         x, y, weight = x.bfloat16(), y.bfloat16(), weight.bfloat16()
         X, Y = x.double(), y.double()
@@ -156,7 +160,12 @@ def test_thin_convolutions(channels: int, size: int, stride: int) -> None:
         assert (one.double() - other).norm() <= bound * other.norm()
 
 
-def test_phases_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [
+    GeneratorPhase, DiscriminatorPhase, PathLengthPhase,
+    pytest.param(PairingDiscriminatorPhase, marks=pytest.mark.slow),
+    pytest.param(PairingGeneratorPhase, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_phases_by_kernels(kind: type[torch.nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     """Both phases of two losses, R1 and R2 in them, and path lengths have the gradients that they have in float64.
 
     The networks' weights are not channels last, and 8 px fade in.
@@ -165,28 +174,32 @@ def test_phases_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     generator, discriminator = small_networks()
     generator.lod = discriminator.lod = 2.4
-    pixels, inputs = phase_inputs(generator)
-    directions = torch.randn(8, 3, 8, 8, dtype=torch.double) / 8
+    pixels, inputs = phase_inputs(generator, num=4)
+    directions = torch.randn(4, 3, 8, 8, dtype=torch.double) / 8
     mean = torch.tensor(0.3, dtype=torch.double)
-    for phase, given in (
-        (GeneratorPhase(generator, discriminator), inputs),
-        (DiscriminatorPhase(generator, discriminator, 1000.0), (pixels, torch.empty(8, 0), *inputs)),
-        (PairingDiscriminatorPhase(generator, discriminator, 1000.0), (pixels, torch.empty(8, 0), *inputs)),
-        (PairingGeneratorPhase(generator, discriminator), (pixels, torch.empty(8, 0), *inputs)),
-        (PathLengthPhase(generator, 2.0), (mean, directions, inputs[0], *inputs[2:4], *inputs[5:])),
-    ):
-        expected, _ = GradientFunction(phase, phase.network, compiled=False)(*given)
-        fast = copy.deepcopy(phase).float().to(DEVICE)
-        with monkeypatch.context() as patch:
-            patch.setattr(ops, "_has_kernels", lambda x: x.dtype != torch.double)
-            given = tuple((x.float() if x.is_floating_point() else x).to(DEVICE) for x in given)
-            found, _ = GradientFunction(fast, fast.network, compiled=False)(*given)
-        difference = sum(
-            (one.double().cpu() - other).square().sum()
-            for one, other in zip(found.values(), expected.values(), strict=True)
-        )
-        norm = sum(gradient.square().sum() for gradient in expected.values())
-        assert (difference / norm).sqrt() < 1e-4, type(phase).__name__
+    images = torch.empty(4, 0)
+    phase, given = {
+        GeneratorPhase: (GeneratorPhase(generator, discriminator), inputs),
+        DiscriminatorPhase: (DiscriminatorPhase(generator, discriminator, 1000.0), (pixels, images, *inputs)),
+        PairingDiscriminatorPhase: (
+            PairingDiscriminatorPhase(generator, discriminator, 1000.0), (pixels, images, *inputs),
+        ),
+        PairingGeneratorPhase: (PairingGeneratorPhase(generator, discriminator), (pixels, images, *inputs)),
+        PathLengthPhase: (
+            PathLengthPhase(generator, 2.0), (mean, directions, inputs[0], *inputs[2:4], *inputs[5:]),
+        ),
+    }[kind]  # fmt: skip
+    expected, _ = GradientFunction(phase, phase.network, compiled=False)(*given)
+    fast = copy.deepcopy(phase).float().to(DEVICE)
+    monkeypatch.setattr(ops, "_has_kernels", lambda x: x.dtype != torch.double)
+    given = tuple((x.float() if x.is_floating_point() else x).to(DEVICE) for x in given)
+    found, _ = GradientFunction(fast, fast.network, compiled=False)(*given)
+    difference = sum(
+        (one.double().cpu() - other).square().sum()
+        for one, other in zip(found.values(), expected.values(), strict=True)
+    )
+    norm = sum(gradient.square().sum() for gradient in expected.values())
+    assert (difference / norm).sqrt() < 1e-4
 
 
 class OurCalls(TorchDispatchMode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 import tiny_run
+from storage.datasets.dataset import open_dataset, open_part
 from storage.errors import ConfigError
 from storage.lineage.trace import trace
 from storage.runs import Run
 from storage.store import Store
+from training.config import TrainConfig
 from training.data import ImageArray
 from training.metrics import audit as auditing
 from training.metrics import subject
@@ -33,7 +36,9 @@ from training.metrics.memorization import (
     unit_vectors,
 )
 from training.metrics.settings import AuditConfig
+from training.metrics.subject import Subject
 from training.networks import Generator
+from training.process import images_of
 
 CPU = torch.device("cpu")
 NUM = 16
@@ -223,6 +228,51 @@ def test_held_out_photographs_of_another_dataset(run: Run, crops: list[ImageArra
     assert audit(run, run.newest_checkpoint(), fewer, CPU).held_out["num_images"] == 10
     with pytest.raises(ConfigError, match="name another dataset"):
         audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="faces"), CPU)
+
+
+def test_a_split_is_trained_on_and_another_held_out(tmp_path: Path) -> None:
+    """A run of a split sees and is measured by its images alone; those of another one calibrate its audit."""
+    store = Store(tmp_path)
+    crops = list(pictures(30, 0, 16).permute(0, 2, 3, 1).numpy())
+    splits = ["test" if number % 3 == 0 else "train" for number in range(30)]
+    tiny_run.tiny_dataset(store, crops, splits=splits)
+    part = open_part(store, "faces:train")
+    run = tiny_run.trained(store, part.summary())
+    assert (run.record.dataset.num_images, run.record.dataset.split) == (20, "train")
+    images = images_of(run, TrainConfig.model_validate(run.record.config))
+    shown = {image.pixels.tobytes() for image in islice(images.stream(0, 16), 40)}
+    wanted = {crop.tobytes() for crop, split in zip(crops, splits, strict=True) if split == "train"}
+    assert shown == wanted
+    measured = Subject.of(run, run.newest_checkpoint(), CPU, psi=1.0).reals
+    assert frozenset(key for keys, _ in measured.batches(7) for key in keys) == part.keys
+    result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="faces:test"), CPU)
+    assert result.num_training_crops == 20
+    assert (result.held_out["num_images"], result.held_out["num_left_out_as_trained_on"]) == (10, 0)
+    assert result.held_out["method"].endswith(":test")
+    with pytest.raises(ConfigError, match="name another dataset"):
+        audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="faces:train"), CPU)
+    chain = trace(store, run.id)
+    assert frozenset(row["key"] for row in chain.images) == part.keys
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("faces:exam", "its splits are test, train"),
+        ("plain:test", "built without --splits"),
+        ("faces:", "no split ''"),
+    ],
+)
+def test_a_split_that_is_not_there_is_named(tmp_path: Path, reference: str, message: str) -> None:
+    """Whoever names a split that a version lacks is told which it has; a split is not taken for all of a version."""
+    store = Store(tmp_path)
+    crops = list(pictures(4, 0, 16).permute(0, 2, 3, 1).numpy())
+    tiny_run.tiny_dataset(store, crops, splits=["train", "train", "train", "test"])
+    tiny_run.tiny_dataset(store, crops, "plain")
+    with pytest.raises(ConfigError, match=message):
+        open_part(store, reference)
+    with pytest.raises(ConfigError, match="all of a version is meant here: give faces"):
+        open_dataset(store, "faces:test")
 
 
 def test_embeddings_are_of_a_quarter() -> None:

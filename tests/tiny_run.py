@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 
@@ -32,6 +33,13 @@ TINY: dict[str, Any] = {
     "batch_size": {"4": 8}, "snapshot_kimg": 0.016, "tick_kimg": 0.016, "keep_checkpoints": 10, "device": "cpu",
     "x_flips": True,
 }  # fmt: skip
+GROWING: dict[str, Any] = {
+    **TINY, "stable_kimg": 0.03, "fade_kimg": 0.02, "total_kimg": 0.1, "batch_size": {"4": 8, "16": 4},
+    "snapshot_kimg": 0.04, "tick_kimg": 0.02,
+}  # fmt: skip
+"""Of a run with more than one step at each stage of its growth."""
+PATHS = {"path_length_weight": 2, "path_length_interval": 2}
+"""What regularizes path lengths in every second step."""
 
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -39,9 +47,14 @@ LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 
 
 def tiny_dataset(
-    store: Store, images_HWC: Sequence[ImageArray], name: str = "faces", authors: Sequence[str] | None = None
+    store: Store,
+    images_HWC: Sequence[ImageArray],
+    name: str = "faces",
+    authors: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
 ) -> VersionSummary:
     """Square images published as a version of a dataset, each as of a photograph; what a run records of it."""
+    schema = IMAGE_SCHEMA if splits is None else IMAGE_SCHEMA.append(pa.field("split", pa.string()))
     samples, rows = [], []
     names = [f"Author {index}" for index in range(len(images_HWC))]
     for index, pixels in enumerate(images_HWC):
@@ -55,15 +68,16 @@ def tiny_dataset(
             "ref": f"{index}.jpg", "page": f"https://photos.example/{index}", "author": (authors or names)[index],
             "license": "CC-BY-4.0", "shard": "shards/00000.tar",
         }  # fmt: skip
+        facts |= {} if splits is None else {"split": splits[index]}
         rows.append({**dict.fromkeys(IMAGE_SCHEMA.names), **facts})
-    path = store.path("packed.tar")
-    store.put("empty", b"")  # makes the folder
-    entries = write_shard(path, samples)
-    index_bytes = index_json(file_digest(path), entries)
-    key = f"chunks/{name}.tar"
+    path = store.path("cache/packed.tar")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = write_shard(path, samples)
+    index_bytes = index_json(written)
+    key = f"chunks/shard/{written.sha256}.tar"
     store.put(key, path)
     store.put(index_name(key), index_bytes)
-    for row, entry in zip(rows, entries[::2], strict=True):
+    for row, entry in zip(rows, written.entries[::2], strict=True):
         row |= {"offset": entry.offset, "size": entry.size}
     shard = {
         "file": "shards/00000.tar", "object": key, "sha256": file_digest(path), "images": len(rows),
@@ -74,8 +88,8 @@ def tiny_dataset(
         store,
         name,
         settings=settings,
-        images=[table_of(rows, IMAGE_SCHEMA)],
-        image_schema=IMAGE_SCHEMA,
+        images=[table_of(rows, schema)],
+        image_schema=schema,
         rejections=[],
         rejection_schema=REJECTION_SCHEMA,
         shards=[shard],

@@ -1,0 +1,100 @@
+"""flows.cli: what the system refuses, for want of rights or of room, is one sentence that names the file and why."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).with_name("data")
+COMMANDS = """
+import contextlib, io, json, sys
+from flows.cli.main import main
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            main(words)
+            status = 0
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([status, said.getvalue()]))
+"""
+
+
+def bounded() -> None:
+    """What is started then keeps to files' permissions, though root started it: the bounding set lacks both rights."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH; others than root have neither
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def lines_of(command: list[str], *, is_bounded: bool) -> list[tuple[int, list[str]]]:
+    """The status and the lines on standard error of each command that a process was given."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, preexec_fn=bounded if is_bounded else None
+    )
+    return [
+        (status, said.splitlines())
+        for status, said in (json.loads(line) for line in done.stdout.splitlines())
+    ]
+
+
+def test_what_this_user_may_not_touch_is_one_sentence(tmp_path: Path) -> None:
+    """A file that may not be read, or a folder that may not be written to, is named in one line."""
+    other = shutil.copytree(DATA / "golden2" / "store", tmp_path / "other")
+    commands, victims = [], []
+    for number, (victim, mode, words) in enumerate(
+        [
+            ("runs/*/run.json", 0o000, ["trace", "RUN"]),
+            ("datasets/golden/latest.json", 0o000, ["verify", "golden"]),
+            ("datasets/golden/71485f1fada17d95/images.parquet", 0o000, ["trace", "golden@71485f1f"]),
+            ("chunks/shard", 0o500, ["pull", "golden2", str(other)]),
+        ]
+    ):
+        store = shutil.copytree(DATA / "golden" / "store", tmp_path / str(number))
+        [path], [run] = store.glob(victim), store.glob("runs/*")
+        path.chmod(mode)
+        victims.append(path)
+        commands.append([run.name if word == "RUN" else word for word in words] + ["--store", str(store)])
+    try:
+        found = lines_of([sys.executable, "-c", COMMANDS, json.dumps(commands)], is_bounded=True)
+    finally:
+        for path in victims:
+            path.chmod(0o700)
+    for path, (status, said) in zip(victims, found, strict=True):
+        assert status == 1, said
+        assert said[-1].startswith("likeness: "), said
+        assert str(path) in said[-1], said
+        assert said[-1].endswith("Permission denied"), said
+
+
+def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
+    """A disk that is full, and one that is only to be read, are named with the file that was to be written."""
+    full, fixed = tmp_path / "full", tmp_path / "fixed"
+    script = (
+        'set -e; for disk in "$1" "$2"; do mkdir "$disk"; mount -t tmpfs -o size=4k none "$disk"; done; '
+        'head -c 4096 /dev/zero > "$1/all"; mount -o remount,ro "$2"; shift 2; exec "$@"'
+    )
+    unshared = (
+        ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+    )
+    inside = [*unshared, "sh", "-c", script, "sh", str(full), str(fixed)]
+    if subprocess.run([*inside, "rm", str(full / "all")], capture_output=True, check=False).returncode != 0:
+        pytest.skip("nothing may be mounted here")
+    for disk in (full, fixed):
+        disk.rmdir()
+    commands = json.dumps([["init", str(disk)] for disk in (full, fixed)])
+    found = lines_of([*inside, sys.executable, "-c", COMMANDS, commands], is_bounded=False)
+    for disk, why, (status, said) in zip(
+        (full, fixed), ("No space left on device", "Read-only file system"), found, strict=True
+    ):
+        [line] = said
+        assert status == 1
+        assert line.startswith(f"likeness: {disk}/prefect."), line
+        assert "cannot be " in line
+        assert line.endswith(why), line
