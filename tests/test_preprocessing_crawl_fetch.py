@@ -420,12 +420,34 @@ ODD = {
     "gzip": reply(gzip.compress(PICTURE), Content_Encoding="gzip"),
     "deflate": reply(zlib.compress(PICTURE), Content_Encoding="deflate"),
     "deflate without its head": reply(zlib.compress(PICTURE)[2:-4], Content_Encoding="deflate"),
+    "gzip by its old name": reply(gzip.compress(PICTURE), Content_Encoding="x-gzip"),
+    "gzip in capitals": reply(gzip.compress(PICTURE), Content_Encoding=" X-GZip "),
+    "deflate by no name": reply(zlib.compress(PICTURE), Content_Encoding="x-deflate"),
+    "gzip in gzip": reply(gzip.compress(gzip.compress(PICTURE)), Content_Encoding="gzip, gzip"),
+    "gzip and nothing": reply(gzip.compress(PICTURE), Content_Encoding="identity, gzip"),
+    "deflate, then gzip, in two fields": reply(
+        gzip.compress(zlib.compress(PICTURE)), Content_Encoding="deflate\r\nContent-Encoding: gzip"
+    ),
+    "gzip in members": reply(
+        gzip.compress(PICTURE[:9]) + gzip.compress(PICTURE[9:]), Content_Encoding="gzip"
+    ),
+    "gzip with zeros behind": reply(gzip.compress(PICTURE) + b"\0" * 99, Content_Encoding="gzip"),
+    "gzip in chunks": chunked(gzip.compress(PICTURE)).replace(
+        b"\r\n", b"\r\nContent-Encoding: x-gzip\r\n", 1
+    ),
+    "what is no coding": reply(PICTURE, Content_Encoding="aws-chunked"),
+    "no coding at all": reply(PICTURE, Content_Encoding=""),
     "called a page": reply(PICTURE, Content_Type="text/html"),
 }
 CUT = {
     "chunks without an end": chunked(PICTURE, end=b""),
     "chunks of no size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n" + PICTURE,
     "two fields of 40,000 bytes": PLAIN.replace(b"\r\n", (b"\r\nX-A: " + b"b" * 40_000) * 2 + b"\r\n", 1),
+    "gzip that ends early": reply(gzip.compress(PICTURE)[:-9], Content_Encoding="gzip"),
+    "gzip without its end": reply(gzip.compress(PICTURE)[:-4], Content_Encoding="x-gzip"),
+    "gzip that is none": reply(PICTURE, Content_Encoding="gzip"),
+    "gzip once where twice was said": reply(gzip.compress(PICTURE), Content_Encoding="gzip, gzip"),
+    "a coding that nobody asked for": reply(PICTURE, Content_Encoding="br"),
     "less than was promised": b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + PICTURE,
     "nothing": b"",
     "no HTTP": PICTURE,
@@ -446,6 +468,32 @@ def test_odd_answers_are_photographs_and_cut_ones_are_not(crawl: Crawl) -> None:
             rejected = found[url]
             assert isinstance(rejected, Rejected), name
             assert rejected.reason is Reason.CONNECTION_FAILED, name
+
+
+def test_a_bomb_is_left_when_it_is_too_large(crawl: Crawl) -> None:
+    """Of bodies that grow as they are decoded no more is decoded than may be had, gzip in gzip too."""
+    bomb = gzip.compress(PICTURE.ljust(300 * 2**20), 1)
+    answers = {
+        "/one": reply(bomb, Content_Encoding="x-gzip"),
+        "/two": reply(gzip.compress(bomb), Content_Encoding="gzip, gzip"),
+        "/many": reply(gzip.compress(PICTURE) + gzip.compress(b"") * 5000, Content_Encoding="gzip"),
+    }
+    with serving(site(lambda request: answers[request.target])) as web:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found = crawl(*(web.url(target) for target in answers), max_bytes=2**20, timeout_s=60, retries=0)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    reasons = [getattr(found[web.url(target)], "reason", None) for target in answers]
+    assert reasons == [Reason.TOO_MANY_BYTES, Reason.TOO_MANY_BYTES, Reason.CONNECTION_FAILED]
+    assert grown < 100, f"{grown:.0f} MiB"
+
+
+def test_rules_may_be_coded(crawl: Crawl) -> None:
+    """A robots.txt that comes as gzip, by whatever name, is read."""
+    rules = reply(gzip.compress(b"User-agent: *\nDisallow: /"), Content_Encoding="x-gzip")
+    with serving(lambda request: rules if request.target == "/robots.txt" else reply(PICTURE)) as web:
+        (answer,) = crawl(web.url("/a")).values()
+    assert isinstance(answer, Rejected)
+    assert answer.reason is Reason.ROBOTS_DISALLOWED
 
 
 @pytest.fixture(scope="module")

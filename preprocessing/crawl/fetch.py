@@ -26,6 +26,7 @@ import aiohttp
 from aiohttp.connector import Connection
 from pydantic import Field
 
+from preprocessing.crawl.codings import BLOCK_BYTES, decoded
 from preprocessing.crawl.connect import Resolver
 from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Memory, Passing
 from preprocessing.crawl.published import published
@@ -48,7 +49,6 @@ DEFAULT_USER_AGENT = f"{BOT}/{version('likeness')} (+https://example.org/your-co
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _OF_HOST = frozenset({429, 503})
 """Statuses that a server says of itself rather than of one address."""
-_BLOCK_BYTES = 64 * 1024
 _CARRIED = re.compile(r"[ -~]+")
 """What a header of a request may hold."""
 _MAX_HEADER_BYTES = 64 * 1024
@@ -224,6 +224,7 @@ class Fetcher:
             # Image bytes gain nothing from compression, and identity keeps the bound on their size exact.
             headers={"User-Agent": self._config.user_agent, "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # see `preprocessing.crawl.codings`
             response_class=_Response,
             max_line_size=_MAX_HEADER_BYTES,
             max_field_size=_MAX_HEADER_BYTES,
@@ -491,15 +492,16 @@ class _Response(aiohttp.ClientResponse):
         return self
 
 
-async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    async for block in response.content.iter_chunked(_BLOCK_BYTES):
-        yield block
+def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    blocks = response.content.iter_chunked(BLOCK_BYTES)
+    fields = response.headers.getall("Content-Encoding", None)
+    return decoded(blocks, fields) if fields else blocks
 
 
 async def _text_of(response: aiohttp.ClientResponse) -> bytes:
     """The first part of a text, as long as it may be."""
     body = bytearray()
-    async for block in response.content.iter_chunked(_BLOCK_BYTES):
+    async for block in _blocks(response):
         body += block
         if len(body) >= MAX_ROBOTS_BYTES:
             break
