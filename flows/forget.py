@@ -222,7 +222,7 @@ def _num_asked(store: Store, found: Found) -> int:
 
 def _tombstones(found: Found) -> set[tuple[Kind, str]]:
     """Those of addresses and hashes; of an author who was asked for; of looks, but where a licence was asked for."""
-    rows: set[tuple[Kind, str]] = {("url", key) for key in found.addresses}
+    rows: set[tuple[Kind, str]] = {("url", address.buried_as) for address in found.addresses.values()}
     rows |= {("ref", ref) for ref in found.nameless}
     rows |= {("author", author) for author in found.asked.author}
     rows |= {("sha256", sha256) for sha256 in found.photos}

@@ -120,7 +120,7 @@ def test_items_are_refused_by_address_host_and_author(tmp_path: Path) -> None:
     blocklist = opened(tmp_path)
     assert not blocklist.names_items
     Tombstones(Store(tmp_path / "store")).bury(
-        [("url", web_address("http://a.example/%7Ea").key), ("host", "b.example"), ("author", "A. Author")]
+        [("url", web_address("http://a.example/%7Ea").buried_as), ("host", "b.example"), ("author", "A. Author")]
     )
     blocklist = opened(tmp_path)
     assert blocklist.names_items
@@ -134,3 +134,12 @@ def test_items_are_refused_by_address_host_and_author(tmp_path: Path) -> None:
     assert reason("http://c.example/x", "a.  author") is Reason.BLOCKED_AUTHOR
     assert reason(None, "A. Author") is Reason.BLOCKED_AUTHOR
     assert reason("http://c.example/x", "B. Author") is None
+
+
+def test_a_per_cent_sign_is_no_other_door(tmp_path: Path) -> None:
+    """Of an address with a lone per cent sign and the same with its escape, the tombstone of one is that of both."""
+    for number, (buried, asked) in enumerate([("100%25", "100%"), ("100%", "100%25"), ("%zz", "%25zz")]):
+        tombstones = Tombstones(Store(tmp_path / f"{number}" / "store"))
+        tombstones.bury([("url", web_address(f"http://a.example/{buried}").buried_as)])
+        refused = opened(tmp_path / f"{number}").refusal_of_address(web_address(f"http://a.example/{asked}"))
+        assert refused and refused.reason is Reason.BLOCKED_URL, (buried, asked)

@@ -93,7 +93,7 @@ class Blocklist:
 
     def refusal_of_address(self, address: WebAddress) -> Rejected | None:
         """Why an address must not be asked; redirects lead to such too."""
-        if self.tombstones.has("url", address.key):
+        if self.tombstones.has("url", address.buried_as):
             return Rejected(Reason.BLOCKED_URL, FORGOTTEN)
         if self.tombstones.has("host", address.host):
             return Rejected(Reason.BLOCKED_HOST, FORGOTTEN)

@@ -41,4 +41,4 @@ def _is_buried(tombstones: Tombstones, column: str, value: str) -> bool:
         address = web_address(value)
     except Rejected:
         return False  # a path in a folder
-    return tombstones.has("url", address.key) or tombstones.has("host", address.host)
+    return tombstones.has("url", address.buried_as) or tombstones.has("host", address.host)

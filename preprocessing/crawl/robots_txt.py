@@ -29,6 +29,9 @@ _ENDS_OF_FIELD = re.compile(r"[ \t]*:[ \t]*|[ \t]+|$")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _PRODUCT = re.compile(r"[^\s/;,()*]+")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_LONE_PER_CENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_LONE_WITHIN = re.compile(r"%(?![0-9A-Fa-f]{2}|[0-9A-Fa-f]?(?:\*|\Z))")
+"""In a pattern: one at the end of a part may be the beginning of an escape."""
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 DECIDING = ("allow", "disallow")
 """The kinds of rules of which one decides on a path."""
@@ -191,6 +194,7 @@ def _longer(delay_s: float | None, value: str) -> float | None:
 def _normalised_pattern(pattern: str) -> str:
     """A pattern in the one spelling that a target has; one without a slash at its start is given it."""
     anchor = "$" if pattern.endswith("$") else ""
+    pattern = _LONE_WITHIN.sub("%25", pattern) if "%" in pattern else pattern
     body = _normalised(pattern.removesuffix("$")).replace("$", "%24")
     return (body if body.startswith(("/", "*")) else "/" + body) + anchor
 
@@ -198,6 +202,7 @@ def _normalised_pattern(pattern: str) -> str:
 @lru_cache(maxsize=1024)
 def _normalised_target(target: str) -> str:
     # What has a meaning in patterns is escaped there where it stands for itself.
+    target = _LONE_PER_CENT.sub("%25", target) if "%" in target else target
     return _normalised(target).replace("*", "%2A").replace("$", "%24")
 
 

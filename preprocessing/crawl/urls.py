@@ -4,8 +4,8 @@
     address.target      /a%20b.jpg?Signature=ab%2Fcd%3D     what the request line carries
     address.recorded    https://h.example/a%20b.jpg?Signature=ab%2Fcd%3D
 
-What is percent-encoded stays as it is, since a signature may cover it; only what a request line cannot carry is
-quoted. Nothing that a list or a server writes raises anything but `Rejected`.
+What is percent-encoded stays as it is, since a signature may cover it, and so does a per cent sign that begins no
+escape; only what a request line cannot carry is quoted. Nothing that a list or a server writes raises anything but `Rejected`.
 Not here: whether an address may be connected to (`preprocessing.crawl.safety`).
 """
 
@@ -30,12 +30,14 @@ _PLAIN = re.compile(
 """Most addresses: nothing of them is another spelling of anything, but of the host."""
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*")
-_UNCARRIED = re.compile(r"[^!-~]|[\"<>\\^`{|}]|%(?![0-9A-Fa-f]{2})")
-"""All but the characters that RFC 3986 reserves or leaves free, and escapes."""
+_UNCARRIED = re.compile(r"[^!-~]|[\"<>\\^`{|}]")
+"""All but the characters that RFC 3986 reserves or leaves free, and per cent signs."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _LABEL = re.compile(r"[a-z0-9_-]{1,63}")
-_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+_LONE_PER_CENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ESCAPE = re.compile(r"(?<!%)(?<!%[0-9A-Fa-f])%[0-9A-Fa-f]{2}")
+"""But not one that would make an escape of the lone per cent sign before it."""
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _BLANK = " \t\r\n\f\v"
 
@@ -72,8 +74,13 @@ class WebAddress:
     @property
     def key(self) -> str:
         """One text for all spellings of this address: `recorded`, its percent-encoding normalised (RFC 3986, 6.2.2)."""
+        return self.origin + _normalised(self.target)
+
+    @property
+    def buried_as(self) -> str:
+        """What a tombstone knows it by: `key`, a lone per cent sign as `%25`, since servers take both for one."""
         target = self.target
-        return self.origin + (_ESCAPE.sub(_plain_escape, target) if "%" in target else target)
+        return self.origin + _normalised(_LONE_PER_CENT.sub("%25", target) if "%" in target else target)
 
     @property
     def wire(self) -> URL:
@@ -217,6 +224,10 @@ def _without_dots(path: str) -> str:
 
 def _quoted(target: str) -> str:
     return _UNCARRIED.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), target)
+
+
+def _normalised(target: str) -> str:
+    return _ESCAPE.sub(_plain_escape, target) if "%" in target else target
 
 
 def _plain_escape(match: re.Match[str]) -> str:
