@@ -19,6 +19,7 @@ from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.crawl.items import ITEM_COLUMNS, Asking, addressed_items, fetch_items
 from preprocessing.crawl.ledger import Ledger
 from preprocessing.crawl.rows import PARTITIONS, Entry, timestamp
+from preprocessing.crawl.signals import Signal, Signals, SignalsConfig, policy
 from preprocessing.crawl.urls import web_address
 from preprocessing.sources.urls import UrlSource
 from storage.digest import bytes_digest
@@ -113,6 +114,62 @@ def test_a_row_holds_the_evidence(crawl: Crawl) -> None:
     assert "nofollow" in (row.signals or "")
     assert row.first_asked_at == row.asked_at > "2026"
     assert row.host == f"127.0.0.1:{web.port}"
+
+
+def test_a_row_holds_what_redirects_said(crawl: Crawl) -> None:
+    """Of a photograph that redirects led to, what was looked at on the way is on record: address, line and headers."""
+    robots = reply(b"User-agent: *\nAllow: /\nContent-Usage: search=n\n")
+    answers = {
+        "127.0.0.1/robots.txt": robots,
+        "127.0.0.1/first": reply(status=302, X_Robots_Tag="nofollow"),
+        "127.0.0.2/second?x=%2f": reply(status=307, Location="/a"),
+        "127.0.0.2/a": reply(PICTURE, ETag='"1"'),
+    }
+    with serving(
+        lambda request: answers.get(request.host + request.target, reply(status=404)),
+        "127.0.0.1",
+        "127.0.0.2",
+    ) as web:
+        second = web.url("/second?x=%2f", "127.0.0.2")
+        onward = f"Location: http://u:secret@{second.removeprefix('http://')}\r\n\r\n".encode()
+        answers["127.0.0.1/first"] = answers["127.0.0.1/first"].replace(b"\r\n\r\n", b"\r\n" + onward)
+        first = f"http://me:secret@127.0.0.1:{web.port}/first"
+        for again in (False, True):
+            assert set(crawl(first, refetch=again).values()) == {None}
+            text = crawl.entry(web.url("/first")).signals or ""
+            signals = Signals.model_validate_json(text)
+            assert "secret" not in text
+            assert [hop.url for hop in signals.hops] == [web.url("/first"), second]
+            said = {(one.signal.value, one.text, one.line) for one in signals.hops[0].evidence}
+            assert said == {
+                ("robots.txt", "Allow: /", 2),
+                ("content-usage", "Content-Usage: search=n", 3),
+                ("x-robots-tag", "nofollow", None),
+            }
+            assert Signal.TDM_RESERVATION in signals.hops[0].looked_at
+            assert (signals.hops[1].evidence, signals.evidence) == ((), ())
+            assert Signal.X_ROBOTS_TAG in signals.hops[1].looked_at
+            assert Signal.SYNTHETIC in signals.looked_at
+            answers["127.0.0.2/a"] = reply(status=304)
+    lax, strict = SignalsConfig(), SignalsConfig(x_robots_tag=("nofollow",))
+    assert policy(signals, lax).is_allowed
+    assert policy(signals, strict).rule == "x-robots-tag: nofollow"
+
+
+def test_what_redirects_said_outlives_a_refusal(crawl: Crawl) -> None:
+    """Where a later crawl gets less far, what was said on the way to the photograph that is had is not lost."""
+    answers = {
+        "/to": reply(status=302, Location="/a", X_Robots_Tag="nofollow"),
+        "/a": reply(PICTURE),
+    }
+    with serving(site(answers)) as web:
+        assert set(crawl(web.url("/to")).values()) == {None}
+        answers["/a"] = reply(status=404)
+        assert set(crawl(web.url("/to"), refetch=True).values()) == {"http_status"}
+        assert len(Signals.model_validate_json(crawl.entry(web.url("/to")).signals or "").hops) == 1
+        answers["/to"] = reply(status=404)
+        assert set(crawl(web.url("/to"), refetch=True).values()) == {"http_status"}
+        assert len(Signals.model_validate_json(crawl.entry(web.url("/to")).signals or "").hops) == 1
 
 
 def test_nothing_is_asked_twice(crawl: Crawl) -> None:

@@ -137,6 +137,22 @@ def test_a_header_replaces_the_hosts_file() -> None:
     assert not policy(reserved + read_headers([("tdm-reservation", "what?")], US), ALL).is_allowed
 
 
+def test_a_redirect_speaks_for_what_it_leads_to() -> None:
+    """What a redirect says refuses, and its own reservation is not undone by a header behind it."""
+    reserved = read_tdmrep('[{"location": "/", "tdm-reservation": 1}]', "/a.jpg")
+    free = read_headers([("tdm-reservation", "0")], US)
+    assert policy(reserved + free, ALL).is_allowed
+    read = Signals(looked_at=reserved.looked_at, evidence=reserved.evidence).redirected("http://a.example/")
+    read += free
+    verdict = policy(read, ALL)
+    assert (verdict.is_allowed, verdict.rule) == (False, "tdm-reservation: 1")
+    assert verdict.unread == policy(free, ALL).unread
+    assert policy(Signals().redirected("http://a.example/") + free, ALL).is_allowed
+    assert Signals.model_validate_json(read.model_dump_json(exclude_defaults=True)) == read
+    assert read.of(Place.FILE).hops == ()
+    assert read.of(Place.HEADER).hops == read.hops
+
+
 def test_one_of_several_headers_is_enough() -> None:
     """A field that comes several times refuses where any of its values does."""
     headers = [("X-Robots-Tag", "otherbot: noindex"), ("x-robots-tag", "noai"), ("X-Robots-Tag", "all")]

@@ -139,7 +139,7 @@ def _evidence(dataset: Dataset) -> dict[str, Row]:
         by_address[entry.url] = {
             "asked_at": entry.asked_at,
             "looked_at": [signal.value for signal in signals.looked_at],
-            "evidence": [f"{one.signal.value} ({one.place.value}): {one.text}" for one in signals.evidence],
+            "evidence": list(_statements(signals)),
         }
     found = {}
     for ref in dataset.table("images").read(["ref"])["ref"].unique().to_pylist() if by_address else ():
@@ -148,6 +148,13 @@ def _evidence(dataset: Dataset) -> dict[str, Row]:
         except (Rejected, KeyError):  # no address, or one that the ledger has lost
             continue
     return found
+
+
+def _statements(signals: Signals) -> Iterator[str]:
+    """What was said of a photograph, and by the redirects that led to it."""
+    places = [(f", {hop.url}", hop.evidence) for hop in signals.hops]
+    for where, evidence in (*places, ("", signals.evidence)):
+        yield from (f"{one.signal.value} ({one.place.value}{where}): {one.text}" for one in evidence)
 
 
 class _Sheets:

@@ -155,6 +155,8 @@ def _by_signals(crawled: Crawled, held: Held, policy: SignalsConfig) -> Iterator
             if signals is None:
                 continue
             if signals not in verdicts:
+                if len(verdicts) > BATCH_ROWS:  # what redirects said is of one photograph each
+                    verdicts.clear()
                 verdicts[signals] = refused(Signals.model_validate_json(signals), policy)
             if rejected := verdicts[signals]:
                 yield Rejection(ref, rejected.reason, detail=rejected.detail)

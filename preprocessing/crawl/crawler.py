@@ -172,7 +172,8 @@ def _said(visit: Visit, before: Entry | None) -> Signals:
     looked = {Place.ROBOTS_TXT} if Signal.ROBOTS in visit.signals.looked_at else set()
     if Signal.TDM_RESERVATION in visit.signals.looked_at:
         looked.add(Place.TDMREP)
-    return visit.signals + _signals(before.signals).of(*(set(Place) - looked))
+    left = _signals(before.signals).of(*(set(Place) - looked))
+    return visit.signals + (left.model_copy(update={"hops": ()}) if visit.signals.hops else left)
 
 
 def _header(visit: Visit, name: str) -> str | None:
@@ -191,7 +192,8 @@ def _signals(text: str | None) -> Signals:
 
 
 def _signals_text(signals: Signals) -> str:
-    return _silent_text(signals.looked_at) if not signals.evidence else _spoken_text(signals)
+    is_silent = not (signals.evidence or signals.hops)
+    return _silent_text(signals.looked_at) if is_silent else _spoken_text(signals)
 
 
 @lru_cache(maxsize=1024)

@@ -268,7 +268,9 @@ class Fetcher:
             answer = await self._get(address, visit)
             if answer.location is None:
                 return
-            address = _redirected(address, answer.location)
+            target = _redirected(address, answer.location)
+            visit.signals = visit.signals.redirected(address.recorded)
+            address = target
         raise Rejected(Reason.HTTP_STATUS, f"more than {numbered(self._config.max_redirects, 'redirect')}")
 
     async def page(self, address: WebAddress) -> bytes:
@@ -285,9 +287,9 @@ class Fetcher:
     async def _ask_host(self, address: WebAddress, visit: Visit) -> None:
         """Note what the origin says of an address; `Rejected` where that refuses it."""
         self._host(address).check()
-        visit.signals = Signals()
         if self._config.respect_robots:
-            visit.signals, delay_s = await self._robots.robots(address)
+            signals, delay_s = await self._robots.robots(address)
+            visit.signals += signals
             pace = self._host(address).pace
             pace.delay_s = max(pace.delay_s, delay_s)
             self._judge(visit.signals)
@@ -439,7 +441,7 @@ class Fetcher:
 
 def refused(signals: Signals, config: SignalsConfig) -> Rejected | None:
     """The rejection that a policy asks for, with the words that refuse and where they stand."""
-    if not signals.evidence:
+    if not (signals.evidence or signals.hops):
         return None
     verdict = policy(signals, config)
     if verdict.is_allowed or verdict.reason is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
+from itertools import chain
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -65,6 +66,17 @@ class Evidence(BaseModel):
     """Of robots.txt: the name under which it was asked."""
 
 
+class Hop(BaseModel):
+    """A redirect on the way to a photograph: what was looked at for it, and what was found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    """The address that answered with it, without credentials."""
+    looked_at: tuple[Signal, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+
+
 class Signals(BaseModel):
     """What was looked at for one photograph, and what was found; what is looked at may say nothing."""
 
@@ -72,21 +84,31 @@ class Signals(BaseModel):
 
     looked_at: tuple[Signal, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    """Of the address that gave the photograph, or refused it."""
+    hops: tuple[Hop, ...] = ()
+    """The redirects that led to it."""
 
     def __add__(self, other: Signals) -> Signals:
         """Both together."""
         looked_at = _in_order(self.looked_at, other.looked_at)
-        if not (self.evidence or other.evidence):  # as of most photographs
+        if not (self.evidence or other.evidence or self.hops or other.hops):  # as of most photographs
             return _silent(looked_at)
-        return Signals(looked_at=looked_at, evidence=self.evidence + other.evidence)
+        return Signals(
+            looked_at=looked_at, evidence=self.evidence + other.evidence, hops=self.hops + other.hops
+        )
 
     def of(self, *places: Place) -> Signals:
-        """What stands in some places, and was looked at there."""
+        """What stands in some places, and was looked at there; redirects stand in headers."""
         evidence = tuple(one for one in self.evidence if one.place in places)
         looked_at = (
             signal for signal in self.looked_at if any(place in places for place in PLACES_OF[signal])
         )
-        return Signals(looked_at=tuple(looked_at), evidence=evidence)
+        hops = self.hops if Place.HEADER in places else ()
+        return Signals(looked_at=tuple(looked_at), evidence=evidence, hops=hops)
+
+    def redirected(self, url: str) -> Signals:
+        """The same before anything is known of the address that a redirect of `url` leads to."""
+        return Signals(hops=(*self.hops, Hop(url=url, looked_at=self.looked_at, evidence=self.evidence)))
 
 
 @lru_cache(maxsize=1024)
@@ -168,12 +190,13 @@ class Verdict(BaseModel):
 
 
 def policy(signals: Signals, config: SignalsConfig) -> Verdict:
-    """The verdict on one photograph: one honoured statement that refuses it is enough."""
+    """The verdict on one photograph: one honoured statement that refuses it is enough, of a redirect to it too."""
+    places = [*(hop.evidence for hop in signals.hops), signals.evidence]
     unread = tuple(signal for signal in config.honoured if signal not in signals.looked_at)
     for signal in Signal:
         if signal not in config.honoured:
             continue
-        for evidence in _standing(signals.evidence, signal):
+        for evidence in chain.from_iterable(_standing(evidence, signal) for evidence in places):
             for said in evidence.says:
                 if _refuses(signal, said, config):
                     reason = _REASONS.get(signal, Reason.OPTED_OUT.value)
