@@ -369,7 +369,10 @@ def test_path_lengths_equal_the_reference(row: str) -> None:
 def test_compiled_wgan_gp_pairing_and_path_lengths_on_a_gpu(
     dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Compiled and replayed as a CUDA graph, the other losses' and path lengths' gradients stay near float64's."""
+    """Compiled and replayed as a CUDA graph, the other losses' and path lengths' gradients stay near float64's.
+
+    Or as near as uncompiled ones of that precision: of the traditional generator, bfloat16 moves them by 0.4.
+    """
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for row in "af":
         pair = row_of_table_1(row, 0.4)[:2]
@@ -396,11 +399,18 @@ def test_compiled_wgan_gp_pairing_and_path_lengths_on_a_gpu(
             if isinstance(fast, DiscriminatorPhase | PairingGeneratorPhase):
                 fast.discriminator.dtype = dtype
             given = tuple((x.float() if x.is_floating_point() else x).cuda() for x in given)
-            gradients, _ = GradientFunction(fast, fast.network, compiled=True)(*given)
             names = {parameter: name for name, parameter in fast.network.named_parameters()}
-            measured = distance({names[p]: g.double().cpu() for p, g in gradients.items()}, expected)
-            log.info("%s %s %s: %.2g", row, dtype, type(phase).__name__, measured)
-            assert measured < BOUNDS[dtype], f"{row} {type(phase).__name__}: {measured:.2g}"
+            rounding, measured = (
+                distance({names[p]: g.double().cpu() for p, g in gradients.items()}, expected)
+                for gradients in (
+                    GradientFunction(fast, fast.network, compiled=compiled)(*given)[0]
+                    for compiled in (False, True)
+                )
+            )
+            log.info("%s %s %s: %.2g, uncompiled %.2g", row, dtype, type(phase).__name__, measured, rounding)
+            assert measured < max(BOUNDS[dtype], 1.2 * rounding), (
+                f"{row} {type(phase).__name__}: {measured:.2g}"
+            )
 
 
 @pytest.mark.gpu

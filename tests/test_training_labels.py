@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
@@ -213,6 +214,20 @@ def test_a_resumed_run_with_labels_is_the_uninterrupted_one(store: Store, given:
         train(run, config, images_of(run, config), CPU, Tracker())
         ends.append(read_state(run.newest_checkpoint()).sha256)
     assert ends[0] == ends[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+@pytest.mark.parametrize("loss", ["logistic", "r3"])
+def test_a_gpu_trains_with_labels(store: Store, loss: str) -> None:
+    """Compiled, with either loss, a run with labels trains to its end with finite losses."""
+    config = config_of(store, total_kimg=0.048, loss=loss, label_sampling="balanced", device="cuda")
+    run = tiny_run.untrained(store, open_dataset(store, "faces").summary(), **config.model_dump(mode="json"))
+    assert not train(run, config, images_of(run, config), torch.device("cuda"), Tracker())["stopped"]
+    lines = [json.loads(line) for line in run.stats_path.read_text().splitlines()]
+    assert lines
+    assert all(math.isfinite(value) for line in lines for value in line.values())
 
 
 def test_the_generator_learns_what_a_label_looks_like(store: Store) -> None:
