@@ -142,4 +142,5 @@ def test_a_per_cent_sign_is_no_other_door(tmp_path: Path) -> None:
         tombstones = Tombstones(Store(tmp_path / f"{number}" / "store"))
         tombstones.bury([("url", web_address(f"http://a.example/{buried}").buried_as)])
         refused = opened(tmp_path / f"{number}").refusal_of_address(web_address(f"http://a.example/{asked}"))
-        assert refused and refused.reason is Reason.BLOCKED_URL, (buried, asked)
+        assert refused is not None, (buried, asked)
+        assert refused.reason is Reason.BLOCKED_URL, (buried, asked)

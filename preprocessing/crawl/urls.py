@@ -5,7 +5,8 @@
     address.recorded    https://h.example/a%20b.jpg?Signature=ab%2Fcd%3D
 
 What is percent-encoded stays as it is, since a signature may cover it, and so does a per cent sign that begins no
-escape; only what a request line cannot carry is quoted. Nothing that a list or a server writes raises anything but `Rejected`.
+escape; only what a request line cannot carry is quoted. Nothing that a list or a server writes raises anything but
+`Rejected`.
 Not here: whether an address may be connected to (`preprocessing.crawl.safety`).
 """
 
