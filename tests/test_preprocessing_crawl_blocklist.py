@@ -120,7 +120,11 @@ def test_items_are_refused_by_address_host_and_author(tmp_path: Path) -> None:
     blocklist = opened(tmp_path)
     assert not blocklist.names_items
     Tombstones(Store(tmp_path / "store")).bury(
-        [("url", web_address("http://a.example/%7Ea").buried_as), ("host", "b.example"), ("author", "A. Author")]
+        [
+            ("url", web_address("http://a.example/%7Ea").buried_as),
+            ("host", "b.example"),
+            ("author", "A. Author"),
+        ]
     )
     blocklist = opened(tmp_path)
     assert blocklist.names_items

@@ -57,7 +57,9 @@ async def _inflated(blocks: AsyncIterator[bytes], name: str) -> AsyncIterator[by
                 block = inflater.decompress(data, BLOCK_BYTES)
                 while block:
                     yield block
-                    block = b"" if inflater.eof else inflater.decompress(inflater.unconsumed_tail, BLOCK_BYTES)
+                    block = (
+                        b"" if inflater.eof else inflater.decompress(inflater.unconsumed_tail, BLOCK_BYTES)
+                    )
             except zlib.error as error:
                 raise Undecodable(f"{name}: {error}") from None
             data = inflater.unused_data
