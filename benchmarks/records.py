@@ -3,8 +3,10 @@ and what differs between two.
 
     python benchmarks/records.py [--faces 80000] [--most 1000000] [--parts reuse memory trace open diff forget]
         [--versions 10] [--bare]
+    python benchmarks/records.py publish [--faces 1000000]
 
-`--parts` may have duplicates too: the search among random PDQ hashes.
+`--parts` may have duplicates too: the search among random PDQ hashes. `publish` measures the stage of that name alone,
+of so many images and a quarter as many rejections.
 
 Photographs, faces and crops are drawn by lot: no pixel is decoded, and a crop is a few bytes. The stages are those of
 a build, but for workers that write chunks of such faces. Each line is measured in a process of its own; seconds are of
@@ -43,10 +45,17 @@ from flows.stages.align import Aligned, align
 from flows.stages.crawl import Crawled, crawl
 from flows.stages.curate import curate
 from flows.stages.publish import publish
-from flows.stages.shard import shard
+from flows.stages.shard import Sharded, shard
 from flows.stages.work import Context, Progress
 from preprocessing.asked import Asked
-from preprocessing.columns import FACE_FIELDS, IMAGE_SCHEMA, PHOTO_SCHEMA, REJECTED_SCHEMA, REJECTION_SCHEMA
+from preprocessing.columns import (
+    FACE_FIELDS,
+    IMAGE_SCHEMA,
+    ITEM_SCHEMA,
+    PHOTO_SCHEMA,
+    REJECTED_SCHEMA,
+    REJECTION_SCHEMA,
+)
 from preprocessing.config import BuildConfig
 from preprocessing.crawl.ledger import Ledger
 from preprocessing.crawl.rows import KEPT, PARTITIONS, Entry, timestamp
@@ -55,7 +64,9 @@ from preprocessing.crawl.urls import host_of, web_address
 from preprocessing.curation.choose import columns_to_judge
 from preprocessing.curation.duplicates import group_hashes
 from preprocessing.forgetting import find
+from preprocessing.records import SOURCE_COLUMNS
 from storage import shards
+from storage.cut import keys_of, leaves
 from storage.datasets import manifest
 from storage.datasets.dataset import all_versions
 from storage.datasets.diff import diff
@@ -64,7 +75,7 @@ from storage.digest import bytes_digest, file_digest, json_digest
 from storage.gathered import Gathered
 from storage.lineage.trace import trace
 from storage.store import Store, original_key
-from storage.tables import fitted
+from storage.tables import fitted, write_table
 from training.data import image_places
 
 IN_SHARD = 100
@@ -368,6 +379,78 @@ def forgetting(folder: Path, num: int) -> dict[str, float]:
     return {**seconds, **stages, **shards, "kb": peak_kb() - before}
 
 
+def packed(store: Store, num: int) -> None:
+    """What the stage `publish` is given of so many images: packed shards, whose tars are empty; items and rejections.
+
+    Each image is of a photograph of its own, and a quarter as many photographs were rejected.
+    """
+    sha256s = sorted(digests("image", range(num)))
+    keys = keys_of(pa.array(sha256s))
+    photos = digests("photo", range(num))
+    names = [field.name for field in IMAGE_SCHEMA if field.name not in (*SOURCE_COLUMNS, "shard")]
+    rows = []
+    for number, leaf in enumerate(leaves(keys, CONFIG.shard.images_per_shard)):
+        mine = slice(leaf.start, leaf.stop)
+        many = leaf.stop - leaf.start
+        table = faces_of(photos[mine], [b""] * many, number)
+        column = table.column_names.index("image_sha256")
+        table = table.set_column(column, "image_sha256", pa.array(sha256s[mine]))
+        table = table.append_column("key", pa.array([sha256[:16] for sha256 in sha256s[mine]]))
+        for name in ("offset", "size", "photo_num_bytes"):
+            table = table.append_column(name, pa.array(np.arange(many), pa.int64()))
+        sha256 = bytes_digest(leaf.name.encode())
+        path = store.path(f"chunks/shard/{sha256}.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(path, fitted(table, pa.schema([IMAGE_SCHEMA.field(name) for name in names])))
+        for name in (f"{sha256}.tar", shards.index_name(f"{sha256}.tar")):
+            path.with_name(name).write_bytes(b"")
+        rows.append(
+            {"object": f"chunks/shard/{sha256}.tar", "file": f"shards/{leaf.name}-{sha256[:16]}.tar",
+             "sha256": sha256, "size": 0, "images": many, "index_sha256": sha256}
+        )  # fmt: skip
+    (store.root / "shards.json").write_text(json.dumps(rows))
+    refs = [f"https://photos.example/{number:09d}/original.jpg" for number in range(num + num // 4)]
+    known: dict[str, Any] = {
+        "ref": refs,
+        "page": [f"https://photos.example/people/{number}" for number in range(len(refs))],
+        "author": [f"Author {number}" for number in range(len(refs))],
+        "license": ["CC BY 2.0"] * len(refs),
+        "license_url": ["https://creativecommons.org/licenses/by/2.0/"] * len(refs),
+        "title": [f"A face, the {number}th of those that were photographed" for number in range(len(refs))],
+    }
+    missing = {name: [None] * len(refs) for name in ITEM_SCHEMA.names if name not in known}
+    pq.write_table(pa.table({**known, **missing}, schema=ITEM_SCHEMA), store.root / "items.parquet")
+    refused = {field.name: pa.nulls(num // 4, field.type) for field in REJECTED_SCHEMA}
+    refused |= {
+        "ref": pa.array(refs[num:]),
+        "reason": pa.array(["no_face", "too_small", "blurred"] * (num // 12) + ["no_face"] * (num // 4 % 3)),
+        "photo_sha256": pa.array(digests("another", range(num // 4))),
+    }
+    pq.write_table(pa.table(refused, schema=REJECTED_SCHEMA), store.root / "rejections.parquet")
+
+
+def publishing(folder: Path, num: int) -> dict[str, float]:
+    """Publish a version of what was packed."""
+    store = Store(folder)
+    items, rejections = (pq.read_table(folder / f"{name}.parquet") for name in ("items", "rejections"))
+    images = sorted(digests("image", range(num)))
+    sharded = Sharded(
+        json.loads((folder / "shards.json").read_bytes()),
+        keys_of(pa.array(images)),
+        np.arange(num, dtype=np.int32),
+        0,
+    )
+    del images
+    crawled = Crawled({"kind": "urls"}, items, items.slice(0, 0), rejections.slice(0, 0), 0)
+    pa.default_memory_pool().release_unused()
+    before, clock, used = peak_kb(), time.perf_counter(), cpu()
+    dataset = publish(store, silent, CONFIG, crawled, rejections, sharded)
+    wall, seconds = time.perf_counter() - clock, cpu() - used
+    counts = dataset.manifest.counts
+    assert (counts.images, counts.photos, sum(counts.rejected.values())) == (num, num + num // 4, num // 4)
+    return {"wall": wall, "seconds": seconds, "kb": peak_kb() - before, "peak_kb": peak_kb()}
+
+
 def indexed(store: Store, num: int) -> None:
     """The indices of shards, beside tars that are empty."""
     for first in range(0, num, IN_SHARD):
@@ -428,6 +511,7 @@ def measured(what: str, folder: Path, *numbers: int) -> dict[str, float]:
 def main() -> None:
     """Print the lines."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("part", nargs="?", choices=PARTS, help="one part alone, of --faces and no fewer")
     parser.add_argument("--faces", type=int, default=80_000)
     parser.add_argument(
         "--most", type=int, default=0, help="and so many more, to see that cost grows in proportion"
@@ -443,6 +527,8 @@ def main() -> None:
         print(json.dumps(MEASURES[what](Path(folder), *numbers)))
         return
     sizes = [num for num in (arguments.faces // 4, arguments.faces, arguments.most) if num]
+    if arguments.part:
+        arguments.parts, sizes = [arguments.part], [arguments.faces]
     for part in arguments.parts:
         for num in sizes:
             with tempfile.TemporaryDirectory() as folder:
@@ -486,6 +572,15 @@ def _open(folder: Path, num: int, arguments: argparse.Namespace) -> str:
     return f"images: training opens them in {found['seconds']:.2f} CPU s, {found['kb'] / 1024:.0f} MB more"
 
 
+def _publish(folder: Path, num: int, arguments: argparse.Namespace) -> str:
+    packed(Store(folder), num)
+    found = measured("publish", folder, num)
+    return (
+        f"images and {num // 4} rejections: publish takes {found['wall']:.1f} s, {found['seconds']:.1f} of CPU, and "
+        f"holds {found['kb'] / 1024:.0f} MB more than at its start, {found['peak_kb'] / 1024:.0f} MB in all"
+    )
+
+
 def _diff(folder: Path, num: int, arguments: argparse.Namespace) -> str:
     version_of(Store(folder), num)
     version_of(Store(folder), num, num // 10, "Another author")
@@ -519,6 +614,7 @@ MEASURES = {
     "build": build,
     "trace": traced,
     "open": opened,
+    "publish": publishing,
     "diff": differing,
     "forget": forgetting,
     "duplicates": grouping,
@@ -528,6 +624,7 @@ PARTS = {
     "memory": _memory,
     "trace": _trace,
     "open": _open,
+    "publish": _publish,
     "diff": _diff,
     "forget": _forget,
     "duplicates": _duplicates,

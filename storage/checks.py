@@ -121,13 +121,28 @@ def run_checks(checks: Iterable[Check]) -> Checked:
     return found
 
 
+def guarded(checks: Iterator[Check]) -> Iterator[Check]:
+    """Checks as far as they can be listed; why no more of them can be is the last one's problem."""
+    try:
+        yield from checks
+    except (PipelineError, OSError) as error:
+        yield Check("list", partial(list, [sentence(error)]))
+
+
 def _problems(check: Check) -> list[str]:
     problems: list[str] = []
     try:
         problems.extend(check.problems())
     except (PipelineError, OSError) as error:
-        problems.append(str(error))
+        problems.append(sentence(error))
     return problems
+
+
+def sentence(error: Exception) -> str:
+    """An error in one line: of the system, the file and what it says of it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)} cannot be read: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 def sound(kind: str, read: Callable[[], object]) -> Check:

@@ -264,6 +264,21 @@ def link_whole(source: Path, target: Path, *, durable: bool = True) -> None:
             shutil.copyfile(source, partial)
 
 
+def is_linked(source: Path, target: Path) -> bool:
+    """Whether a file has a new name now, where nothing had it: such a link is whole at once.
+
+    Not where its folder is not there, the disk has no links, or `source` is one itself. Whoever asks knows that neither
+    folder leads out of a store.
+    """
+    try:
+        if os.path.islink(source):
+            return False
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
+
+
 def make_folder(folder: Path, *, durable: bool = True) -> None:
     """Make a folder and those above it, where they are not there; with `durable` their names are on the disk then."""
     if folder.is_dir():

@@ -9,30 +9,58 @@ instead, and made again by whoever needs it. What is left is named, with what wo
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from storage.checks import Digests, run_checks
-from storage.datasets.dataset import Dataset, all_versions, builds_of, dataset_names, latest, open_dataset
+from storage.checks import Digests, run_checks, sentence
+from storage.datasets.dataset import (
+    Dataset,
+    all_versions,
+    builds_of,
+    dataset_names,
+    lacks_manifest,
+    latest,
+    open_dataset,
+)
 from storage.datasets.parts import digest_of
 from storage.datasets.records import Latest
 from storage.datasets.repair import Mender, mend_manifest, mend_version
 from storage.datasets.verify import checks_of_version
 from storage.digest import bytes_digest, file_digest
 from storage.errors import NotFoundError, PipelineError
+from storage.layout import NOT_OURS
 from storage.runs import CheckpointState, Run, find_run, list_runs
 from storage.shards import PackedRecord, index_name, open_index
 from storage.store import Store, original_key
 from storage.tables import Stored
 from storage.verify import checks_of_run, checks_of_store
 
+logger = logging.getLogger(__name__)
+
 HINTS = {
+    NOT_OURS: "move it away",
+    "belongs there": "move it away",
+    "neither a file nor a folder": "move it away",
+    "leads out of the store": "put the file itself in its place",
+    "is a link to": "delete it, and repair again",
+    "cannot be listed": "let this user read it",
+    "Permission denied": "let this user read it",
+    "/tombstones/": "bring it back from a copy: without it what was forgotten may return",
+    "/forgets/": "bring it back from a copy: it says what was forgotten",
+    "/withdrawn.json": "bring it back from a copy: it says what its version was",
+    "/import.json": "likeness import-network makes it again",
+    "/imports/": "likeness import-network makes it again",
+    "/champion.json": "bring it back from a copy, or likeness promote RUN makes another",
+    "/decisions/": "it says only why a run was promoted or not: delete it, or restore it from a backup",
+    "/rechecks/": "delete it, and likeness recheck looks again",
+    "/exports/": "delete it, and export again",
     "/run.json": "nothing else holds what a run was asked for: restore it from a backup",
     "/result.json": "likeness train --resume RUN writes it again as training goes on",
     "/metrics/": "delete it, and likeness evaluate measures again",
@@ -43,7 +71,8 @@ HINTS = {
     "/originals/": "put the photograph back where its build read it, or build again from its source",
     "/datasets/": "likeness rebuild NAME@VERSION builds it again",
 }
-"""What helps where nothing in the store does, by what the path has in it."""
+"""What helps where nothing in the store does, by what the problem has in it."""
+MADE_AGAIN = "made again by the next build"
 
 
 @dataclass(frozen=True)
@@ -68,16 +97,20 @@ def repair(store: Store, reference: str | None, schema: pa.Schema, *, dry: bool)
     mender = Mender(store, dry)
     versions, runs = _asked(store, reference)
     for version in versions:
-        with suppress(PipelineError):  # what is left is named below
+        with _going_on():
             mend_version(mender, version, schema)
+        with _going_on():
             _mend_originals(mender, version)
     for run in runs:
         for folder in sorted(run.checkpoints_dir.glob("[0-9]*")):
-            _mend_checkpoint(mender, run, folder)
+            with _going_on():
+                _mend_checkpoint(mender, run, folder)
     if reference is None:
         for name in dataset_names(store):
-            _mend_name(mender, name)
-        _mend_chunks(mender)
+            with _going_on():
+                _mend_name(mender, name)
+        with _going_on():
+            _mend_chunks(mender)
     with Digests(store) as digests:
         if reference is None:
             problems = run_checks(checks_of_store(store, digests)).problems
@@ -93,21 +126,36 @@ def repair(store: Store, reference: str | None, schema: pa.Schema, *, dry: bool)
     return Repaired(mended, [f"{problem}: {_hint(problem)}" for problem in left], broken)
 
 
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """Mend something: where that cannot be done the rest is, and what is left is named at the end."""
+    try:
+        yield
+    except PipelineError:
+        pass
+    except OSError as error:
+        logger.warning("%s", sentence(error))
+
+
 def mended_manifests(store: Store, *, dry: bool) -> dict[str, str]:
     """Mend manifests alone, which say what else versions have."""
     mender = Mender(store, dry)
     for version in versions_of(store):
-        with suppress(PipelineError):
+        with _going_on():
             mend_manifest(mender, version)
     return {str(path): how for path, how in mender.mended.items()}
 
 
 def versions_of(store: Store, name: str | None = None) -> list[Dataset]:
-    """All versions of a name, or of all, those without a manifest among them that folders or builds know."""
+    """All versions of a name, or of all, and those that lack their manifest, which records of builds name.
+
+    Not what a build that was killed has left, and not what was withdrawn.
+    """
     found = {(dataset.name, dataset.version) for dataset in all_versions(store)}
     for folder in store.path("datasets").glob("*/*"):
-        if re.fullmatch("[0-9a-f]{16}", folder.name):
-            found.add((folder.parent.name, folder.name))
+        version = Dataset(store, folder.parent.name, folder.name)
+        if re.fullmatch("[0-9a-f]{16}", folder.name) and lacks_manifest(version):
+            found.add((version.name, version.version))
     return [Dataset(store, *one) for one in sorted(found) if name in (None, one[0])]
 
 
@@ -214,26 +262,39 @@ def _mend_name(mender: Mender, name: str) -> None:
 def _mend_chunks(mender: Mender) -> None:
     """Crops of aligned chunks, from tars, and packed shards, from versions; what cannot be mended is dropped."""
     store = mender.store
-    for path in [store.path(key) for key in store.keys("chunks/align")]:
-        if path.suffix == ".parquet" and path.parent.name == "gathered":
-            if not _opens(path):
-                mender.drop(path, "made again by the next build")
-        elif path.suffix == ".parquet":
-            _mend_aligned(mender, path)
-    for path in [store.path(key) for key in store.keys("chunks/table")]:
-        if not _opens(path) or digest_of(Stored(path, [])) != path.stem:
-            mender.drop(path, "made again by the next build")
-    for path in [store.path(key) for key in store.keys("chunks/shard")]:
-        if path.name.endswith(".index.json"):
-            _mend_packed(mender, path)
-        elif path.suffix == ".json":
-            try:
-                PackedRecord.read(path)
-            except PipelineError:
-                mender.drop(path, "made again by the next build")
+    for mend, folder in ((_mend_aligned, "align"), (_mend_part, "table"), (_mend_packed, "shard")):
+        for path in [store.path(key) for key in store.keys(f"chunks/{folder}")]:
+            with _going_on():
+                mend(mender, path)
 
 
-def _mend_packed(mender: Mender, index: Path) -> None:
+def _mend_part(mender: Mender, path: Path) -> None:
+    if not _has_rows(path, path.stem):
+        mender.drop(path, MADE_AGAIN)
+
+
+def _mend_packed(mender: Mender, path: Path) -> None:
+    if path.name.endswith(".index.json"):
+        _mend_shard(mender, path)
+    elif path.suffix == ".json":
+        try:
+            record = PackedRecord.read(path)
+        except PipelineError:
+            mender.drop(path, MADE_AGAIN)
+            return
+        table = path.with_name(f"{record.sha256}.parquet")
+        if table.is_file() and not _has_rows(table, record.rows_sha256):
+            mender.drop(table, MADE_AGAIN)
+
+
+def _has_rows(path: Path, sha256: str) -> bool:
+    try:
+        return digest_of(Stored(path, [])) == sha256
+    except PipelineError:
+        return False
+
+
+def _mend_shard(mender: Mender, index: Path) -> None:
     tar = index.with_name(index.name.removesuffix(".index.json") + ".tar")
     try:
         sha256 = open_index(index, None).sha256
@@ -257,19 +318,25 @@ def _mend_packed(mender: Mender, index: Path) -> None:
                 return
     for path in (tar, index, tar.with_suffix(".parquet")):
         if path.is_file():
-            mender.drop(path, "made again by the next build")
+            mender.drop(path, MADE_AGAIN)
 
 
 def _mend_aligned(mender: Mender, path: Path) -> None:
+    if path.suffix != ".parquet":
+        return
+    if path.parent.name == "gathered":
+        if not _opens(path):
+            mender.drop(path, MADE_AGAIN)
+        return
     blob = path.with_suffix(".images")
     columns = ["image_sha256", "offset", "size"]
     try:
         table = Stored(path, columns).read(columns)
         data = bytearray(blob.read_bytes())
     except (PipelineError, OSError):
-        mender.drop(path, "made again by the next build")
+        mender.drop(path, MADE_AGAIN)
         if blob.is_file():
-            mender.drop(blob, "made again by the next build")
+            mender.drop(blob, MADE_AGAIN)
         return
     is_whole = True
     for row in table.filter(table["image_sha256"].is_valid()).to_pylist():
@@ -280,7 +347,7 @@ def _mend_aligned(mender: Mender, path: Path) -> None:
         image = mender.image(row["image_sha256"])
         if image is None:
             for file in (path, blob):
-                mender.drop(file, "made again by the next build")
+                mender.drop(file, MADE_AGAIN)
             return
         data[len(data) :] = bytes(max(place.stop - len(data), 0))
         data[place] = image

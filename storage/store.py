@@ -39,6 +39,7 @@ from storage.local import (
     drop_image,
     here,
     image_of,
+    is_linked,
     keep_within,
     link_whole,
     sync,
@@ -271,10 +272,14 @@ class Store:
         A bucket holds what is the same once (`shared`): that it does is made sure of.
         """
         if self.mirror is None:
+            folders = {key.rpartition("/")[0]: None for key in objects}
+            for folder in (*folders, *{key.rpartition("/")[0] for key in objects.values()}):
+                self.spot(folder)
             for target, source in objects.items():
-                self.link(source, target, durable=False)
-            for folder in {self.path(target).parent for target in objects}:
-                sync(folder)
+                if not is_linked(self.path(source), self.path(target)):
+                    self.link(source, target, durable=False)
+            for folder in folders:
+                sync(self.path(folder))
             return
         there = {
             entry.key
@@ -295,22 +300,50 @@ class Store:
         yield from sorted(entry.key for entry in self.entries(prefix))
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        """All objects below `prefix`, in no order, without what is still being written."""
+        """All objects below `prefix`, in no order, without what is still being written.
+
+        OSError where a folder may not be listed; IntegrityError for a name that is no text.
+        """
         if self.mirror is not None and is_data(prefix):
             for listed in self.mirror.bucket.entries(prefix):
                 yield Entry(listed.key, listed.size, listed.modified_us)
             return
-        if not self.path(prefix).is_dir():
-            return
+        yield from self._below(prefix, frozenset())
+
+    def _below(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+        """All objects below a folder, which lies in those `above`.
+
+        A link that leads out of the store, round or to nothing counts as a file: whoever reads it is told.
+        """
         try:
-            for batch in self._objects.list(prefix):
-                for entry in batch:
-                    if not entry["path"].endswith(PARTIAL):
-                        modified_us = round(entry["last_modified"].timestamp() * 1e6)
-                        yield Entry(entry["path"], entry["size"], modified_us)
-        except (BaseError, UnicodeError) as error:
-            why = str(error).partition("\n")[0]
-            raise IntegrityError(f"{self.path(prefix)} holds a name that no store has: {why}") from error
+            stat = os.stat(self.path(folder))
+            with os.scandir(self.path(folder)) as found:
+                entries = [entry for entry in found if not entry.name.endswith(PARTIAL)]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        above |= {(stat.st_dev, stat.st_ino)}
+        for entry in entries:
+            key = f"{folder}/{entry.name}"
+            if not entry.name.isascii() and entry.name.encode(errors="replace").decode() != entry.name:
+                raise IntegrityError(f"{self.path(folder)} holds a name that no store has: {entry.name!a}")
+            try:
+                leads_on = not entry.is_symlink() or self._leads_within(entry, above)
+                if leads_on and entry.is_dir():
+                    yield from self._below(key, above)
+                elif not leads_on or entry.is_file():
+                    stat = entry.stat(follow_symlinks=leads_on)
+                    yield Entry(key, stat.st_size, stat.st_mtime_ns // 1000)
+            except FileNotFoundError:  # it was just deleted
+                continue
+
+    def _leads_within(self, entry: os.DirEntry[str], above: frozenset[tuple[int, int]]) -> bool:
+        """Whether a link leads to something in the store, and to no folder that it lies in."""
+        try:
+            stat = entry.stat()
+        except OSError:  # it leads to nothing, or to itself
+            return False
+        is_within = Path(os.path.realpath(entry.path)).is_relative_to(self.root)
+        return is_within and (stat.st_dev, stat.st_ino) not in above
 
     def put_original(self, data: bytes) -> str:
         """Keep a photograph's original bytes under their sha256 and return it."""

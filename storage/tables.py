@@ -49,8 +49,20 @@ def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) ->
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write the rows of a table to a file, with a checksum for each page."""
-    pq.write_table(table.cast(_with_format(table.schema)), path, compression="zstd", write_page_checksum=True)
+    """Write the rows of a table to a file, with a checksum for each page.
+
+    Only texts and whole numbers are looked for in a dictionary: of measurements few are the same, and a dictionary of
+    them takes most of the time and saves no room.
+    """
+    repeated = [field.name for field in table.schema if not _is_measured(field.type)]
+    table = table.replace_schema_metadata(_with_format(table.schema).metadata)
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True, use_dictionary=repeated)
+
+
+def _is_measured(kind: pa.DataType) -> bool:
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_floating(kind))
 
 
 def resized(tables: Iterable[pa.Table], schema: pa.Schema, sizes: Iterable[int]) -> Iterator[pa.Table]:
@@ -72,7 +84,8 @@ def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table with the columns of `schema`, in its order; ValueError where it lacks one, or has another."""
     if set(table.column_names) != set(schema.names):
         raise ValueError(f"a table of {sorted(table.column_names)} is none of {sorted(schema.names)}")
-    return table.select(schema.names).cast(schema)
+    table = table.select(schema.names)
+    return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)
 
 
 def table_of(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
@@ -178,6 +191,13 @@ def leaders(column: pa.ChunkedArray, by: pa.ChunkedArray | None = None) -> NDArr
     return first
 
 
+def _file(path: Path) -> Path:
+    """The same path; OSError for what would be waited for without end."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")
+    return path
+
+
 class Stored:
     """A table of which parts are read; IntegrityError where it cannot be, or lacks one of `columns`.
 
@@ -196,7 +216,7 @@ class Stored:
     ) -> None:
         self.path = path
         with self._readable():
-            source = here(path) if data is None else pa.BufferReader(data)
+            source = _file(here(path)) if data is None else pa.BufferReader(data)
             self.file = pq.ParquetFile(source, metadata=footer, page_checksum_verification=True)
             self.schema: pa.Schema = self.file.schema_arrow
         self._check_format()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import re
 import secrets
 import unicodedata
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from typing import Literal, get_args
 
 from storage.digest import bytes_digest
 from storage.errors import IntegrityError
-from storage.records import check_format
+from storage.records import check_format, json_object
 from storage.store import Store
 
 Kind = Literal["url", "host", "author", "ref", "sha256", "md5", "pdq", "photo_pdq", "crop_pdq"]
@@ -59,7 +60,8 @@ class Tombstones:
         ]
         if not rows:
             return None
-        lines = [json.dumps(row) for row in ({"format": FORMAT}, *rows)]
+        head = {"format": FORMAT, "key": self._check_digest}
+        lines = [json.dumps(row) for row in (head, *rows)]
         data = ("\n".join(lines) + "\n").encode()
         sha256 = bytes_digest(data)
         self.store.put(f"{FOLDER}/{sha256}.jsonl", data)
@@ -82,16 +84,13 @@ class Tombstones:
         for name in self.store.keys(FOLDER):
             if not name.endswith(".jsonl"):
                 continue
-            path = self.store.path(name)
-            data = self.store.get(name)
-            if bytes_digest(data) != path.stem:
+            written, under, rows = rows_of(self.store, name)
+            if under is not None and self.store.exists(KEY) and under != self._check_digest:
                 raise IntegrityError(
-                    f"{path} no longer has the sha256 of its name: bring it back from a copy"
+                    f"{self.store.path(KEY)} is not the key that {self.store.path(name)} was written under: bring it "
+                    "back from a copy"
                 )
-            head, *rows = (json.loads(line) for line in data.decode().splitlines())
-            check_format(written := head.get("format", 1), FORMAT, path)
-            for row in rows:
-                kind, digest = row.get("kind"), row["digest"]
+            for kind, digest in rows:
                 if written == 1 and kind in ("sha256", "md5"):
                     plain.append((kind, digest))
                 elif kind in found:  # those of a later version are not ours to know
@@ -101,6 +100,17 @@ class Tombstones:
         for kind, digest in plain:
             found[kind].add(self.digest(kind, digest))
         return {kind: frozenset(digests) for kind, digests in found.items()}
+
+    def check(self) -> None:
+        """IntegrityError where a file is damaged, or the key is gone, damaged, or another; none is made."""
+        if self.store.exists(KEY):
+            self._read_key()
+        self.digests  # noqa: B018
+
+    @property
+    def _check_digest(self) -> str:
+        """What tells the key from others, which stands in each file."""
+        return hmac.digest(self._key, b"key", "sha256").hex()
 
     def digest(self, kind: Kind, text: str) -> str:
         """What stands on a tombstone."""
@@ -130,7 +140,35 @@ class Tombstones:
                 pass
             finally:
                 made.unlink()
-        return bytes.fromhex(path.read_text())
+        return self._read_key()
+
+    def _read_key(self) -> bytes:
+        path = self.store.file(KEY)
+        try:
+            text = path.read_bytes().decode(errors="replace").strip()
+        except OSError as error:
+            raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
+        if not re.fullmatch(r"[0-9a-f]{64}", text):
+            raise IntegrityError(
+                f"{path} is damaged, and tombstones cannot be read without it: bring it back from a copy"
+            )
+        return bytes.fromhex(text)
+
+
+def rows_of(store: Store, key: str) -> tuple[int, str | None, list[tuple[Kind, str]]]:
+    """A file of tombstones: its format, what tells the key that it was written under, where it says that, and its rows.
+
+    IntegrityError where it is damaged.
+    """
+    path, data = store.path(key), store.get(key)
+    if bytes_digest(data) != path.stem:
+        raise IntegrityError(f"{path} no longer has the sha256 of its name: bring it back from a copy")
+    head, *rows = [json_object(line, path) for line in data.splitlines()] or [{"format": None}]
+    check_format(written := head.get("format", 1), FORMAT, path)
+    for row in rows:
+        if not isinstance(row.get("kind"), str) or not isinstance(row.get("digest"), str):
+            raise IntegrityError(f"{path} is damaged: it has a line that is no tombstone")
+    return written, head.get("key"), [(row["kind"], row["digest"]) for row in rows]
 
 
 def plain_name(text: str) -> str:

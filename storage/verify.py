@@ -15,8 +15,15 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from storage.checks import Check, Checked, Digests, run_checks, sound
-from storage.datasets.dataset import Dataset, all_versions, dataset_names, open_dataset, open_recorded
+from storage.checks import Check, Checked, Digests, guarded, run_checks, sound
+from storage.datasets.dataset import (
+    Dataset,
+    all_versions,
+    dataset_names,
+    lacks_manifest,
+    open_dataset,
+    open_recorded,
+)
 from storage.datasets.parts import digest_of
 from storage.datasets.records import BuildRecord, Latest
 from storage.datasets.verify import checks_of_version
@@ -24,6 +31,8 @@ from storage.digest import bytes_digest
 from storage.errors import NotFoundError, WithdrawnError
 from storage.exports.check import checks_of_export, record_of, version_of
 from storage.exports.records import Exported, ExportRecord
+from storage.imports import Import
+from storage.layout import misplaced
 from storage.local import here
 from storage.promotions import Alias, Decision
 from storage.records import json_object
@@ -31,6 +40,8 @@ from storage.runs import CheckpointState, Run, find_run, list_runs, recorded_met
 from storage.shards import PackedRecord, check_shard, open_index
 from storage.store import Store
 from storage.tables import Stored
+from storage.tombstones import FOLDER as TOMBSTONES
+from storage.tombstones import Tombstones, rows_of
 from storage.withdrawals import (
     CERTIFICATE,
     FILE,
@@ -42,6 +53,7 @@ from storage.withdrawals import (
     problems_of,
     problems_of_certificate,
     withdrawals,
+    withdrawn,
 )
 
 Checks = Callable[[Digests], Iterator[Check]]
@@ -119,49 +131,77 @@ def _checks_of_export(store: Store, path: Path, record: ExportRecord, digests: D
 
 
 def checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
-    """All of a store, each thing once."""
+    """All of a store, each thing once; what cannot be looked through is a problem, and the rest is looked at."""
     seen = set()
-    for check in _checks_of_store(store, digests):
-        if (check.kind, check.name) not in seen:
-            yield check
-        if check.name:
-            seen.add((check.kind, check.name))
+    for checks in (_of_datasets, _of_runs, _of_models, _of_packed, _of_aligned, _of_photographs):
+        for check in guarded(checks(store, digests)):
+            if (check.kind, check.name) not in seen:
+                yield check
+            if check.name:
+                seen.add((check.kind, check.name))
+    yield Check("layout", partial(misplaced, store))
 
 
-def _checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
+def _of_datasets(store: Store, digests: Digests) -> Iterator[Check]:
     for dataset in all_versions(store):
         yield from checks_of_version(dataset, digests)
-    for withdrawal in withdrawals(store):
-        yield from checks_of_withdrawal(store, withdrawal, digests)
+    for path in withdrawn(store):
+        yield Check("withdrawal", partial(problems_of, store, path))
     for path in sorted(store.path(FOLDER).glob(f"*/{CERTIFICATE}")):
         yield Check("certificate", partial(problems_of_certificate, store, path), str(path))
     for path in sorted(store.path(FOLDER).glob(f"*/{INTENT}")):
         yield Check("request to forget", partial(_intent_problems, path))
+    for key in store.keys(TOMBSTONES):
+        if key.endswith(".jsonl"):
+            yield sound("tombstone file", partial(rows_of, store, key))
+    if store.path(TOMBSTONES).is_dir():
+        yield sound("key of tombstones", lambda: Tombstones(store).check())
     for name in dataset_names(store):
         yield Check("name", partial(_name_problems, store, name))
         for key in store.keys(f"datasets/{name}/builds"):
-            yield sound("build", partial(BuildRecord.read, store.path(key)))
+            yield Check("build", partial(_build_problems, store, name, key))
         for key in store.keys(f"datasets/{name}/rechecks"):
             yield sound("recheck", partial(_json, store.path(key)))
-    for run in list_runs(store):
-        yield from checks_of_run(run, digests)
-    for key in store.keys("promotions"):
-        if key.endswith("/champion.json"):
-            yield sound("champion", partial(Alias.read, store.path(key)))
-        elif key.endswith(".json"):
-            yield sound("decision", partial(Decision.read, store.path(key)))
     for key in store.keys("exports"):
         yield sound("export", partial(Exported.read, store.path(key)))
+
+
+def _of_runs(store: Store, digests: Digests) -> Iterator[Check]:
+    for run in list_runs(store):
+        yield from guarded(checks_of_run(run, digests))
+    for key in store.keys("promotions"):
+        if key.endswith("/champion.json"):
+            yield Check("champion", partial(_champion_problems, store, key))
+        elif key.endswith(".json"):
+            yield sound("decision", partial(Decision.read, store.path(key)))
+
+
+def _of_models(store: Store, digests: Digests) -> Iterator[Check]:
+    for path in sorted(store.path("imports").glob("*/import.json")):
+        yield Check("import", partial(_import_problems, Import(path.parent), digests))
+
+
+def _of_packed(store: Store, digests: Digests) -> Iterator[Check]:
     for key in store.keys("chunks/shard"):
         if key.endswith(".index.json"):
             yield Check("chunk", partial(_shard_problems, store.path(key), digests))
         elif key.endswith(".json"):
-            yield sound("chunk", partial(PackedRecord.read, store.path(key)))
+            yield Check("chunk", partial(_packed_problems, store.path(key)))
     for key in store.keys("chunks/table"):
         yield Check("chunk", partial(_part_problems, store.path(key)))
+
+
+def _of_aligned(store: Store, digests: Digests) -> Iterator[Check]:
     for key in store.keys("chunks/align"):
-        if key.endswith(".parquet") and "/gathered/" not in key:
+        if "/gathered/" in key:
+            yield sound("gathered table", partial(_table, store.path(key)))
+        elif key.endswith(".parquet"):
             yield Check("chunk", partial(_align_problems, store.path(key)))
+    for key in store.keys("chunks/crawl"):
+        yield sound("chunk", partial(_table, store.path(key)))
+
+
+def _of_photographs(store: Store, digests: Digests) -> Iterator[Check]:
     for prefix, kind in (("ledger", "segment"), ("originals", "original")):
         for path in map(store.path, store.keys(prefix)):
             if len(path.stem) == 64:
@@ -199,6 +239,34 @@ def _name_problems(store: Store, name: str) -> Iterator[str]:
         yield f"{path} names a version that is not there"
 
 
+def _build_problems(store: Store, name: str, key: str) -> Iterator[str]:
+    """A record's, and that of its version, whose manifest is written before the record is."""
+    dataset = Dataset(store, name, BuildRecord.read(store.path(key)).version)
+    if lacks_manifest(dataset):
+        yield f"{dataset.folder / 'manifest.json'} is missing"
+
+
+def _champion_problems(store: Store, key: str) -> Iterator[str]:
+    champion = Alias.read(store.path(key)).champion
+    if champion is not None:
+        folder = Run(store.path(f"runs/{champion.run_id}")).checkpoints_dir / champion.checkpoint
+        if not (folder / "state.json").is_file():
+            yield f"{folder}, which {store.path(key)} names, is no checkpoint that is there"
+
+
+def _import_problems(imported: Import, digests: Digests) -> Iterator[str]:
+    for name, sha256 in imported.record.sha256.items():
+        yield from digests.problems(imported.folder / name, sha256)
+
+
+def _packed_problems(path: Path) -> Iterator[str]:
+    """The rows beside a packed tar, where they are there; its tar is its index's."""
+    record = PackedRecord.read(path)
+    table = path.with_name(f"{record.sha256}.parquet")
+    if here(table).is_file() and digest_of(Stored(table, [])) != record.rows_sha256:
+        yield f"{table} no longer holds the rows that {path} names: delete it, and build again"
+
+
 def _shard_problems(index_path: Path, digests: Digests) -> Iterator[str]:
     index = open_index(index_path, None)
     path = index_path.with_name(index_path.name.removesuffix(".index.json") + ".tar")
@@ -226,6 +294,11 @@ def _align_problems(path: Path) -> Iterator[str]:
 def _intent_problems(path: Path) -> Iterator[str]:
     Intent.read(path)
     yield f"{path} is not done: ask likeness forget for the same again"
+
+
+def _table(path: Path) -> object:
+    """A table that can be read, or that a build has just put another in the place of."""
+    return Stored(path, []).read() if here(path).exists() else None
 
 
 def _json(path: Path) -> object:

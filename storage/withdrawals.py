@@ -11,6 +11,7 @@ Not here: how photographs are found (`preprocessing.forgetting`), and how they g
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from typing import Any
 from pydantic import Field
 
 from storage.digest import bytes_digest
-from storage.errors import NotFoundError, WithdrawnError
+from storage.errors import FormatError, IntegrityError, NotFoundError, WithdrawnError
 from storage.records import Part, Sha256, StoredRecord, Version
 from storage.store import Store
 from storage.wording import numbered
+
+logger = logging.getLogger(__name__)
 
 FILE = "withdrawn.json"
 FOLDER = "forgets"
@@ -177,10 +180,21 @@ def key_of(forget: str, file: str) -> str:
 
 
 def withdrawals(store: Store, name: str = "*", beginning: str = "") -> Iterator[Withdrawal]:
-    """The withdrawals of a name, or of all, whose versions begin so; while tables are still there it is none."""
-    for path in sorted(store.path("datasets").glob(f"{name}/{beginning}*/{FILE}")):
+    """The withdrawals of a name, or of all, whose versions begin so; while tables are still there it is none.
+
+    One that cannot be read is passed over with a warning that names it.
+    """
+    for path in withdrawn(store, name, beginning):
         if not path.with_name("manifest.json").exists():
-            yield Withdrawal.read(path)
+            try:
+                yield Withdrawal.read(path)
+            except (IntegrityError, FormatError) as error:
+                logger.warning("%s", error)
+
+
+def withdrawn(store: Store, name: str = "*", beginning: str = "") -> list[Path]:
+    """The files of them, whatever these hold."""
+    return sorted(store.path("datasets").glob(f"{name}/{beginning}*/{FILE}"))
 
 
 def certificates(store: Store) -> Iterator[Certificate]:
@@ -234,6 +248,9 @@ def successor_of(store: Store, withdrawal: Withdrawal) -> str | None:
 
 def problems_of(store: Store, path: Path) -> Iterator[str]:
     """Why a withdrawal is not what it was written as; nothing where it is."""
+    if path.with_name("manifest.json").exists():
+        yield f"{path} lies beside manifest.json, which only a likeness forget has that is under way"
+        return
     withdrawal = Withdrawal.read(path)
     sha256 = bytes_digest(withdrawal.manifest.encode())
     if sha256 != withdrawal.manifest_sha256 or not sha256.startswith(withdrawal.version):
@@ -242,7 +259,7 @@ def problems_of(store: Store, path: Path) -> Iterator[str]:
         yield f"{path} is of {withdrawal.reference}"
     if others := sorted(one.name for one in path.parent.iterdir() if one.name != FILE):
         yield f"{path.parent} was withdrawn, and still holds {', '.join(others)}: likeness forget goes on with it"
-    certificate = store.path(key_of(withdrawal.forget, CERTIFICATE))
+    certificate = store.file(key_of(withdrawal.forget, CERTIFICATE))
     if not certificate.is_file():
         yield f"{certificate}, which {path} names, is missing"
     elif Certificate.read(certificate).withdrawals.get(withdrawal.reference) != bytes_digest(

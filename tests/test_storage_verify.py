@@ -46,7 +46,7 @@ def test_a_store_that_is_intact_is_looked_through(store: Store) -> None:
     num_originals = len(list(store.keys("originals")))
     assert checked.counts == {
         "manifest": 3, "table": 6, "lookup": 3, "shard": 5, "original": num_originals, "name": 2, "build": 3,
-        "run": 1, "record": 4, "checkpoint": 2, "chunk": 11,
+        "run": 1, "record": 4, "checkpoint": 2, "chunk": 12, "layout": 1,
     }  # fmt: skip
 
 
@@ -126,6 +126,140 @@ def test_a_lookup_that_hides_a_row_is_named(store: Store) -> None:
             writer.write_table(part.set_column(0, "bits", bits).cast(file.schema_arrow))
     [problem] = problems(store, FIRST)
     assert problem.startswith(f"{path} is not what its version's tables give")
+
+
+def as_folder(path: Path) -> None:
+    """A folder with something in it, where a file is or may be."""
+    path.unlink(missing_ok=True)
+    path.mkdir(parents=True)
+    (path / "mine.txt").write_text("mine")
+
+
+def as_file(path: Path) -> None:
+    """A file, where a folder is or may be."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"mine")
+
+
+def as_pipe(path: Path) -> None:
+    """What a reader would wait for without end."""
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+
+
+def as_link_out(path: Path) -> None:
+    """A link that leads out of the store."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("/")
+
+
+SHA256 = "0" * 64
+MISPLACED: dict[str, Callable[[Path], object]] = {
+    **dict.fromkeys(
+        ("datasets", "runs", "chunks", "originals", "ledger", "tombstones", "forgets", "promotions", "exports",
+         "imports", "cache", "incoming", "lineage", "answers", "mlartifacts", "chunks/shard", "chunks/table", "chunks/align",
+         "datasets/golden", "datasets/golden/builds", "datasets/golden/71485f1fada17d95/shards", "originals/69",
+         "ledger/segments", "ledger/working", f"runs/{RUN}/checkpoints", f"runs/{RUN}/metrics", "runs/notes.txt",
+         "datasets/notes.txt", "datasets/golden/notes.txt", "datasets/golden/builds/notes.txt",
+         "tombstones/notes.txt", "tombstones/key.jsonl", "forgets/one/notes.txt", "promotions/golden/notes.txt", "exports/golden/notes.txt",
+         "chunks/notes.txt", "originals/notes.txt", f"originals/01/{SHA256}", "withdrawn.json",
+         "datasets/withdrawn.json",
+         "datasets/golden/withdrawn.json", f"runs/{RUN}/withdrawn.json", "forgets/one/withdrawn.json",
+         "datasets/golden/71485f1fada17d95/shards/withdrawn.json"),
+        as_file,
+    ),
+    **dict.fromkeys(
+        ("datasets/golden/builds/x.json", "datasets/golden/latest.json", "datasets/golden/rechecks/x.json",
+         "datasets/golden/71485f1fada17d95/manifest.json", "datasets/golden/71485f1fada17d95/shards.txt",
+         "datasets/golden/71485f1fada17d95/withdrawn.json", f"runs/{RUN}/run.json", f"{NEWEST}/state.json",
+         "tombstones/key", f"tombstones/{SHA256}.jsonl", "tombstones/mine", f"originals/00/{SHA256}", "originals/mine",
+         "chunks/mine", "chunks/shard/x.tar", f"chunks/table/{SHA256}.parquet", "promotions/golden/champion.json",
+         "promotions/golden/decisions/x.json", "exports/golden/x.json", "forgets/one/certificate.json",
+         "imports/ffhq/import.json", f"ledger/segments/00/{SHA256}.parquet", "datasets/not a name",
+         ".lock", "mlflow.db"),
+        as_folder,
+    ),
+    "tombstones/pipe": as_pipe,
+    f"runs/{RUN}/pipe": as_pipe,
+    "datasets/golden/71485f1fada17d95/images.parquet": as_pipe,
+    "datasets/golden/elsewhere": as_link_out,
+    "originals/ff": as_link_out,
+    f"tombstones/{'1' * 64}.jsonl": as_link_out,
+    "datasets/golden/round": lambda path: path.symlink_to(".."),
+    "chunks/align/round": lambda path: path.symlink_to("."),
+    f"originals/00/{'1' * 64}": lambda path: (path.parent.mkdir(), path.symlink_to(path.name)),
+}  # fmt: skip
+"""What is of the wrong kind, or lies where nothing of the store's does."""
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_what_does_not_belong_is_named(store: Store, name: str) -> None:
+    """Every place that a store has is held to its kind, each in one sentence, whether or not all is hashed again."""
+    path = store.path(name)
+    MISPLACED[name](path)
+    for fast in (True, False):
+        found = problems(store, fast=fast)
+        assert any(f"{path} " in f"{problem} " for problem in found), found
+        assert all("\n" not in problem for problem in found)
+
+
+def test_what_belongs_is_not_named(store: Store) -> None:
+    """Files that people put beside a run or into a version, what is hidden, and what a killed process left, are no
+    problem, and neither is a link that stays within the store."""
+    for name in (
+        "notes.txt", f"runs/{RUN}/notes.txt", "datasets/golden/71485f1fada17d95/review/page.html", ".DS_Store",
+        "tombstones/.DS_Store", "datasets/golden/builds/.0123456789abcdef.partial", "cache/anything/at/all", ".lock",
+        "datasets/golden/.lock", f"runs/{RUN}/checkpoints/damaged-000000096-1f2e/state.json", "lineage/events.jsonl",
+        "datasets/golden/0123456789abcdef/images.parquet",
+    ):  # fmt: skip
+        store.put(name, b"mine")
+    original = min(store.path("originals").glob("*/*"))
+    moved = store.path("mine")
+    original.rename(moved)
+    original.symlink_to(moved)
+    assert problems(store) == []
+
+
+MISSING = {
+    f"runs/{RUN}/run.json": "runs",
+    f"{NEWEST}/state.json": "a checkpoint",
+    "datasets/golden/71485f1fada17d95/manifest.json": "a version that a build names",
+}
+"""Records without which a folder is none of its kind."""
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_record_that_is_gone_is_named(store: Store, name: str) -> None:
+    """What it was the record of does not vanish with it."""
+    store.path(name).unlink()
+    for fast in (True, False):
+        assert f"{store.path(name)} is missing" in problems(store, fast=fast)
+
+
+def test_a_damaged_record_hides_no_other_damage(store: Store) -> None:
+    """Records that cannot be read, one of each kind, and a damaged original: all of them are named at once."""
+    names = (
+        "datasets/golden/71485f1fada17d95/manifest.json", "datasets/golden-web/latest.json", f"runs/{RUN}/run.json",
+        "datasets/golden/0123456789abcdef/withdrawn.json", "forgets/one/certificate.json", "forgets/one/intent.json",
+        "promotions/golden/champion.json", "promotions/golden/decisions/x.json", "exports/golden/x.json",
+        f"tombstones/{SHA256}.jsonl", "tombstones/key", "imports/ffhq/import.json", "chunks/table/x.parquet",
+        "chunks/crawl/a/b.parquet", "datasets/golden/rechecks/x.json", f"ledger/segments/00/{SHA256}.parquet",
+    )  # fmt: skip
+    for data in (b"", b"{}", b'{"format": 99}', b"[]", b"\xff\xfe", b"[" * 100_000):
+        for name in names:
+            store.put(name, data)
+        original = min(store.path("originals").glob("*/*"))
+        store.put(original.relative_to(store.root).as_posix(), data)
+        found = problems(store)
+        for path in (*map(store.path, names), original):
+            if (
+                not data.startswith(b"{") or path.parent.name != "rechecks"
+            ):  # of which storage knows that they are JSON
+                assert any(str(path) in problem for problem in found), (path, data[:9], found)
+        assert all("\n" not in problem for problem in found)
 
 
 def test_a_fast_check_hashes_what_has_changed(store: Store) -> None:

@@ -34,6 +34,7 @@ def publish(
 ) -> Dataset:
     """Write the manifest, whose hash is the version, and everything that it names; `splits` as `Curated` has them."""
     kinship = config.kinship
+    items = crawled.items.combine_chunks()  # of pieces, each look for a few rows would copy all
     schema = IMAGE_SCHEMA if splits is None else IMAGE_SCHEMA.append(pa.field(COLUMN, pa.string()))
     dataset = manifest.publish(
         store,
@@ -48,12 +49,12 @@ def publish(
                 **({} if kinship is None else {"splits": kinship.as_json()}),
             },
         },
-        images=_images(store, crawled.items, sharded, splits),
+        images=_images(store, items, sharded, splits),
         image_schema=schema,
-        rejections=_rejections(rejections, crawled.items),
+        rejections=_rejections(rejections, items),
         rejection_schema=REJECTION_SCHEMA,
         shards=sharded.shards,
-        num_photos=crawled.items.num_rows,
+        num_photos=items.num_rows,
     )
     report(Progress("publish", 1, 1, "version", {}))
     return dataset
@@ -73,7 +74,7 @@ def _images(store: Store, items: pa.Table, sharded: Sharded, splits: pa.Array | 
 def _rejections(rejections: pa.Table, items: pa.Table) -> Iterator[pa.Table]:
     """The rows of rejections likewise, in the order of `rejection_keys`."""
     item = rows_holding(items["ref"], rejections["ref"])
-    keys = manifest.rejection_keys(items["ref"])[item]
+    keys = manifest.rejection_keys(rejections["ref"])
     rejections = rejections.append_column("key", arrow(keys)).append_column("item", arrow(item))
     rejections = rejections.sort_by([(name, "ascending") for name in ("key", *REJECTED_SCHEMA.names)])
     for leaf in leaves(numbers(rejections["key"]), PART_ROWS):

@@ -28,7 +28,7 @@ from storage.datasets.records import BuildRecord
 from storage.errors import ConfigError, IntegrityError
 from storage.exports.records import exports_of
 from storage.exports.under_way import left_over
-from storage.local import PARTIAL, delete_files, sync
+from storage.local import PARTIAL, delete_files, partial_beside, sync
 from storage.local import delete as delete_path
 from storage.runs import list_runs
 from storage.shards import PackedRecord, open_index
@@ -126,15 +126,24 @@ def find_garbage(store: Store, *, keep: int, grace_s: float) -> Garbage:
 def delete(garbage: Garbage) -> None:
     """Delete it; of a kill in between what is left is garbage again, and what is kept is whole."""
     for version in garbage.versions:
-        delete_path(version.folder / "manifest.json")  # from here on it is no version
-        sync(version.folder)
-        delete_path(version.folder)
+        _delete_version(version)
     delete_files([*garbage.chunks, *garbage.originals, *garbage.answers])
     for folder in {path.parent for path in garbage.answers}:
         with suppress(OSError):  # where others stay
             folder.rmdir()
     for path in garbage.leftovers:
         delete_path(path)
+
+
+def _delete_version(version: Dataset) -> None:
+    """Delete a version: one renaming makes it none, so that a kill leaves no version without its manifest."""
+    folder = version.folder
+    if version.store.mirror is None:
+        gone = partial_beside(folder.parent)
+        os.replace(folder, gone)
+        sync(folder.parent)
+        folder = gone
+    delete_path(folder)
 
 
 def _last(store: Store, name: str, keep: int) -> set[str]:

@@ -35,12 +35,13 @@ from storage.datasets.records import (
 )
 from storage.datasets.splits import COLUMN, NAME
 from storage.digest import bytes_digest, rows_digest
-from storage.errors import ConfigError, FormatError, IntegrityError, NotFoundError
+from storage.errors import ConfigError, FormatError, IntegrityError, NotFoundError, PipelineError
 from storage.local import link_whole
 from storage.mirror import AT_ONCE
 from storage.shards import Index, index_name, open_index
 from storage.store import Store
 from storage.tables import Row, Stored
+from storage.withdrawals import FILE as WITHDRAWN
 from storage.withdrawals import check_not_withdrawn
 
 logger = logging.getLogger(__name__)
@@ -333,6 +334,27 @@ def all_versions(store: Store) -> Iterator[Dataset]:
     """Every version of every name."""
     for path in sorted(store.path("datasets").glob("*/*/manifest.json")):
         yield Dataset(store, path.parents[1].name, path.parent.name)
+
+
+def lacks_manifest(dataset: Dataset) -> bool:
+    """Whether a version's folder is there without its manifest, which a build or a name says was written.
+
+    A folder that nothing names is what a build that was killed has left; one without any record what was left of it by
+    a deletion in a bucket, where records go first.
+    """
+    folder = dataset.folder
+    if any((folder / name).exists() for name in ("manifest.json", WITHDRAWN)):
+        return False
+    if not any(folder.rglob("*.json")):
+        return False
+    named: set[str] = set()
+    try:
+        named.update(build.version for build in builds_of(dataset.store, dataset.name))
+        named.add(Latest.read(dataset.store.file(f"datasets/{dataset.name}/latest.json")).version)
+    except PipelineError as error:
+        if not isinstance(error, NotFoundError):  # what it would name is not known
+            return True
+    return dataset.version in named
 
 
 def open_recorded(store: Store, named: VersionName, who: str) -> Dataset:

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,6 +46,9 @@ from storage.errors import FormatError, IntegrityError
 from storage.shards import index_name
 from storage.store import Store
 from storage.tables import PART_ROWS, counted, fitted
+
+WRITERS = 2
+"""Threads that write parts of a table."""
 
 
 def publish(
@@ -119,22 +123,32 @@ class _Tally:
         return sum(part.rows for part in self.parts)
 
     def add(self, tables: Iterable[pa.Table], keys: Callable[[pa.Table], Keys]) -> None:
-        """All rows, of which `keys` gives the keys; of none a part without rows, which has the columns."""
-        for table in tables:
-            self._add(fitted(table, self.schema).combine_chunks(), keys(table))
+        """All rows, of which `keys` gives the keys; of none a part without rows, which has the columns.
+
+        Parts are written in threads while the rows of the next are made, and few of them are held.
+        """
+        written: deque[Future[PartFacts]] = deque()
+        with ThreadPoolExecutor(WRITERS, thread_name_prefix="part") as pool:
+            for table in tables:
+                for key, part in self._cut(fitted(table, self.schema).combine_chunks(), keys(table)):
+                    written.append(pool.submit(put_part, self.store, self.name, key, part))
+                    if len(written) > 2 * WRITERS:
+                        self.parts.append(written.popleft().result())
+            self.parts.extend(part.result() for part in written)
         if not self.parts:
             self.parts.append(put_part(self.store, self.name, 0, self.schema.empty_table()))
         if len(self.parts) == 1:  # no folder, so that every reader of Parquet finds a file
             self.parts = [self.parts[0].model_copy(update={"file": table_file(self.name)})]
 
-    def _add(self, rows: pa.Table, keys: Keys) -> None:
+    def _cut(self, rows: pa.Table, keys: Keys) -> Iterator[tuple[int, pa.Table]]:
+        """The parts of some rows, counted, each with the key of its first row."""
         for leaf in leaves(keys, PART_ROWS):
             part = rows.slice(leaf.start, leaf.stop - leaf.start)
             self.missing.update({column: part[column].null_count for column in self.missing})
             for column, counts in (("reason", self.reasons), (COLUMN, self.splits)):
                 if column in self.schema.names:
                     counts.update(counted(part[column]))
-            self.parts.append(put_part(self.store, self.name, int(keys[leaf.start]), part))
+            yield int(keys[leaf.start]), part
 
     def listed(self) -> bytes:
         """The list of its parts."""

@@ -60,22 +60,21 @@ class Mender:
     def put(self, path: Path, made: bytes | Path, how: str) -> None:
         """Write a file's bytes, or make it the same file as another."""
         self.check(path)
+        if not self.dry:
+            make_way(path)
+            if isinstance(made, Path):
+                link_whole(made, path)
+            else:
+                write_whole(path, made)
         self.mended[path] = how
-        if self.dry:
-            return
-        make_way(path)
-        if isinstance(made, Path):
-            link_whole(made, path)
-        else:
-            write_whole(path, made)
 
     def drop(self, path: Path, how: str) -> None:
         """Delete what is made again where it is needed."""
         self.check(path)
-        self.mended[path] = how
         if not self.dry:
             make_way(path)
             path.unlink(missing_ok=True)
+        self.mended[path] = how
 
     def check(self, path: Path) -> None:
         """IntegrityError where a link leads out of the store: nothing is written there."""

@@ -13,12 +13,12 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from storage.checks import Check, Checked, Digests, run_checks, sound
+from storage.checks import Check, Checked, Digests, run_checks, sentence, sound
 from storage.datasets.dataset import COLUMNS_OF, SHARDS_LIST, Dataset, TableName, shards_list
 from storage.datasets.lookup import lookup_problems
 from storage.datasets.records import ShardFacts
 from storage.datasets.splits import COLUMNS, Kinship, crossings
-from storage.errors import FormatError, IntegrityError
+from storage.errors import FormatError, IntegrityError, PipelineError
 from storage.shards import check_shard
 from storage.store import original_key
 from storage.tables import arrow, rows_by_value
@@ -37,8 +37,8 @@ def checks_of_version(dataset: Dataset, digests: Digests) -> Iterator[Check]:
     """All of a version; of one whose manifest does not hold nothing else, since it says what else there is."""
     try:
         shards = dataset.manifest.shards
-    except IntegrityError as error:
-        yield Check("manifest", partial(_said, str(error)))
+    except (PipelineError, OSError) as error:
+        yield Check("manifest", partial(_said, sentence(error)))
         return
     yield Check("manifest", partial(_list_problems, dataset))
     images = _columns(dataset, "images", ["key", "shard", "offset", "image_sha256", "photo_sha256"])
@@ -119,7 +119,7 @@ def _columns(dataset: Dataset, name: TableName, columns: list[str]) -> pa.Table:
     """Columns of a table; none of its rows where it cannot be read, which is a problem by itself."""
     try:
         return dataset.table(name).read(columns)
-    except IntegrityError:
+    except (PipelineError, OSError):
         return pa.table({column: pa.chunked_array([], pa.string()) for column in columns})
 
 
