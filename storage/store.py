@@ -23,7 +23,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -46,6 +45,7 @@ from storage.local import (
     whole_file,
 )
 from storage.mirror import Mirror, is_data
+from storage.scratch import delete_left_over, scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ class Store:
         object.__setattr__(self, "root", path)
         keep_within(path)
         if self.mirror is not None and path not in _seen and _URL.match(str(root)):
+            delete_left_over(path.parent)
             self.mirror.refresh()
             _seen.add(path)
 
@@ -127,8 +128,8 @@ class Store:
         if self.mirror is None:
             yield self
             return
-        with TemporaryDirectory(prefix="verify-", dir=self.root.parent) as folder:
-            image = Mirror.at(Path(folder), self.mirror.url)
+        with scratch_folder(self.root.parent, "verify-") as folder:
+            image = Mirror.at(folder, self.mirror.url)
             image.refresh()
             try:
                 yield Store(image.root)
@@ -324,7 +325,7 @@ class Store:
         above |= {(stat.st_dev, stat.st_ino)}
         for entry in entries:
             key = f"{folder}/{entry.name}"
-            if not entry.name.isascii() and entry.name.encode(errors="replace").decode() != entry.name:
+            if not entry.name.isprintable():
                 raise IntegrityError(f"{self.path(folder)} holds a name that no store has: {entry.name!a}")
             try:
                 leads_on = not entry.is_symlink() or self._leads_within(entry, above)

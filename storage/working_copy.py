@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from storage.bucket import Bucket, Listed
 from storage.datasets.dataset import Dataset, all_versions
@@ -25,6 +24,7 @@ from storage.errors import ConfigError, IntegrityError, NotFoundError, PipelineE
 from storage.leases import FOLDER as LEASES
 from storage.local import delete_files, link_whole
 from storage.mirror import AT_ONCE, is_data, is_here_alone
+from storage.scratch import scratch_folder
 from storage.store import Store
 
 OF_MLFLOW = "mlartifacts"
@@ -43,8 +43,8 @@ def working_copy(store: Store, *, without: Collection[str] = (), dry: bool = Fal
     if store.mirror is None:
         yield store
         return
-    with store.in_use(), TemporaryDirectory(prefix="copy-", dir=store.root.parent) as folder:
-        copy = _Copy(store, store.mirror.bucket, Path(folder))
+    with store.in_use(), scratch_folder(store.root.parent, "copy-") as folder:
+        copy = _Copy(store, store.mirror.bucket, folder)
         copy.fetch(without)
         yield copy.store
         if not dry:

@@ -14,14 +14,17 @@ import pytest
 
 import storage.bucket
 import storage.leases
+import storage.store
 from s3_server import FAULTS, faulty
 from storage.bucket import Bucket
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, IntegrityError, ServiceError
+from storage.layout import misplaced
 from storage.leases import leased
 from storage.local import delete, here, rename_folder, whole_folder, write_whole
 from storage.mirror import is_here_alone
 from storage.store import Store
+from storage.verify import verify
 
 pytestmark = pytest.mark.s3
 Machine = Callable[[], Store]
@@ -254,3 +257,56 @@ def test_a_killed_upload_leaves_nothing(bucket: str) -> None:
     assert list(store.keys("chunks")) == []
     store.put("chunks/big", big)
     assert store.get("chunks/big") == big.read_bytes()
+
+
+@pytest.mark.parametrize("use", ["working_copy(store)", "store.unseen()"])
+def test_what_a_killed_command_copied_goes_with_the_next(
+    machine: Machine, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    """The folder in which a killed process mended or verified a bucket is deleted by the next command."""
+    machine().put("datasets/a/latest.json", b"1")
+    program = f"""
+import time
+from storage.store import Store
+from storage.working_copy import working_copy
+store = Store({bucket!r})
+with {use} as copy:
+    print(copy.root, flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        monkeypatch.setattr(storage.store, "_seen", set())
+        image = Store(bucket).root
+        assert (folder / "datasets/a/latest.json").is_file()
+        process.kill()
+        process.wait()
+        monkeypatch.setattr(storage.store, "_seen", set())
+        Store(bucket)
+    assert list(folder.parent.iterdir()) == [image]
+
+
+def test_what_does_not_belong_in_a_bucket_is_named(machine: Machine, bucket: str) -> None:
+    """Objects where none are, those called like a folder of the store's, and those below what is a file's name."""
+    there = Bucket(bucket)
+    belongs = (
+        "originals/00/" + "0" * 64,
+        "runs/r/notes.txt",
+        "runs/r/run.json",
+        "notes.txt",
+        "cache/x",
+        "leases/x",
+    )
+    strays = ("tombstones/mine.txt", "chunks", "withdrawn.json", "datasets/a/withdrawn.json", "originals/mine",
+              "datasets/a/builds/x.json/deep", "runs/s/stats.jsonl")  # fmt: skip
+    for key in (*belongs, *strays):
+        there.put(key, b"1")
+    store = machine()
+    named = {f"{store.path(key)}" for key in strays[:-2]}
+    named |= {f"{store.path('datasets/a/builds/x.json')}", f"{store.path('runs/s/run.json')}"}
+    found = list(misplaced(store))
+    assert {problem.split(" ")[0] for problem in found} >= named
+    assert not [problem for problem in found for key in belongs if problem.startswith(f"{store.path(key)} ")]
+    told = verify(store, None)[1].problems
+    assert [problem for problem in told if problem.startswith(f"{bucket}/tombstones/mine.txt ")], told
