@@ -2,6 +2,7 @@
 
     python benchmarks/crawl.py speed        3,000 JPEGs of 30 KB: images a second, CPU an image, each way in turn
     python benchmarks/crawl.py pace         50 hosts at one request a second each
+    python benchmarks/crawl.py gap          30 hosts that want 0.5 s between requests, beside 5 busy ones
     python benchmarks/crawl.py many         100,000 small JPEGs: images a second, and the most memory
     python benchmarks/crawl.py million      1,000,000 addresses listed, partitioned and resumed, half of them known
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import itertools
 import json
 import multiprocessing
 import resource
@@ -25,7 +27,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import numpy as np
@@ -59,6 +61,9 @@ SERVERS = {
 }
 PACE_HOSTS = [f"127.0.8.{number}" for number in range(1, 51)]
 PACE_S = 20
+GAP_S, NUM_GAPS, NUM_BUSY = 0.5, 12, 3000
+SLOW_HOSTS = [f"127.0.9.{number}" for number in range(1, 31)]
+BUSY_HOSTS = [f"127.0.10.{number}" for number in range(1, 6)]
 MILLION = 1_000_000
 SIGNALS = '{"looked_at":["robots.txt","x-robots-tag","tdm-reservation","c2pa-training","synthetic"]}'
 
@@ -70,6 +75,10 @@ class Server(asyncio.Protocol):
     interval_s = 0.0
     """Between two photographs, of all connections together: how fast the line is."""
     next_s = 0.0
+    asked: ClassVar[dict[str, list[float]]] = {}
+    """When hosts that want a wait between requests were asked, by the server's clock."""
+    closes = False
+    """Whether each connection ends with its answer, without a word."""
 
     def body_of(self, target: bytes) -> bytes:
         """A photograph, which is like no other."""
@@ -80,6 +89,7 @@ class Server(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.waiting = b""
+        self.host = transport.get_extra_info("sockname")[0]
 
     def data_received(self, data: bytes) -> None:
         """As asyncio calls it."""
@@ -87,6 +97,8 @@ class Server(asyncio.Protocol):
         while b"\r\n\r\n" in self.waiting:
             head, _, self.waiting = self.waiting.partition(b"\r\n\r\n")
             target = head.split(b" ", 2)[1]
+            if self.host in SLOW_HOSTS:
+                self.asked.setdefault(self.host, []).append(time.monotonic())
             if target.endswith(b".jpg"):  # each photograph is another
                 body = self.body_of(target)
                 fields = b'Content-Type: image/jpeg\r\nETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
@@ -98,9 +110,12 @@ class Server(asyncio.Protocol):
                     self.transport.write(data)
             elif target == b"/robots.txt":
                 body = b"User-agent: *\nDisallow: /private/\n"
+                body += b"Crawl-delay: %.1f\n" % GAP_S if self.host in SLOW_HOSTS else b""
                 self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
             else:
                 self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            if self.closes:
+                self.transport.close()
 
 
 async def ordinary(request: web.Request) -> web.Response:
@@ -116,8 +131,9 @@ async def ordinary(request: web.Request) -> web.Response:
 
 
 def serve(pipe: Connection, hosts: list[str], kind: str) -> None:
-    """Answer until told to end."""
+    """Answer until told to end, and say when slow hosts were asked."""
     Server.interval_s = 1 / LINE if kind == "line" else 0.0
+    Server.closes = kind == "closes"
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
@@ -128,6 +144,7 @@ def serve(pipe: Connection, hosts: list[str], kind: str) -> None:
             port = server.sockets[0].getsockname()[1]
         pipe.send(port)
         await loop.run_in_executor(None, pipe.recv)
+        pipe.send(Server.asked)
 
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     file = io.BytesIO()
@@ -138,8 +155,10 @@ def serve(pipe: Connection, hosts: list[str], kind: str) -> None:
 
 
 @contextmanager
-def serving(hosts: list[str], kind: str = "fast") -> Iterator[int]:
-    """A server in a process of its own; its port."""
+def serving(
+    hosts: list[str], kind: str = "fast", asked: dict[str, list[float]] | None = None
+) -> Iterator[int]:
+    """A server in a process of its own; its port. At its end it says when slow hosts were `asked`."""
     here, there = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(
         target=serve, args=(there, hosts, kind), daemon=True
@@ -147,6 +166,7 @@ def serving(hosts: list[str], kind: str = "fast") -> Iterator[int]:
     server.start()
     yield here.recv()
     here.send(None)
+    (asked if asked is not None else {}).update(here.recv())
     server.join()
 
 
@@ -220,6 +240,24 @@ def print_pace() -> None:
     # the first request of each host comes at once
     rate = (len(ended) - len(PACE_HOSTS)) / (ended[-1] - ended[0])
     print(f"{len(PACE_HOSTS)} hosts at 1 request/s: {rate:.1f} requests/s")
+
+
+def print_gap() -> None:
+    """The least time between two requests to a host that wants a wait, while others are busy."""
+    for kind in ("fast", "closes"):
+        asked: dict[str, list[float]] = {}
+        with (
+            serving(SLOW_HOSTS + BUSY_HOSTS, kind, asked) as port,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            urls = [f"http://{host}:{port}/{n}.jpg" for n in range(NUM_BUSY) for host in BUSY_HOSTS]
+            urls += [f"http://{host}:{port}/{n}.jpg" for n in range(NUM_GAPS) for host in SLOW_HOSTS]
+            assert crawled(urls, config_of(), Path(folder)) == len(urls)
+        gaps_s = sorted(b - a for times in asked.values() for a, b in itertools.pairwise(times))
+        print(
+            f"{kind}: {len(gaps_s)} gaps of {len(asked)} hosts that want {GAP_S} s: {gaps_s[0]:.3f} s at least, "
+            f"{gaps_s[len(gaps_s) // 100]:.3f} s in 99 of 100, {gaps_s[len(gaps_s) // 2]:.3f} s in the middle"
+        )
 
 
 def print_many() -> None:
@@ -319,4 +357,4 @@ if __name__ == "__main__":
         for kind in SERVERS:
             print_speed(kind)
     else:
-        {"pace": print_pace, "many": print_many, "million": print_million}[sys.argv[1]]()
+        {"pace": print_pace, "gap": print_gap, "many": print_many, "million": print_million}[sys.argv[1]]()

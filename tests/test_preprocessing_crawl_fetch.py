@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
+import itertools
 import json
 import resource
 import socket
@@ -198,6 +200,71 @@ def test_a_delay_is_kept_while_all_requests_are_under_way(crawl: Crawl) -> None:
         urls = [web.url("/slow", "127.0.0.2"), *(web.url(f"/{number}") for number in range(2))]
         crawl(*urls, max_concurrency=1, per_host_delay_s=1, respect_robots=False, respect_opt_out=False)
     assert times[1] - times[0] >= 0.8, times
+
+
+def test_a_crawl_delay_is_kept_from_robots_txt_on_while_others_are_busy(crawl: Crawl) -> None:
+    """Of hosts that want half a second between requests, none gets two sooner, the one after robots.txt among them."""
+    slow, fast = [f"127.0.4.{number}" for number in range(1, 9)], ["127.0.5.1", "127.0.5.2"]
+    times: dict[str, list[float]] = {}
+
+    def answer(request: Request) -> bytes:
+        times.setdefault(request.host, []).append(time.monotonic())
+        if request.target == "/robots.txt" and request.host in slow:
+            return reply(b"User-agent: *\nCrawl-delay: 0.5\n")
+        return reply(status=404) if request.target in RULES else reply(PICTURE)
+
+    with serving(answer, *slow, *fast) as web:
+        urls = [
+            web.url(f"/{n}", host) for n in range(150) for host in (*slow, *fast) if n < 3 or host in fast
+        ]
+        found = crawl(*urls, per_host_concurrency=4)
+    assert set(found.values()) == {PICTURE}
+    gaps = sorted(b - a for host in slow for a, b in itertools.pairwise(times[host]))
+    assert len(gaps) == len(slow) * 4
+    assert gaps[0] >= 0.3, gaps  # the first of two may be read late on a busy machine
+
+
+def test_a_delay_is_from_request_to_request_whatever_a_connection_takes(
+    crawl: Crawl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that leaves late, since it had to wait for its connection, is not followed too soon by the next."""
+    times: list[float] = []
+    resolve = connect_module.Resolver.resolve
+    waits_s = iter([1.6, 0.0, 0.0])
+
+    async def slow(*args: Any, **more: Any) -> Any:
+        await asyncio.sleep(next(waits_s))
+        return await resolve(*args, **more)
+
+    def answer(_: Request) -> bytes:
+        times.append(time.monotonic())
+        return reply(PICTURE)
+
+    with serving(answer) as web:
+        monkeypatch.setattr(connect_module.Resolver, "resolve", slow)
+        crawl(
+            *(web.url(f"/{number}", "localhost") for number in range(3)),
+            per_host_delay_s=2,
+            respect_robots=False,
+            respect_opt_out=False,
+        )
+    assert len(times) == 3
+    assert min(b - a for a, b in itertools.pairwise(times)) >= 1.5, times
+
+
+def test_a_connection_that_was_closed_meanwhile_is_no_failure(tmp_path: Path) -> None:
+    """A server that closes connections without a word costs a request more and no wait; a dead one is still left."""
+    answers = {"127.0.0.1": reply(PICTURE).replace(b"Connection: close\r\n", b""), "127.0.0.2": b""}
+    rules = reply(status=404).replace(b"Connection: close\r\n", b"")
+    with serving(
+        lambda request: rules if request.target in RULES else answers[request.host], *answers
+    ) as web:
+        urls = [Wanted(web_address(web.url(f"/{n}", host))) for host in answers for n in range(12)]
+        config = FetchConfig(**QUICK | {"retries": 0})
+        visits = [v for batch in arriving(urls, config, Memory(), tmp_path) for v in batch]
+    counts = Counter(visit.rejected and visit.rejected.reason for visit in visits)
+    assert counts == {None: 12, Reason.CONNECTION_FAILED: 12}
+    assert sum(request.host == "127.0.0.2" for request in web.requests) <= 20, web.requests
 
 
 def test_addresses_of_version_6_are_asked(crawl: Crawl) -> None:

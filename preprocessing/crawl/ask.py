@@ -200,7 +200,8 @@ class Asker:
         path: Path | None,
     ) -> Answer:
         assert self._session is not None
-        async with self._host.turn(self._slots):
+        async with self._host.turn(self._slots) as turn:
+            turn.left()
             start_s = time.monotonic()
             self.num_requests += 1
             method = "GET" if form is None else "POST"

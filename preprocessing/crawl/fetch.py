@@ -9,26 +9,28 @@ Not here: the order of many addresses (`preprocessing.crawl.queues`), and lists 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import random
 import re
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from pydantic import Field
 
 from preprocessing.crawl.codings import BLOCK_BYTES, decoded
 from preprocessing.crawl.connect import Resolver
-from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Memory, Passing
+from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Memory, Passing, Turn
 from preprocessing.crawl.published import published
 from preprocessing.crawl.readers import BOT, product_tokens, read_headers, read_photograph
 from preprocessing.crawl.retry import may_pass, retry_after_s
@@ -290,8 +292,7 @@ class Fetcher:
         if self._config.respect_robots:
             signals, delay_s = await self._robots.robots(address)
             visit.signals += signals
-            pace = self._host(address).pace
-            pace.delay_s = max(pace.delay_s, delay_s)
+            self._host(address).asks_for(delay_s)
             self._judge(visit.signals)
         if self._config.respect_opt_out:
             visit.signals += await self._robots.tdmrep(address)
@@ -324,13 +325,17 @@ class Fetcher:
         retries = self._config.retries if retries is None else retries
         host = self._host(address)
         said = visit.signals if visit else Signals()
-        for attempt in itertools.count():
+        attempt = num_stale = 0
+        while True:
             await self._resolver.addresses(address.host)
             if visit:
                 visit.signals = said  # without what an answer said that was cut short
             try:
                 answer = await self._attempt(host, address, visit)
             except Passing as failure:
+                if failure.is_stale and num_stale < self._config.per_host_concurrency:
+                    num_stale += 1  # its other connections may be as old
+                    continue
                 host.failed(failure)
                 if failure.wait_s > self._config.max_wait_s:
                     raise host.put_off(failure) from None
@@ -340,10 +345,10 @@ class Fetcher:
                 if attempt >= retries or host.is_failing:
                     raise
                 await asyncio.sleep(wait_s)
+                attempt += 1
             else:
                 host.answered()
                 return answer
-        raise AssertionError
 
     def _own_wait_s(self, attempt: int) -> float:
         doubled = min(self._config.backoff_s * 2.0**attempt, self._config.max_backoff_s)
@@ -357,9 +362,10 @@ class Fetcher:
             headers["Authorization"] = f"Basic {b64encode(pair).decode()}"
         if visit and visit.wanted.known:
             headers |= _conditions(visit.wanted.known, address)
-        async with host.turn(self._slots):
+        async with host.turn(self._slots) as turn:
             if visit:
                 visit.attempts += 1
+            _turn.set(turn)
             try:
                 async with self._session.get(
                     address.wire, headers=headers, allow_redirects=False
@@ -379,7 +385,8 @@ class Fetcher:
                 raise Rejected(Reason.CONNECTION_FAILED, type(error).__name__) from error
             except (aiohttp.ClientError, OSError) as error:
                 # The type alone: messages carry addresses.
-                raise Passing(Reason.CONNECTION_FAILED, type(error).__name__) from error
+                is_stale = turn.is_reused and not turn.is_answered
+                raise Passing(Reason.CONNECTION_FAILED, type(error).__name__, is_stale=is_stale) from error
             except Rejected as rejected:
                 if not isinstance(rejected, Passing):
                     host.answered()
@@ -475,8 +482,16 @@ def _note(response: aiohttp.ClientResponse, address: WebAddress, visit: Visit) -
     visit.ip = response.ip if isinstance(response, _Response) else None
 
 
+_used: WeakSet[ResponseHandler] = WeakSet()
+"""Connections that a request went out on."""
+
+
 class HeadersTooLong(aiohttp.ClientError):
     """Raised of an answer whose headers together are longer than any record should hold."""
+
+
+_turn: ContextVar[Turn] = ContextVar("turn")
+"""That of the request which a task is making."""
 
 
 class _Response(aiohttp.ClientResponse):
@@ -485,10 +500,16 @@ class _Response(aiohttp.ClientResponse):
     ip: str | None = None
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        """As aiohttp calls it."""
+        """As aiohttp calls it when it has sent the request."""
+        turn = _turn.get()
+        turn.left()
+        if (protocol := connection.protocol) is not None:
+            turn.is_reused = protocol in _used
+            _used.add(protocol)
         if connection.transport is not None and (peer := connection.transport.get_extra_info("peername")):
             self.ip = str(peer[0])
         await super().start(connection)
+        turn.is_answered = True
         if sum(len(name) + len(value) for name, value in self.raw_headers) > _MAX_HEADER_BYTES:
             raise HeadersTooLong
         return self

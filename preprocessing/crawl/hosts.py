@@ -30,15 +30,22 @@ ORIGIN_KEPT_S = 24 * 3600.0
 class Passing(Rejected):
     """A failure that may be gone on the next attempt; `wait_s` is what the server asked for.
 
-    `is_of_host` is whether the server said it of itself, so that all of its URLs wait.
+    `is_of_host` is whether the server said it of itself, so that all of its URLs wait; `is_stale` is whether it only
+    means that a connection was closed which had been open since an earlier request (RFC 9112, section 9.3.1).
     """
 
     def __init__(
-        self, reason: Reason, detail: str | None = None, wait_s: float = 0.0, is_of_host: bool = False
+        self,
+        reason: Reason,
+        detail: str | None = None,
+        wait_s: float = 0.0,
+        is_of_host: bool = False,
+        is_stale: bool = False,
     ) -> None:
         super().__init__(reason, detail)
         self.wait_s = wait_s
         self.is_of_host = is_of_host
+        self.is_stale = is_stale
 
 
 class PutOff(Rejected):
@@ -54,11 +61,13 @@ class PutOff(Rejected):
 class HostPace:
     """When a host may be asked next, on the monotonic clock, and how often it failed in a row.
 
-    `delay_s` lies between two requests; `put_off` is what its URLs are rejected with while it is paused for longer
-    than a crawl waits.
+    `delay_s` lies between two requests, the last of which left at `last_s`. None leaves before `next_start_s`, when
+    what it sent is within its bytes a second. `put_off` is what its URLs are rejected with while it is paused for
+    longer than a crawl waits.
     """
 
     delay_s: float
+    last_s: float = -math.inf
     next_start_s: float = 0.0
     num_failures: int = 0
     last_failure: Rejected | None = None
@@ -133,6 +142,11 @@ class Host:
         """Note that it does answer."""
         self.pace.num_failures, self.pace.last_failure, self.pace.put_off = 0, None, None
 
+    def asks_for(self, delay_s: float) -> None:
+        """Note what it wants between two requests, from now on."""
+        if delay_s > self.pace.delay_s:
+            self.pace.delay_s, self.pace.last_s = delay_s, time.monotonic()
+
     def sent(self, num_bytes: int) -> None:
         """Note what it sent: the next request waits until that is within its bytes a second."""
         pace = self.pace
@@ -159,42 +173,63 @@ class Host:
 class Turn:
     """One request's turn at a host, as long as it is entered."""
 
-    __slots__ = ("_all_slots", "_host")
+    __slots__ = ("_all_slots", "_holds_order", "_host", "is_answered", "is_reused")
 
     def __init__(self, host: Host, all_slots: asyncio.Semaphore) -> None:
         self._host = host
         self._all_slots = all_slots
+        self._holds_order = False
+        self.is_reused = False
+        """Whether the request left on a connection that an earlier one had."""
+        self.is_answered = False
+        """Whether an answer has begun."""
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Turn:
         host, pace = self._host, self._host.pace
         await host.slots.acquire()
         try:
             # In order until the request may leave: a slot of all hosts may be long in coming, and others wait behind.
-            async with host.order:
-                while True:
-                    await self._wait()
-                    await self._all_slots.acquire()
-                    if self._wait_s <= 0:
-                        break
-                    self._all_slots.release()
-                try:
-                    host.check()
-                except BaseException:
-                    self._all_slots.release()
-                    raise
-                pace.next_start_s = time.monotonic() + pace.delay_s
+            await host.order.acquire()
+            self._holds_order = True
+            while True:
+                await self._wait()
+                await self._all_slots.acquire()
+                if self._wait_s <= 0:
+                    break
+                self._all_slots.release()
+            try:
+                host.check()
+            except BaseException:
+                self._all_slots.release()
+                raise
         except BaseException:
+            self._let_others()
             host.slots.release()
             raise
+        if not pace.delay_s:
+            self.left()
+        return self
+
+    def left(self) -> None:
+        """Note that the request leaves: what a host wants between two begins now, whatever a connection took."""
+        if self._holds_order:
+            self._host.pace.last_s = time.monotonic()
+            self._let_others()
 
     async def __aexit__(self, *_: object) -> None:
+        self.left()
         self._all_slots.release()
         self._host.slots.release()
+
+    def _let_others(self) -> None:
+        if self._holds_order:
+            self._holds_order = False
+            self._host.order.release()
 
     @property
     def _wait_s(self) -> float:
         pace = self._host.pace
-        return max(pace.next_start_s, pace.paused_until_s) - time.monotonic()
+        return max(pace.last_s + pace.delay_s, pace.next_start_s, pace.paused_until_s) - time.monotonic()
 
     async def _wait(self) -> None:
         """Until the host may be asked, without any slot of all hosts; `Rejected` where it is not to be."""
