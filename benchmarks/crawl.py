@@ -185,8 +185,8 @@ def crawled(urls: list[str], config: FetchConfig, folder: Path) -> int:
     return int(found.outcomes["reason"].null_count)
 
 
-async def bare(urls: list[str], num_at_once: int) -> int:
-    """Photographs that are fetched, hashed and forgotten."""
+async def bare(urls: list[str], num_at_once: int, folder: Path | None = None) -> int:
+    """Photographs that are fetched, hashed and forgotten, or written to a folder, each to a file of its own."""
     waiting = iter(urls)
     num = 0
 
@@ -194,7 +194,10 @@ async def bare(urls: list[str], num_at_once: int) -> int:
         nonlocal num
         for url in waiting:
             async with session.get(url) as response:
-                hashlib.sha256(await response.read()).hexdigest()
+                data = await response.read()
+                digest = hashlib.sha256(data).hexdigest()
+                if folder is not None:
+                    Path(folder, digest).write_bytes(data)
                 num += response.status == 200
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -203,10 +206,10 @@ async def bare(urls: list[str], num_at_once: int) -> int:
 
 
 def print_speed(kind: str, rounds: int = 5) -> None:
-    """Images a second and CPU an image of both, in turn; of each its best round."""
+    """Images a second and CPU an image of each, in turn; of each its best round."""
     config = config_of()
     num_at_once = len(SPEED_HOSTS) * config.per_host_concurrency
-    found: dict[str, list[tuple[float, float]]] = {"bare aiohttp": [], "crawl": []}
+    found: dict[str, list[tuple[float, float]]] = {"bare aiohttp": [], "the same, to files": [], "crawl": []}
     # Stores are kept to the end: where many files were deleted, ext4 is slow to make new ones for half a minute.
     with serving(SPEED_HOSTS, kind) as port, tempfile.TemporaryDirectory() as folder:
         urls = [f"http://{SPEED_HOSTS[n % len(SPEED_HOSTS)]}:{port}/{n}.jpg" for n in range(NUM_IMAGES)]
@@ -215,16 +218,21 @@ def print_speed(kind: str, rounds: int = 5) -> None:
                 start, start_cpu = time.perf_counter(), time.process_time()
                 if name == "crawl":
                     num = crawled(urls, config, Path(folder, str(number)))
-                else:
+                elif name == "bare aiohttp":
                     num = asyncio.run(bare(urls, num_at_once))
+                else:
+                    files = Path(folder, f"files{number}")
+                    files.mkdir()
+                    num = asyncio.run(bare(urls, num_at_once, files))
                 times.append((time.perf_counter() - start, time.process_time() - start_cpu))
                 assert num == NUM_IMAGES
     print(f"{SERVERS[kind]}:")
     for name, times in found.items():
         wall, cpu = (min(column) for column in zip(*times, strict=True))
         print(f"  {name}: {NUM_IMAGES / wall:.0f} images/s, {1000 * cpu / NUM_IMAGES:.2f} ms CPU an image")
-    ratios = sorted(b[0] / c[0] for b, c in zip(*found.values(), strict=True))
-    print(f"  crawl's share of the bare loop's images a second, by rounds: {[round(r, 2) for r in ratios]}")
+    for name in ("bare aiohttp", "the same, to files"):
+        ratios = sorted(b[0] / c[0] for b, c in zip(found[name], found["crawl"], strict=True))
+        print(f"  crawl's share of the images a second of {name}, by rounds: {[round(r, 2) for r in ratios]}")
 
 
 def print_pace() -> None:

@@ -18,10 +18,11 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+
+from pydantic_core import to_json
 
 from preprocessing.crawl.blocklist import BlockConfig, Blocklist, open_blocklist
-from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Known, Visit, Wanted
+from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Headers, Known, Visit, Wanted
 from preprocessing.crawl.hosts import Memory, PutOff
 from preprocessing.crawl.ledger import Held
 from preprocessing.crawl.queues import arriving
@@ -97,44 +98,44 @@ def entry_of(visit: Visit, key: str, before: Entry | None, rule: str) -> Entry:
     address, rejected, body = visit.address, visit.rejected, visit.body
     at = timestamp(visit.started_at)
     entry = before or Entry(key, host_of(address), REFUSED, first_asked_at=at)
-    new: dict[str, Any] = {
-        "attempts": entry.attempts + visit.attempts,
-        "seconds": round(entry.seconds + visit.seconds, 6),
-    }
+    attempts, seconds = entry.attempts + visit.attempts, round(entry.seconds + visit.seconds, 6)
     if rejected and entry.state == KEPT and outcome_of(rejected) == PASSING:
-        return entry._replace(**new)  # that a server fails today takes nothing from what it gave
-    signals = _said(visit, before)
-    new |= {
-        "asked_at": at,
-        "rule": rule,
-        "signals": _signals_text(signals),
-        "robots": _robots_line(signals),
-    }
-    if visit.status is not None:
-        new |= {
-            "status": visit.status,
-            "etag": _header(visit, "etag"),
-            "last_modified": _header(visit, "last-modified"),
-            "place": visit.place if visit.place != address.recorded else None,
-            "address": visit.ip,
-            "headers": _json(visit.headers),
-        }
-    if body:
-        new |= {"sha256": body.sha256, "num_bytes": body.num_bytes}
-    if rejected is None:
-        outcome = entry.outcome if entry.state == KEPT else None
-        if body:
-            outcome = None if body.is_whole else DOUBTFUL
-        new |= {"state": KEPT, "outcome": outcome, "reason": None, "detail": None}
-    else:
+        # that a server fails today takes nothing from what it gave
+        return entry._replace(attempts=attempts, seconds=seconds)
+    state, reason, detail = KEPT, None, None
+    outcome = entry.outcome if entry.state == KEPT else None
+    if rejected:
         is_gone = rejected.reason is Reason.HTTP_STATUS and rejected.detail == "410"
-        new |= {
-            "state": GONE if is_gone else REFUSED,
-            "outcome": outcome_of(rejected),
-            "reason": rejected.reason.value,
-            "detail": rejected.detail,
-        }
-    return entry._replace(**new)
+        state, outcome = GONE if is_gone else REFUSED, outcome_of(rejected)
+        reason, detail = rejected.reason.value, rejected.detail
+    elif body:
+        outcome = None if body.is_whole else DOUBTFUL
+    answer = entry.status, entry.etag, entry.last_modified, entry.place, entry.address
+    headers = entry.headers
+    if visit.status is not None:
+        place = visit.place if visit.place != address.recorded else None
+        answer = visit.status, *_versions(visit.headers), place, visit.ip
+        headers = _headers_text(visit.headers)
+    signals = _said(visit, before)
+    return Entry(
+        entry.url,
+        entry.host,
+        state,
+        outcome,
+        reason,
+        detail,
+        attempts,
+        body.sha256 if body else entry.sha256,
+        body.num_bytes if body else entry.num_bytes,
+        *answer,
+        _robots_line(signals),
+        entry.first_asked_at,
+        at,
+        seconds,
+        rule,
+        _signals_text(signals),
+        headers,
+    )
 
 
 def check_contact(config: FetchConfig, addresses: Iterable[WebAddress]) -> None:
@@ -176,15 +177,20 @@ def _said(visit: Visit, before: Entry | None) -> Signals:
     return visit.signals + (left.model_copy(update={"hops": ()}) if visit.signals.hops else left)
 
 
-def _header(visit: Visit, name: str) -> str | None:
-    """The first of this name, as any record can hold it: bytes that were no UTF-8 are escaped."""
-    for key, value in visit.headers:
-        if key.lower() == name:
-            return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-    return None
+def _versions(headers: Headers) -> tuple[str | None, str | None]:
+    """ETag and Last-Modified, as any record can hold them: bytes that were no UTF-8 are escaped."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if (key := name.lower()) in ("etag", "last-modified") and key not in found:
+            found[key] = value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    return found.get("etag"), found.get("last-modified")
 
 
-_json = json.JSONEncoder(separators=(",", ":")).encode
+def _headers_text(headers: Headers) -> str:
+    try:
+        return to_json(headers).decode()
+    except ValueError:  # bytes that were no UTF-8
+        return json.dumps(headers, separators=(",", ":"))
 
 
 def _signals(text: str | None) -> Signals:

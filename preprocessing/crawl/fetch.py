@@ -14,11 +14,13 @@ import random
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from weakref import WeakSet
@@ -28,7 +30,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from pydantic import Field
 
-from preprocessing.crawl.codings import BLOCK_BYTES, decoded
+from preprocessing.crawl.codings import decoded
 from preprocessing.crawl.connect import Resolver
 from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Memory, Passing, Turn
 from preprocessing.crawl.published import published
@@ -37,7 +39,7 @@ from preprocessing.crawl.retry import may_pass, retry_after_s
 from preprocessing.crawl.robots import Robots
 from preprocessing.crawl.robots_txt import MAX_BYTES as MAX_ROBOTS_BYTES
 from preprocessing.crawl.safety import Network, networks
-from preprocessing.crawl.signals import Place, Signal, Signals, SignalsConfig, policy
+from preprocessing.crawl.signals import NOTHING, Place, Signal, Signals, SignalsConfig, policy
 from preprocessing.crawl.spool import Spooled, spooled
 from preprocessing.crawl.urls import WebAddress, host_of, web_address
 from preprocessing.reject import Reason, Rejected
@@ -172,7 +174,7 @@ class Visit:
     headers: Headers = ()
     place: str | None = None
     ip: str | None = None
-    signals: Signals = field(default_factory=Signals)
+    signals: Signals = NOTHING
     body: Spooled | None = None
     is_unchanged: bool = False
     rejected: Rejected | None = None
@@ -288,11 +290,12 @@ class Fetcher:
 
     async def _ask_host(self, address: WebAddress, visit: Visit) -> None:
         """Note what the origin says of an address; `Rejected` where that refuses it."""
-        self._host(address).check()
+        host = self._host(address)
+        host.check()
         if self._config.respect_robots:
             signals, delay_s = await self._robots.robots(address)
             visit.signals += signals
-            self._host(address).asks_for(delay_s)
+            host.asks_for(delay_s)
             self._judge(visit.signals)
         if self._config.respect_opt_out:
             visit.signals += await self._robots.tdmrep(address)
@@ -324,7 +327,7 @@ class Fetcher:
         """One address, tried again where that may help; a photograph where it is for a `visit`, a text otherwise."""
         retries = self._config.retries if retries is None else retries
         host = self._host(address)
-        said = visit.signals if visit else Signals()
+        said = visit.signals if visit else NOTHING
         attempt = num_stale = 0
         while True:
             await self._resolver.addresses(address.host)
@@ -421,7 +424,7 @@ class Fetcher:
             visit.signals += read_photograph(data)
             self._judge(visit.signals)
 
-        visit.body = await spooled(_blocks(response), self._config.max_bytes, self._folder, look)
+        visit.body = await spooled(_body(response), self._config.max_bytes, self._folder, look)
         return _Answer()
 
     def _keep(self, visit: Visit, known: Known) -> None:
@@ -478,7 +481,7 @@ def _conditions(known: Known, address: WebAddress) -> dict[str, str]:
 
 def _note(response: aiohttp.ClientResponse, address: WebAddress, visit: Visit) -> None:
     visit.status, visit.place = response.status, address.recorded
-    visit.headers = tuple([(str(name), value) for name, value in response.headers.items()])
+    visit.headers = tuple(response.headers.items())
     visit.ip = response.ip if isinstance(response, _Response) else None
 
 
@@ -505,26 +508,29 @@ class _Response(aiohttp.ClientResponse):
         turn.left()
         if (protocol := connection.protocol) is not None:
             turn.is_reused = protocol in _used
-            _used.add(protocol)
+            if not turn.is_reused:
+                _used.add(protocol)
         if connection.transport is not None and (peer := connection.transport.get_extra_info("peername")):
             self.ip = str(peer[0])
         await super().start(connection)
         turn.is_answered = True
-        if sum(len(name) + len(value) for name, value in self.raw_headers) > _MAX_HEADER_BYTES:
+        if len(b"".join(chain.from_iterable(self.raw_headers))) > _MAX_HEADER_BYTES:
             raise HeadersTooLong
         return self
 
 
-def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    blocks = response.content.iter_chunked(BLOCK_BYTES)
-    fields = response.headers.getall("Content-Encoding", None)
-    return decoded(blocks, fields) if fields else blocks
+def _body(response: aiohttp.ClientResponse) -> Callable[[], Awaitable[bytes]]:
+    """What gives the next block of a body, an empty one at its end."""
+    if fields := response.headers.getall("Content-Encoding", None):
+        return partial(anext, decoded(response.content.iter_any(), fields), b"")
+    return response.content.readany
 
 
 async def _text_of(response: aiohttp.ClientResponse) -> bytes:
     """The first part of a text, as long as it may be."""
     body = bytearray()
-    async for block in _blocks(response):
+    read = _body(response)
+    while block := await read():
         body += block
         if len(body) >= MAX_ROBOTS_BYTES:
             break

@@ -20,6 +20,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -143,27 +144,34 @@ class Partition:
                     evidence.append((place, entry.headers))
                 texts = (self._id(entry.rule), self._id(entry.signals))
                 rows.append((*entry[:_NUM_PLAIN], *texts, place, is_published))
-                urls.append((entry.url,))
-            self._db.executemany(
-                "DELETE FROM evidence WHERE id = (SELECT evidence FROM entries WHERE url = ?)", urls
+                urls.append(entry.url)
+            self._db.execute(
+                "DELETE FROM evidence WHERE id IN (SELECT evidence FROM entries WHERE url IN "
+                "(SELECT value FROM json_each(?)))",
+                (json.dumps(urls),),
             )
             self._db.executemany("INSERT INTO evidence VALUES (?, ?)", evidence)
             self._db.executemany(_INSERT, rows)
 
     def publish(self) -> None:
-        """Write what is new since the last time into the store, as segments, and make few of many small ones."""
+        """Write what is new since the last time into the store, as segments."""
         while entries := list(islice(self.each("NOT e.is_published"), SEGMENT_ROWS)):
             name = self._write(entries)
             with self._transaction():
                 self._db.execute("INSERT OR IGNORE INTO segments VALUES (?)", (name,))
-                self._db.executemany(
-                    "UPDATE entries SET is_published = TRUE WHERE url = ?",
-                    [(entry.url,) for entry in entries],
+                urls = json.dumps([entry.url for entry in entries])
+                self._db.execute(
+                    "UPDATE entries SET is_published = TRUE WHERE url IN (SELECT value FROM json_each(?))",
+                    (urls,),
                 )
 
-        self._compact()
+    @property
+    def num_unpublished(self) -> int:
+        """Rows that no segment has yet."""
+        [(num,)] = self._db.execute("SELECT count(*) FROM entries WHERE NOT is_published")
+        return int(num)
 
-    def _compact(self) -> None:
+    def compact(self) -> None:
         """Write the rows of many small segments as few, and then delete those.
 
         Killed in between, both are there, which says nothing else: of two rows for one address the newer holds.
@@ -320,9 +328,15 @@ class Held:
         return [url for partition in self._partitions.values() for url in partition.addresses_of(sha256s)]
 
     def publish(self) -> None:
-        """Write what is new into the store."""
-        for partition in self._partitions.values():
-            partition.publish()
+        """Write what is new into the store, and make few segments of many small ones."""
+        partitions = self._partitions.values()
+        is_little = sum(partition.num_unpublished for partition in partitions) <= SEGMENT_ROWS
+        with ThreadPoolExecutor(
+            PARTITIONS if is_little else 1
+        ) as threads:  # most of it is waiting for the disk
+            list(threads.map(Partition.publish, partitions))
+        for partition in partitions:
+            partition.compact()
 
     def memory(self) -> Memory:
         """What earlier crawls of the last day learned of hosts."""
@@ -373,9 +387,8 @@ class Held:
 
     def close(self) -> None:
         """Close every file."""
-        for partition in self._partitions.values():
-            partition.close()
-        self._hosts.close()
+        with ThreadPoolExecutor(PARTITIONS + 1) as threads:  # each waits for the disk
+            list(threads.map(lambda held: held.close(), [*self._partitions.values(), self._hosts]))
 
 
 class Ledger:

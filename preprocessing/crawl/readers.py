@@ -27,7 +27,6 @@ from typing import Any
 
 from preprocessing.crawl.retry import may_pass
 from preprocessing.crawl.robots_txt import (
-    DECIDING,
     RobotsTxt,
     Rule,
     deciding,
@@ -108,12 +107,12 @@ def unreachable_robots(why: str) -> Signals:
 def read_robots(robots: RobotsTxt, target: str, agents: Sequence[str]) -> Signals:
     """What a robots.txt says of a path and query, asked under each of a crawler's names: the rules that decide."""
     evidence = []
-    for agent in agents:
-        if rule := deciding(robots.rules(agent, *DECIDING), target):
+    for agent, rules, usages, signals in robots.said_to(agents):
+        if rule := deciding(rules, target):
             evidence.append(_of_line(Signal.ROBOTS, rule, agent))
-        for rule in stating(robots.rules(agent, "usage"), target):
+        for rule in stating(usages, target):
             evidence.append(_of_line(Signal.CONTENT_USAGE, rule, agent))
-        for rule in stating(robots.rules(agent, "signal"), target):
+        for rule in stating(signals, target):
             evidence.append(_of_line(Signal.CONTENT_SIGNAL, rule, agent))
     return Signals(looked_at=(Signal.ROBOTS,), evidence=tuple(evidence)) if evidence else _SILENT_ROBOTS
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote
@@ -49,6 +50,12 @@ class Rule:
     text: str
     group: str
     """The crawlers that its group names, as the file has them."""
+    prefix: str
+    """What every path begins with that the pattern matches."""
+
+
+Said = tuple[str, tuple[Rule, ...], tuple[Rule, ...], tuple[Rule, ...]]
+"""A crawler's name, and for it the rules of which one decides, those of kind usage, and those of kind signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,16 @@ class RobotsTxt:
 
     groups: tuple[Group, ...]
     _found: dict[tuple[str, ...], tuple[Rule, ...]] = field(default_factory=dict, repr=False, compare=False)
+    _spoken: dict[tuple[str, ...], tuple[Said, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def said_to(self, agents: Sequence[str]) -> tuple[Said, ...]:
+        """The rules for a crawler under each of its names for which there are any."""
+        found = self._spoken.get(agents := tuple(agents))
+        if found is None:
+            rules = self.rules
+            said = ((one, rules(one, *DECIDING), rules(one, "usage"), rules(one, "signal")) for one in agents)
+            found = self._spoken[agents] = tuple(one for one in said if any(one[1:]))
+        return found
 
     def rules(self, agent: str, *kinds: str) -> tuple[Rule, ...]:
         """The rules of some kinds for a crawler: of the groups that name it, or of those for everybody (2.2.1)."""
@@ -120,7 +137,9 @@ def parse_robots(data: bytes | str) -> RobotsTxt:
         elif value and names:
             pattern, said = (value, "") if kind in ("allow", "disallow") else _path_and_rest(value)
             group = group or ", ".join(names)[:_LONGEST_GROUP]
-            rules.append(Rule(kind, _normalised_pattern(pattern), said, number, text.strip(), group))
+            pattern = _normalised_pattern(pattern)
+            prefix = pattern.removesuffix("$").partition("*")[0]
+            rules.append(Rule(kind, pattern, said, number, text.strip(), group, prefix))
     close()
     return RobotsTxt(tuple(groups))
 
@@ -133,7 +152,7 @@ def deciding(rules: tuple[Rule, ...], target: str) -> Rule | None:
     if not rules or target == "/robots.txt":
         return None
     target = _normalised_target(target)
-    matching = [rule for rule in rules if _matches(rule.pattern, target)]
+    matching = [rule for rule in rules if target.startswith(rule.prefix) and _matches(rule.pattern, target)]
     return max(matching, key=lambda rule: (len(rule.pattern), rule.kind == "allow"), default=None)
 
 
@@ -142,7 +161,7 @@ def stating(rules: tuple[Rule, ...], target: str) -> list[Rule]:
     if not rules:
         return []
     target = _normalised_target(target)
-    matching = [rule for rule in rules if _matches(rule.pattern, target)]
+    matching = [rule for rule in rules if target.startswith(rule.prefix) and _matches(rule.pattern, target)]
     longest = max((len(rule.pattern) for rule in matching), default=0)
     return [rule for rule in matching if len(rule.pattern) == longest]
 

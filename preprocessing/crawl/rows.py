@@ -70,7 +70,7 @@ def partition_of(host: str) -> int:
 
 def timestamp(at: datetime) -> str:
     """A time as the ledger has it."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")
+    return (at if at.tzinfo is UTC else at.astimezone(UTC)).isoformat(timespec="microseconds")
 
 
 def holds_over(entry: Entry, other: Entry) -> bool:

@@ -90,9 +90,9 @@ class Signals(BaseModel):
 
     def __add__(self, other: Signals) -> Signals:
         """Both together."""
-        looked_at = _in_order(self.looked_at, other.looked_at)
         if not (self.evidence or other.evidence or self.hops or other.hops):  # as of most photographs
-            return _silent(looked_at)
+            return _silent(self.looked_at, other.looked_at)
+        looked_at = _in_order(self.looked_at, other.looked_at)
         return Signals(
             looked_at=looked_at, evidence=self.evidence + other.evidence, hops=self.hops + other.hops
         )
@@ -111,13 +111,16 @@ class Signals(BaseModel):
         return Signals(hops=(*self.hops, Hop(url=url, looked_at=self.looked_at, evidence=self.evidence)))
 
 
+NOTHING = Signals()
+"""Nothing was looked at."""
+
+
 @lru_cache(maxsize=1024)
-def _silent(looked_at: tuple[Signal, ...]) -> Signals:
+def _silent(*found: tuple[Signal, ...]) -> Signals:
     """What was looked at, and said nothing."""
-    return Signals(looked_at=looked_at)
+    return Signals(looked_at=_in_order(*found))
 
 
-@lru_cache(maxsize=1024)
 def _in_order(*found: tuple[Signal, ...]) -> tuple[Signal, ...]:
     """Signals of several, each once."""
     together = {signal for some in found for signal in some}

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from storage.errors import PipelineError
 
 class Spooled:
     """A whole body: in memory as long as it is small and nobody asks for its file."""
+
+    __slots__ = ("_data", "_path", "is_whole", "num_bytes", "sha256")
 
     def __init__(self, path: str, sha256: str, num_bytes: int, is_whole: bool, data: bytes | None) -> None:
         self.sha256 = sha256
@@ -40,12 +42,14 @@ class Spooled:
     def file(self) -> str:
         """Its file, which whoever asks for it moves or deletes; PipelineError where the disk does not take it."""
         if self._data is not None:
-            with _on_disk(self._path):
+            try:
                 file = _opened(self._path)
                 try:
                     _write(file, self._data)
                 finally:
                     os.close(file)
+            except OSError as error:
+                raise _not_written(self._path, error) from error
             _waiting.add(-len(self._data))
             self._data = None
         return self._path
@@ -82,9 +86,11 @@ _numbers = itertools.count()
 
 
 async def spooled(
-    blocks: AsyncIterator[bytes], max_bytes: int, folder: Path, look: Callable[[bytes], None]
+    read: Callable[[], Awaitable[bytes]], max_bytes: int, folder: Path, look: Callable[[bytes], None]
 ) -> Spooled:
-    """The picture that `blocks` are, in a new file of `folder`, which no other process writes to.
+    """The picture that `read` gives by blocks up to an empty one, in a new file of `folder`.
+
+    No other process writes there.
 
     Raises `Rejected` as soon as they are no picture, or more than `max_bytes`, and what `look` raises when it is
     handed all of them; nothing is left then. An empty body is a file of no bytes, which the decoder has a reason for.
@@ -97,7 +103,7 @@ async def spooled(
     path = f"{folder}/{next(_numbers)}"
     file = -1
     try:
-        async for block in blocks:
+        while block := await read():
             num_bytes += len(block)
             if num_bytes > max_bytes:
                 raise Rejected(Reason.TOO_MANY_BYTES, f"more than {max_bytes}")
@@ -150,7 +156,11 @@ def _on_disk(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PipelineError(f"{os.path.dirname(path)} cannot be written to: {error.strerror}") from error
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: str, error: OSError) -> PipelineError:
+    return PipelineError(f"{os.path.dirname(path)} cannot be written to: {error.strerror}")
 
 
 def _judge(head: bytes) -> None:

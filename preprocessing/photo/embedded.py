@@ -97,12 +97,13 @@ def _whole_box(parts: list[tuple[int, bytes]]) -> bytes:
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The segments up to the first scan that may hold either: their markers and bodies."""
-    at = 2
+    at, end = 2, len(data) - 4
     for _ in range(_MAX_SEGMENTS):
-        filling = _FILLING.search(data, at)  # at least the first byte of a marker
-        if filling is None or filling.end() + 3 > len(data):
+        if at <= end and (data[at] != 0xFF or data[at + 1] == 0xFF):
+            filling = _FILLING.search(data, at)  # at least the first byte of a marker
+            at = filling.end() - 1 if filling else end + 1
+        if at > end:
             return
-        at = filling.end() - 1
         marker = data[at + 1]
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # no marker, or one without a body
             at += 2

@@ -67,7 +67,7 @@ def is_whole(data: bytes) -> bool:
     """Whether a picture reaches its end, as far as its container says: a JPEG, a PNG, a WebP; others always do."""
     if data.startswith(b"\xff\xd8"):
         # A marker cannot stand in what a scan holds, so the end of a preview, which comes before it, is told apart.
-        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
+        return data.endswith(b"\xff\xd9") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     if data.startswith(b"\x89PNG"):
         return data.rfind(b"IEND") > 0
     if data.startswith(b"RIFF"):
