@@ -19,8 +19,6 @@ from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic_core import to_json
-
 from preprocessing.crawl.blocklist import BlockConfig, Blocklist, open_blocklist
 from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Headers, Known, Visit, Wanted
 from preprocessing.crawl.hosts import Memory, PutOff
@@ -115,7 +113,7 @@ def entry_of(visit: Visit, key: str, before: Entry | None, rule: str) -> Entry:
     if visit.status is not None:
         place = visit.place if visit.place != address.recorded else None
         answer = visit.status, *_versions(visit.headers), place, visit.ip
-        headers = _headers_text(visit.headers)
+        headers = _json(visit.headers)
     signals = _said(visit, before)
     return Entry(
         entry.url,
@@ -186,11 +184,7 @@ def _versions(headers: Headers) -> tuple[str | None, str | None]:
     return found.get("etag"), found.get("last-modified")
 
 
-def _headers_text(headers: Headers) -> str:
-    try:
-        return to_json(headers).decode()
-    except ValueError:  # bytes that were no UTF-8
-        return json.dumps(headers, separators=(",", ":"))
+_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _signals(text: str | None) -> Signals:
