@@ -86,7 +86,7 @@ class Digests:
         place = (stat.st_dev, stat.st_ino)
         name = os.path.relpath(path, self._store.root)
         size, modified_ns, sha256 = self._trusted.get(name, (-1, -1, ""))
-        if (size, modified_ns) != (stat.st_size, stat.st_mtime_ns):
+        if (size, modified_ns) != (stat.st_size, stat.st_mtime_ns) or not os.access(path, os.R_OK):
             sha256 = self._seen.get(place) or file_digest(path)
         self._seen[place] = sha256
         self._known[name] = (stat.st_size, stat.st_mtime_ns, sha256)

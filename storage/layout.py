@@ -8,6 +8,7 @@ here: whether a file is what it was (`storage.verify`).
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -102,6 +103,9 @@ def _in_folder(store: Store) -> Iterator[str]:
             continue
         except OSError as error:
             yield f"{path} cannot be listed: {error.strerror}"
+            continue
+        if not os.access(path, os.X_OK):
+            yield f"{path} cannot be entered: {os.strerror(errno.EACCES)}"
             continue
         names = set()
         for entry in found:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from storage.datasets.records import VersionSummary
 from storage.environment import Facts
@@ -120,6 +120,15 @@ class Alias(StoredRecord):
     alias: str = CHAMPION
     moves: list[Move] = Field([])
     """Oldest first."""
+
+    @model_validator(mode="after")
+    def _goes_back_to_somebody(self) -> Self:
+        length = 0
+        for move in self.moves:
+            length += 1 if move.move == "promote" else -1
+            if length < 1:
+                raise ValueError("a rollback goes back to nobody")
+        return self
 
     @property
     def line(self) -> list[Candidate]:

@@ -50,7 +50,6 @@ HINTS = {
     "neither a file nor a folder": "move it away",
     "leads out of the store": "put the file itself in its place",
     "is a link to": "delete it, and repair again",
-    "cannot be listed": "let this user read it",
     "Permission denied": "let this user read it",
     "/tombstones/": "bring it back from a copy: without it what was forgotten may return",
     "/forgets/": "bring it back from a copy: it says what was forgotten",

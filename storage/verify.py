@@ -153,9 +153,9 @@ def _of_datasets(store: Store, digests: Digests) -> Iterator[Check]:
         yield Check("request to forget", partial(_intent_problems, path))
     for key in store.keys(TOMBSTONES):
         if key.endswith(".jsonl"):
-            yield sound("tombstone file", partial(rows_of, store, key))
+            yield sound("tombstone", partial(rows_of, store, key))
     if store.path(TOMBSTONES).is_dir():
-        yield sound("key of tombstones", lambda: Tombstones(store).check())
+        yield sound("tombstone key", lambda: Tombstones(store).check())
     for name in dataset_names(store):
         yield Check("name", partial(_name_problems, store, name))
         for key in store.keys(f"datasets/{name}/builds"):

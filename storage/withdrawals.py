@@ -20,7 +20,7 @@ from pydantic import Field
 
 from storage.digest import bytes_digest
 from storage.errors import FormatError, IntegrityError, NotFoundError, WithdrawnError
-from storage.records import Part, Sha256, StoredRecord, Version
+from storage.records import FileName, Part, Sha256, StoredRecord, Version
 from storage.store import Store
 from storage.wording import numbered
 
@@ -40,7 +40,7 @@ class Withdrawal(StoredRecord):
     manifest: str
     """Its bytes, which hold settings, counts and hashes: those of tables and shards among them."""
     withdrawn_at: str
-    forget: str
+    forget: FileName
     """The certificate, by its name in `forgets`."""
     photographs: int
     """How many of its photographs were forgotten."""
@@ -122,7 +122,7 @@ class Touched(Part):
 class Certificate(StoredRecord):
     """What was forgotten, without saying whose it was."""
 
-    forget: str
+    forget: FileName
     asked_at: str
     finished_at: str
     likeness: str
@@ -153,7 +153,7 @@ class Certificate(StoredRecord):
 class Intent(StoredRecord):
     """What is to go; it holds names and addresses, and goes itself when all is done."""
 
-    forget: str
+    forget: FileName
     asked_at: str
     asked: dict[str, Any]
     counts: dict[str, int]

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.store import Store
+from storage.verify import verify
+
 DATA = Path(__file__).with_name("data")
 COMMANDS = """
 import contextlib, io, json, sys
@@ -71,6 +74,63 @@ def test_what_this_user_may_not_touch_is_one_sentence(tmp_path: Path) -> None:
         assert said[-1].startswith("likeness: "), said
         assert str(path) in said[-1], said
         assert said[-1].endswith("Permission denied"), said
+
+
+UNREADABLE = (
+    "datasets/golden/71485f1fada17d95/manifest.json", "datasets/golden/71485f1fada17d95/images.parquet",
+    "datasets/golden/71485f1fada17d95/shards/00001.tar", "datasets/golden/latest.json",
+    "datasets/golden/builds/*6d3f.json", "originals/69/*", "runs/*/run.json",
+    "runs/*/checkpoints/000000096/state.json", "runs/*/checkpoints/000000096/generator.safetensors",
+    "chunks/shard/268f*.tar",
+)  # fmt: skip
+"""Files, each of a kind."""
+UNLISTED = (
+    "datasets", "datasets/golden", "datasets/golden/71485f1fada17d95", "datasets/golden/71485f1fada17d95/shards",
+    "datasets/golden/builds", "originals", "originals/69", "runs", "runs/*", "runs/*/checkpoints",
+    "runs/*/checkpoints/000000096", "chunks", "chunks/shard", "chunks/align",
+)  # fmt: skip
+"""Folders, likewise."""
+LOOKS = """
+import contextlib, io, json, os, sys
+from flows.cli.main import main
+store, harms = json.loads(sys.argv[1])
+for path, mode in harms:
+    usual = os.stat(path).st_mode
+    os.chmod(path, mode)
+    for fast in ([], ["--fast"]):
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as said:
+            try:
+                main(["verify", "--all", *fast, "--store", store])
+                status = 0
+            except SystemExit as end:
+                status = end.code
+        print(json.dumps([path, mode, status, [*out.getvalue().splitlines(), *said.getvalue().splitlines()]]))
+    os.chmod(path, usual)
+"""
+
+
+def test_what_this_user_may_not_read_is_a_problem_of_the_store(tmp_path: Path) -> None:
+    """A store of which a file may not be read, or a folder not be listed or entered, is not called intact: that is
+    named, by a fast check too, and a damaged original is named all the same.
+    """
+    store = shutil.copytree(DATA / "golden" / "store", tmp_path / "store")
+    verify(Store(store), None)  # so that a fast check knows what was hashed
+    damaged = max(store.glob("originals/*/*"))
+    damaged.write_bytes(b"damaged")
+    harms = [(max(store.glob(name)), 0o000) for name in UNREADABLE]
+    harms += [(max(store.glob(name)), mode) for name in UNLISTED for mode in (0o000, 0o300, 0o400)]
+    harms += [(store, mode) for mode in (0o000, 0o300, 0o400)]
+    asked = json.dumps([str(store), [(str(path), mode) for path, mode in harms]])
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKS, asked], capture_output=True, text=True, check=True, preexec_fn=bounded
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 2 * len(harms)
+    for path, mode, status, lines in found:
+        assert status == 1
+        assert any(path in line for line in lines), (path, oct(mode), lines)
+        if not damaged.is_relative_to(path):
+            assert any(str(damaged) in line for line in lines), (path, oct(mode), lines)
 
 
 def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from storage.errors import ConfigError, NotFoundError
+from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.promotions import (
     Candidate,
     Decision,
@@ -132,3 +132,15 @@ def test_records_keep_what_they_do_not_know(store: Store) -> None:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store of its own."""
     return Store(tmp_path_factory.mktemp("store"))
+
+
+def test_a_history_that_goes_back_to_nobody_is_damaged(store: Store) -> None:
+    """An alias whose rollbacks are more than its promotions can be is one sentence, not a crash of whoever reads it."""
+    promote(store, decided(store, "a", None))
+    path = store.path("promotions/faces/champion.json")
+    value = json.loads(path.read_bytes())
+    path.write_text(
+        json.dumps({**value, "moves": [*value["moves"], {**value["moves"][0], "move": "rollback"}]})
+    )
+    with pytest.raises(IntegrityError, match=f"{path} is damaged: a rollback goes back to nobody"):
+        alias_of(store, "faces")

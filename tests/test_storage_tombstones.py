@@ -55,7 +55,16 @@ def test_damage_is_named(tmp_path: Path) -> None:
     store.path(KEY).unlink()
     with pytest.raises(IntegrityError, match="key is gone"):
         Tombstones(store).has("host", "a.example")
+    for damage, said in (
+        (b"", "damaged"), (key[:32], "damaged"), (b"\xff" * 64, "damaged"), (b"ab" * 32, "is not the key"),
+    ):  # fmt: skip
+        store.put(KEY, damage)
+        with pytest.raises(IntegrityError, match=said):
+            Tombstones(store).has("host", "a.example")
+        with pytest.raises(IntegrityError, match=said):
+            Tombstones(store).check()
     store.put(KEY, key)
+    Tombstones(store).check()
     store.put(name, data + b"{}\n")
     with pytest.raises(IntegrityError, match="sha256"):
         Tombstones(store).has("host", "a.example")
@@ -64,6 +73,18 @@ def test_damage_is_named(tmp_path: Path) -> None:
     store.put(f"tombstones/{bytes_digest(newer)}.jsonl", newer)
     with pytest.raises(FormatError):
         Tombstones(store).has("host", "a.example")
+    for lines in (
+        b"",
+        b"\xff",
+        b"[]",
+        b'{"format": 2}\n{"kind": "host"}',
+        b'{"format": 2}\n{"kind": [], "digest": 1}',
+    ):
+        for path in store.path("tombstones").glob("*.jsonl"):
+            path.unlink()
+        store.put(f"tombstones/{bytes_digest(lines)}.jsonl", lines)
+        with pytest.raises(IntegrityError, match="damaged"):
+            Tombstones(store).has("host", "a.example")
 
 
 def test_hashes_of_format_1_are_honoured(tmp_path: Path) -> None:
