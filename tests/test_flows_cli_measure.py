@@ -73,15 +73,24 @@ def test_weights_of_another_hash_are_named(
 
 
 def test_audit(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """The audit says shares, thresholds and where its sheet is."""
+    """The audit says shares, thresholds and where its sheet is, and what held-out photographs tell of copying."""
+    tiny_run.tiny_dataset(run.store, tiny_run.noise_images(10, seed=9), "others")
     arguments = ("audit", str(run.folder), "--images", "4", "--pairs", "2", "--device", "cpu")
-    status, out, _ = likeness(capsys, *arguments)
+    status, out, _ = likeness(capsys, *arguments, "--held-out", "others", "--store", run.store.root)
     assert status == 0
     assert "4 pictures, 12 crops" in out
-    assert "calibrated by leave-one-out" in out
+    assert "calibrated by dataset others@" in out
+    for space in ("embedding", "pixels"):
+        assert f"nearer to training crops than to as many held-out by {space} (" in out
+        assert f"nearest to a training crop of all by {space} (" in out
+    assert "; 50.0% without copying)" in out
+    assert "; 54.5% without copying)" in out
     assert f"closest pairs {run.folder / 'audit' / run.newest_checkpoint().name}.png" in out
     _, out, _ = likeness(capsys, *arguments, "--json")
-    assert len(json.loads(out)["pairs"]) == 2
+    said = json.loads(out)
+    assert len(said["pairs"]) == 2
+    assert said["held_out"]["method"].startswith("leave-one-out")
+    assert said["copying"] == {}
 
 
 def test_list_says_what_can_be_had(

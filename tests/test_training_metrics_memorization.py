@@ -24,11 +24,13 @@ from training.config import TrainConfig
 from training.data import ImageArray
 from training.metrics import audit as auditing
 from training.metrics import subject
-from training.metrics.audit import audit
+from training.metrics.audit import AuditRecord, audit
 from training.metrics.memorization import (
+    References,
     calibrated_threshold,
     closest,
     coarse,
+    copying,
     nearest,
     pixel_vectors,
     quantiles,
@@ -124,6 +126,86 @@ def test_order_and_quantiles() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------
+# Three samples
+
+
+def points(num: int, seed: int, spread: float = 1.0) -> Tensor:
+    """Points of one distribution (num, 8)."""
+    return spread * torch.randn(num, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_copies_of_as_many_are_nearer_to_training() -> None:
+    """Of copies nearly all are nearer to training crops than to as many held-out photographs, wherever they lie; and
+    the other way round nearly none.
+    """
+    training, held_out = References(points(100, 0)), References(points(100, 1))
+    copies = training.vectors_MD.repeat(3, 1) + 0.01 * points(300, 2)
+    found = copying(copies, training, held_out, 0.1)
+    assert found.nearer_to_training.value > 0.99
+    assert found.nearer_to_training.low > 0.8
+    assert (found.near_training, found.near_held_out) == (1, 0)
+    turned = copying(copies, held_out, training, 0.1)
+    assert turned.nearer_to_training.value < 0.01
+    assert (turned.near_training, turned.near_held_out) == (0, 1)
+
+
+@pytest.mark.parametrize(("num_training", "num_held_out"), [(100, 100), (400, 60), (60, 400)])
+@pytest.mark.parametrize("spread", [1.0, 0.7])
+def test_strangers_are_as_near_to_both(num_training: int, num_held_out: int, spread: float) -> None:
+    """Points that copy nothing are as near to both, also where they are drawn to the middle and so are near to all:
+    the interval holds what is expected nineteen times in twenty, or nearly, however many are held out.
+    """
+    values, held = [], []
+    for seed in range(40):
+        training = References(points(num_training, 3 * seed))
+        held_out = References(points(num_held_out, 3 * seed + 1))
+        found = copying(points(100, 3 * seed + 2, spread), training, held_out, 0.1, seed)
+        for share in (found.nearer_to_training, found.nearest_is_training):
+            values.append(share.value - share.expected)
+            held.append(share.low <= share.expected <= share.high)
+        assert found.nearer_to_training.expected == 0.5
+    for of in (slice(0, None, 2), slice(1, None, 2)):
+        assert np.mean(values[of]) == pytest.approx(0, abs=0.05)
+        assert np.mean(held[of]) > 0.85
+
+
+@pytest.mark.parametrize("num_held_out", [60, 600])
+def test_copies_show_in_how_rarely_a_held_out_photograph_is_the_nearest(num_held_out: int) -> None:
+    """Where half the pictures copy, a held-out photograph is the nearest of all half as often as is expected."""
+    training, held_out, pictures = points(600, 0), points(num_held_out, 1), points(300, 2)
+    pictures[::2] = training[:150] + 0.01 * points(150, 3)
+    share = copying(pictures, References(training), References(held_out), 0.1).nearest_is_training
+    assert share.expected == pytest.approx(600 / (600 + num_held_out))
+    assert (1 - share.value) / (1 - share.expected) == pytest.approx(0.5, abs=0.1)
+    assert share.low > share.expected
+
+
+def test_as_many_crops_are_all_choices_of_them() -> None:
+    """The share over as many training crops is the mean over random choices of them, drawn one by one."""
+    rng = np.random.default_rng(0)
+    training, held_out, pictures = points(50, 0), points(12, 1), points(80, 2)
+    drawn, near = [], []
+    to_held_out = nearest(pictures, held_out).distance
+    for _ in range(400):
+        few = nearest(pictures, training[rng.permutation(50)[:12]]).distance
+        drawn.append((few < to_held_out).mean())
+        near.append((few < 2).mean())
+    found = copying(pictures, References(training), References(held_out), 2)
+    assert found.nearer_to_training.value == pytest.approx(np.mean(drawn), abs=0.01)
+    assert found.near_training == pytest.approx(np.mean(near), abs=0.01)
+    assert found.near_held_out == (to_held_out < 2).mean()
+
+
+def test_mirror_images_count_alike_in_both() -> None:
+    """A mirrored copy of a training crop is nearer to training, one of a held-out photograph nearer to that."""
+    both = [pixel_vectors(pictures(40, seed)) for seed in (0, 1)]
+    mirrored = [pixel_vectors(pictures(40, seed).flip(-1)) for seed in (0, 1)]
+    training, held_out = (References(*pair) for pair in zip(both, mirrored, strict=True))
+    for copies, expected in zip(mirrored, (1, 0), strict=True):
+        assert copying(copies, training, held_out, 0.01).nearer_to_training.value == expected
+
+
+# --------------------------------------------------------------------------------------------------------------
 # The audit of a run
 
 
@@ -140,7 +222,7 @@ def run(crops: list[ImageArray], tmp_path_factory: pytest.TempPathFactory) -> Ru
     return tiny_run.trained(store, tiny_run.tiny_dataset(store, crops))
 
 
-def copying(crops: list[ImageArray]) -> Callable[..., ImageArray]:
+def copying_crops(crops: list[ImageArray]) -> Callable[..., ImageArray]:
     """Draws, for each seed, a training crop, mirrored for odd seeds."""
 
     def images_from_seeds(generator: Generator, seeds: Sequence[int], psi: float, **_: Any) -> ImageArray:
@@ -161,6 +243,12 @@ def test_an_honest_generator_copies_nothing(run: Run) -> None:
     assert result.weights_sha256 == tiny_run.LITE0_SHA256
     kept = json.loads((run.folder / "audit" / f"{run.newest_checkpoint().name}.json").read_text())
     assert kept == result.as_json()
+    assert result.copying == {}
+    del kept["copying"]
+    assert (
+        AuditRecord.of_value(kept, "an audit before there were held-out photographs to compare with").copying
+        == {}
+    )
 
 
 def test_a_copying_generator_is_caught_with_its_sources(
@@ -169,7 +257,7 @@ def test_a_copying_generator_is_caught_with_its_sources(
     """Of a generator that hands out training crops, mirrored or not, all are near-copies in both spaces, and each
     pair names the crop and its photograph's page, licence and author.
     """
-    monkeypatch.setattr(subject, "images_from_seeds", copying(crops))
+    monkeypatch.setattr(subject, "images_from_seeds", copying_crops(crops))
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=12, num_pairs=5, seed=3), CPU)
     assert result.near_copies_in_both == 1
     rows = {row["ref"]: row for row in trace(run.store, run.id).images}
@@ -199,7 +287,7 @@ def test_half_a_copying_generator_and_other_settings(
 
     def half_copied(generator: Generator, seeds: Sequence[int], psi: float, **others: Any) -> ImageArray:
         psis.add(psi)
-        images = copying(crops)(generator, seeds, psi, **others)
+        images = copying_crops(crops)(generator, seeds, psi, **others)
         images[[seed % 2 == 1 for seed in seeds]] = 0
         return images
 
@@ -216,16 +304,32 @@ def test_half_a_copying_generator_and_other_settings(
             assert space["threshold"] == pytest.approx(space["held_out"][quantile])
 
 
-def test_held_out_photographs_of_another_dataset(run: Run, crops: list[ImageArray]) -> None:
-    """Another dataset calibrates, but for the photographs in it that were trained on; one of those alone is refused."""
+def test_held_out_photographs_of_another_dataset(
+    run: Run, crops: list[ImageArray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another dataset calibrates, but for the photographs in it that were trained on; one of those alone is refused.
+
+    Pictures are compared with it too: those of a generator that hands out crops, mirrored or not, are nearer to
+    training, all of them in both spaces.
+    """
     others = list(pictures(20, 9, 16).permute(0, 2, 3, 1).numpy())
     tiny_run.tiny_dataset(run.store, [*others, *crops[:4]], "others")
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="others"), CPU)
     about = result.held_out
     assert about["method"].startswith("dataset others@")
     assert (about["num_images"], about["num_left_out_as_trained_on"]) == (20, 4)
+    assert set(result.copying) == {"embedding", "pixels"}
+    for between in result.copying.values():
+        nearer = between.nearer_to_training
+        assert 0 <= nearer.low <= nearer.value <= nearer.high <= 1
+        assert between.nearest_is_training.expected == NUM / (NUM + NUM)
+    monkeypatch.setattr(subject, "images_from_seeds", copying_crops(crops))
     fewer = AuditConfig(num_images=4, held_out="others", num_held_out=10)
-    assert audit(run, run.newest_checkpoint(), fewer, CPU).held_out["num_images"] == 10
+    result = audit(run, run.newest_checkpoint(), fewer, CPU)
+    assert result.held_out["num_images"] == 10
+    for between in result.copying.values():
+        assert between.nearest_is_training.value == 1
+        assert between.nearer_to_training.value > 0.5
     with pytest.raises(ConfigError, match="name another dataset"):
         audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, held_out="faces"), CPU)
 
@@ -301,7 +405,7 @@ def test_mirror_images_are_looked_at_where_they_were_trained_on(
     """A run without flips has not seen mirror images, and none is found; embeddings are of shrunk pictures."""
     store = Store(tmp_path)
     run = tiny_run.trained(store, tiny_run.tiny_dataset(store, crops), x_flips=False)
-    monkeypatch.setattr(subject, "images_from_seeds", copying(crops))
+    monkeypatch.setattr(subject, "images_from_seeds", copying_crops(crops))
     sizes = []
     monkeypatch.setattr(auditing, "coarse", lambda images: sizes.append(len(images)) or coarse(images))
     result = audit(run, run.newest_checkpoint(), AuditConfig(num_images=4, num_pairs=4), CPU)

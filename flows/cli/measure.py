@@ -8,6 +8,7 @@ Not here: any measuring (`training.metrics.evaluate`, `training.metrics.audit`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from training.metrics.settings import AuditConfig, EvaluateConfig
 
 if TYPE_CHECKING:  # torch is imported where it is needed
     from training.extractors.weights import WeightsPlace
+    from training.metrics.audit import CopyingRecord
 
 RunReference = Annotated[str | None, RUN]
 
@@ -104,6 +106,7 @@ def audit(
         f"(held-out {facts['held_out_near_copies']:.2%})"
         for space, facts in result["spaces"].items()
     ]
+    spaces += [line for space, facts in record.copying.items() for line in _between(space, facts)]
     pictures, crops = (
         numbered(result["num_images"], "picture"),
         numbered(result["num_training_crops"], "crop"),
@@ -115,6 +118,23 @@ def audit(
         f"  calibrated by {result['held_out']['method']} ({result['held_out']['num_images']})",
         *spaces,
         f"  {result['near_copies_in_both']:.2%} by both; closest pairs {result['sheet']}",
+    )
+
+
+def _between(space: str, facts: CopyingRecord) -> Iterator[str]:
+    """How pictures lie between training crops and held-out photographs."""
+    nearer, nearest = facts.nearer_to_training, facts.nearest_is_training
+    yield (
+        f"  {nearer.value:.1%} nearer to training crops than to as many held-out by {space} "
+        f"({nearer.low:.1%} to {nearer.high:.1%}; {nearer.expected:.1%} without copying)"
+    )
+    yield (
+        f"  {nearest.value:.1%} nearest to a training crop of all by {space} "
+        f"({nearest.low:.1%} to {nearest.high:.1%}; {nearest.expected:.1%} without copying)"
+    )
+    yield (
+        f"  {facts.near_training:.2%} near-copies of as many training crops by {space}, "
+        f"{facts.near_held_out:.2%} of held-out photographs"
     )
 
 

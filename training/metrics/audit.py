@@ -4,25 +4,28 @@
 
 Writes <run>/audit/<checkpoint>.json, with the share of near-copies and where the photographs behind the closest pairs
 came from, and beside it a PNG of those pairs: generated, nearest by embedding, nearest by pixels. What is near is
-calibrated on held-out photographs. Not here: the mathematics (`training.metrics.memorization`).
+calibrated on held-out photographs; where these are another dataset, pictures are compared with them as well. Not here:
+the mathematics (`training.metrics.memorization`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from storage.datasets.dataset import Dataset, open_part
 from storage.errors import ConfigError, NotFoundError
 from storage.local import write_whole
-from storage.records import Inside, StoredRecord
+from storage.records import Inside, Part, StoredRecord
 from storage.runs import Run
 from storage.tables import Row
 from storage.wording import numbered
@@ -37,9 +40,11 @@ from training.extractors.weights import WeightsPlace
 from training.metrics.crops import RealCrops
 from training.metrics.memorization import (
     Nearest,
+    References,
     calibrated_threshold,
     closest,
     coarse,
+    copying,
     nearest,
     pixel_vectors,
     quantiles,
@@ -53,6 +58,28 @@ _FOLDER = "audit"
 SPACES = ("embedding", "pixels")
 SOURCE_COLUMNS = ("photo_sha256", "ref", "page", "author", "license", "license_url", "title")
 SHEET_PX = 128
+
+
+class ShareRecord(Part):
+    """A share of the pictures, its interval at 95%, and what is expected of a generator that does not copy."""
+
+    value: float
+    low: float
+    high: float
+    expected: float
+
+
+class CopyingRecord(Part):
+    """Generated pictures between the training crops and as many held-out photographs."""
+
+    nearer_to_training: ShareRecord
+    """Than to held-out photographs, of as many training crops."""
+    nearest_is_training: ShareRecord
+    """Of all training crops and held-out photographs."""
+    near_training: float
+    """Near-copies of as many training crops."""
+    near_held_out: float
+    """Near-copies of held-out photographs, by the same threshold."""
 
 
 class AuditRecord(StoredRecord):
@@ -82,6 +109,8 @@ class AuditRecord(StoredRecord):
     held_out_near_copies_in_either: float
     spaces: dict[str, dict[str, Any]]
     """The threshold, shares and quantiles of each of `SPACES`."""
+    copying: dict[str, CopyingRecord] = Field({})
+    """Of each of `SPACES`, where another dataset was held out."""
     sources: str
     pairs: list[dict[str, Any]]
     sheet: Inside
@@ -101,18 +130,26 @@ def audit_path(run: Run, checkpoint: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Vectors:
-    """Pictures in both spaces, in order, with what they are called."""
+class Vectors:
+    """Pictures in both spaces, in order, with what they are called, and their mirror images where those count."""
 
     keys: list[str]
     embedding: Tensor
     pixels: Tensor
+    mirrored: Vectors | None = None
 
     def __getitem__(self, space: str) -> Tensor:
         return self.embedding if space == "embedding" else self.pixels
 
-    def rows(self, chosen: list[int]) -> _Vectors:
-        return _Vectors([self.keys[i] for i in chosen], self.embedding[chosen], self.pixels[chosen])
+    def references(self, space: str, device: torch.device) -> References:
+        """To compare with, in one space."""
+        mirrored = self.mirrored[space].to(device) if self.mirrored else None
+        return References(self[space].to(device), mirrored)
+
+    def rows(self, chosen: list[int]) -> Vectors:
+        """Some of them."""
+        mirrored = self.mirrored.rows(chosen) if self.mirrored else None
+        return Vectors([self.keys[i] for i in chosen], self.embedding[chosen], self.pixels[chosen], mirrored)
 
 
 def check_audit(run: Run, config: AuditConfig) -> None:
@@ -142,20 +179,20 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
             config.extractor, WeightsPlace(config.weights, config.weights_sha256), device
         )
         crops = subject.reals
-        train = _vectors(_batches(crops, config.batch_size), extractor)
-        mirrored = _vectors(_batches(crops, config.batch_size, mirrored=True), extractor) if x_flips else None
+        train = crop_vectors(crops, extractor, config.batch_size, with_mirrored=x_flips)
         held_out, about_held_out, own = _held_out(run, config, train, sources, extractor, crops.resolution)
         seeds = subject.seeds(config.num_images)
-        fakes = _vectors(_fakes(subject, config.num_images), extractor)
+        fakes = vectors(_fakes(subject, config.num_images), extractor)
 
     found: dict[str, Nearest] = {}
     spaces: dict[str, dict[str, Any]] = {}
+    between: dict[str, dict[str, Any]] = {}
     is_near, is_held_out_near = [], []
     for space in SPACES:
-        mirror = mirrored[space].to(device) if mirrored else None
-        references = train[space].to(device)
-        calibration = nearest(held_out[space].to(device), references, mirror, own).distance
-        found[space] = nearest(fakes[space].to(device), references, mirror)
+        references, queries = train.references(space, device), fakes[space].to(device)
+        crops_MD, mirrored_MD = references.vectors_MD, references.mirrored_MD
+        calibration = nearest(held_out[space].to(device), crops_MD, mirrored_MD, own).distance
+        found[space] = nearest(queries, crops_MD, mirrored_MD)
         threshold = calibrated_threshold(calibration, config.percentile)
         is_near.append(found[space].distance < threshold)
         is_held_out_near.append(calibration < threshold)
@@ -166,6 +203,9 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
             "generated": quantiles(found[space].distance),
             "held_out": quantiles(calibration),
         }
+        if own is None and min(len(queries), len(train.keys)) > 1:
+            others = held_out.references(space, device)
+            between[space] = dataclasses.asdict(copying(queries, references, others, threshold, config.seed))
     thresholds = {space: spaces[space]["threshold"] for space in SPACES}
     chosen = closest([found[s].distance for s in SPACES], list(thresholds.values()), config.num_pairs)
     pairs = [_pair(index, seeds[index], found, thresholds, train.keys, sources) for index in chosen]
@@ -192,6 +232,7 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
         near_copies_in_both=float(np.all(is_near, axis=0).mean()),
         held_out_near_copies_in_either=float(np.any(is_held_out_near, axis=0).mean()),
         spaces=spaces,
+        copying=between,
         sources="from the dataset's tables" if sources else "the dataset's tables are not in this store",
         pairs=pairs,
         sheet=str(sheet.relative_to(run.folder)),
@@ -205,8 +246,19 @@ def audit(run: Run, checkpoint: Path, config: AuditConfig, device: torch.device)
 # Pictures
 
 
+def crop_vectors(
+    crops: RealCrops, extractor: Extractor, size: int, *, with_mirrored: bool, limit: int | None = None
+) -> Vectors:
+    """Of real crops, and of their mirror images where those were trained on."""
+    found = [
+        vectors(_batches(crops, size, limit, mirrored), extractor)
+        for mirrored in ((False, True) if with_mirrored else (False,))
+    ]
+    return dataclasses.replace(found[0], mirrored=found[1]) if with_mirrored else found[0]
+
+
 def _batches(
-    crops: RealCrops, size: int, mirrored: bool = False, limit: int | None = None
+    crops: RealCrops, size: int, limit: int | None, mirrored: bool
 ) -> Iterator[tuple[list[str], Tensor]]:
     for keys, images in crops.batches(size, limit):
         pixels = torch.from_numpy(images)
@@ -218,24 +270,25 @@ def _fakes(subject: Subject, num: int) -> Iterator[tuple[list[str], Tensor]]:
         yield [""] * len(images), images
 
 
-def _vectors(batches: Iterator[tuple[list[str], Tensor]], extractor: Extractor) -> _Vectors:
+def vectors(batches: Iterable[tuple[list[str], Tensor]], extractor: Extractor) -> Vectors:
+    """Of batches of pictures, uint8, with what they are called."""
     keys: list[str] = []
     embedding, pixels = [], []
     for names, images in batches:
         keys += names
         embedding.append(unit_vectors(extractor.features(coarse(images))))
         pixels.append(pixel_vectors(images).cpu())
-    return _Vectors(keys, torch.cat(embedding), torch.cat(pixels))
+    return Vectors(keys, torch.cat(embedding), torch.cat(pixels))
 
 
 def _held_out(
     run: Run,
     config: AuditConfig,
-    train: _Vectors,
+    train: Vectors,
     sources: dict[str, Row],
     extractor: Extractor,
     resolution: int,
-) -> tuple[_Vectors, dict[str, Any], np.ndarray[Any, np.dtype[np.int64]] | None]:
+) -> tuple[Vectors, dict[str, Any], np.ndarray[Any, np.dtype[np.int64]] | None]:
     """The pictures that calibrate, what is said of them, and which training crop each one is, if it is one."""
     if config.held_out is None:
         if len(train.keys) < 2:
@@ -253,8 +306,10 @@ def _held_out(
     overlapping |= {row["key"] for row in dataset.images() if row["key"] in set(train.keys)}
     crops = RealCrops.of(run.store, dataset.summary(), resolution)
     limit = config.num_held_out + len(overlapping)
-    vectors = _vectors(_batches(crops, config.batch_size, limit=limit), extractor)
-    kept = [i for i, key in enumerate(vectors.keys) if key not in overlapping][: config.num_held_out]
+    found = crop_vectors(
+        crops, extractor, config.batch_size, with_mirrored=train.mirrored is not None, limit=limit
+    )
+    kept = [i for i, key in enumerate(found.keys) if key not in overlapping][: config.num_held_out]
     if len(kept) < 2:
         raise ConfigError(
             f"--held-out {config.held_out} has {numbered(len(kept), 'photograph')} that run {run.id} was not "
@@ -265,7 +320,7 @@ def _held_out(
         "num_images": len(kept),
         "num_left_out_as_trained_on": len(overlapping),
     }
-    return vectors.rows(kept), about, None
+    return found.rows(kept), about, None
 
 
 # --------------------------------------------------------------------------------------------------------------
