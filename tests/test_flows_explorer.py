@@ -37,6 +37,8 @@ from storage.lineage.origin import pixels_hold, read_provenance
 from storage.lineage.trace import trace
 from storage.runs import Run
 from storage.store import Store
+from training.drawing.directions import directions
+from training.drawing.images import synthesized
 from training.drawing.trained import open_bundled, open_trained
 from training.drawing.views import Overtaken, Stage, View
 
@@ -177,6 +179,32 @@ def test_the_server_draws_views(run: Run) -> None:
         expected = Stage(open_trained(path, CPU)).picture(view)
         assert np.abs(pixels_of(drawn[path.name]).astype(int) - expected).max() <= 1
     assert len(set(drawn.values())) == len(run.checkpoints())
+
+
+def test_opening_draws_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there is to steer is said before any whole picture is drawn or a direction looked for; what directions
+    explain is said when it is asked for, and their names are those that are found.
+    """
+    made = explorer(run)
+    done: list[str] = []
+
+    def told(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **named: done.append(name) or work(*given, **named)
+
+    monkeypatch.setattr("training.drawing.views.synthesized", told("whole picture", synthesized))
+    monkeypatch.setattr("training.drawing.views.directions", told("directions", directions))
+
+    async def asked() -> tuple[dict[str, Any], dict[str, float], int]:
+        async with client_of(made) as client:
+            about = await (await client.get("/about")).json()
+            num_done = len(done)
+            return about, await (await client.get("/shares")).json(), num_done
+
+    about, found, num_done = asyncio.run(asked())
+    assert num_done == 0
+    assert done == ["directions"]
+    assert [one["name"] for one in about["directions"]] == list(made.stage().directions) == list(found)
+    assert all(0 <= share <= 1 for share in found.values())
 
 
 def test_downloads_carry_their_lineage(run: Run, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_only_blocks_that_are_there(generator: Generator) -> None:
 
 
 def test_directions_are_written(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A figure with a row each, and their vectors, both of which are traced; twice the same bytes."""
+    """A figure with a row each, and their vectors, traced, and readable by the same people; twice the same bytes."""
     for name in ("a.png", "b.png"):
         words = ("directions", run.id, "--out", tmp_path / name, "--num-directions", "2", "--json")
         status, out, err = likeness(capsys, *words, "--store", run.store.root)
@@ -136,6 +136,7 @@ def test_directions_are_written(run: Run, tmp_path: Path, capsys: pytest.Capture
         assert first.read_bytes() == second.read_bytes()
         chain = trace(run.store, str(first))
         assert [step.kind for step in chain.steps][1:] == ["checkpoint", "training run", "dataset"]
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.png").stat().st_mode
     tensors, metadata = read_exported(tmp_path / "a.safetensors")
     assert tensors["pca.middle"].shape == (2, 8)
     assert metadata["directions"] == [*said["found"]]

@@ -18,8 +18,8 @@ from training.config import TrainConfig
 from training.drawing import export
 from training.drawing.export import export_onnx, export_parts, export_safetensors
 from training.drawing.images import images_from_seeds, inputs_from_seeds, synthesized
+from training.drawing.previews import fit_colours
 from training.drawing.trained import Trained, load_exported
-from training.drawing.views import fit_colours
 from training.networks import build_generator
 
 ORIGIN = {"run_id": "run", "checkpoint": "000001500", "generator_sha256": "ab" * 32, "dataset": "faces@v1"}

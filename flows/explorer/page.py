@@ -12,7 +12,8 @@ from typing import Any
 from storage.bundled.generator import BUNDLED, BUNDLED_SHA256
 from storage.imports import IMPORTED
 from training.drawing.directions import block_layers, blocks_of
-from training.drawing.views import Stage
+from training.drawing.settings import METHODS
+from training.drawing.views import NUM_DIRECTIONS, Stage
 
 WEB = Path(__file__).with_name("web")
 
@@ -33,7 +34,7 @@ def page(data: str = "", *scripts: str) -> str:
 
 
 def about_stage(stage: Stage, checkpoints: list[str]) -> dict[str, Any]:
-    """What there is to steer of a generator, for the page."""
+    """What there is to steer of a generator, for the page; nothing is drawn for it, and no direction looked for."""
     origin, generator = stage.trained.origin, stage.generator
     sides = [4 << (index // 2) for index in range(stage.num_layers)]
     return {
@@ -42,7 +43,7 @@ def about_stage(stage: Stage, checkpoints: list[str]) -> dict[str, Any]:
         "checkpoints": checkpoints or [origin.get("checkpoint", "")],
         "dataset": origin.get("dataset"),
         "resolution": generator.resolution,
-        "preview_px": stage.colours.side_px if stage.colours else None,
+        "preview_px": stage.preview.side_px if stage.preview else None,
         "psi": 0.7,
         "cutoff": min(stage.trained.cutoff, stage.num_layers),
         "layers": [{"px": side} for side in sides],
@@ -55,13 +56,14 @@ def about_stage(stage: Stage, checkpoints: list[str]) -> dict[str, Any]:
         "has_nearest": "dataset" in origin,
         "has_film": importlib.util.find_spec("av") is not None,
         "directions": [
-            {
-                "name": one.name,
-                "method": one.method,
-                "block": one.block,
-                "index": one.index,
-                "share": round(one.share, 4),
-            }
-            for one in stage.directions.values()
+            {"name": f"{method}.{block}.{index}", "method": method, "block": block, "index": index}
+            for method in METHODS
+            for block in blocks_of(generator)
+            for index in range(min(NUM_DIRECTIONS, len(generator.w_avg)))
         ],
     }
+
+
+def shares(stage: Stage) -> dict[str, float]:
+    """By a direction's name, what it explains; the directions are looked for, once."""
+    return {name: round(one.share, 4) for name, one in stage.directions.items()}

@@ -1,7 +1,8 @@
 """The explorer's server: one page, and what it asks for. It listens on loopback, and asks nobody for anything.
 
     GET /                     the page
-    GET /about                what there is to steer: checkpoints, layers, directions
+    GET /about                what there is to steer: checkpoints, layers, names of directions
+    GET /shares               what each direction explains, for which they are looked for
     GET /picture?VIEW         a PNG to look at; 204 where a newer one was asked for before it was drawn
     GET /download?VIEW        the same as a file with its lineage and marks
     GET /frame, /film         a walk through pinned pictures: one picture of it, or all as MP4
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from flows.explorer.desk import Desk, Urgency, Work
 from flows.explorer.nearest import TrainingCrops
-from flows.explorer.page import about_stage, page
+from flows.explorer.page import about_stage, page, shares
 from storage.errors import ConfigError, PipelineError
 from storage.store import Store
 from training.data import ImageArray
@@ -106,6 +107,7 @@ class Explorer:
             [
                 web.get("/", self._page),
                 web.get("/about", self._about),
+                web.get("/shares", self._shares),
                 web.get("/picture", self._picture),
                 web.get("/download", self._download),
                 web.get("/frame", self._frame),
@@ -129,6 +131,12 @@ class Explorer:
 
         said = await self.desk.ask(("about", id(request)), Urgency.PICTURE, look)
         return web.json_response(said) if said else web.Response(status=204)
+
+    async def _shares(self, request: web.Request) -> web.Response:
+        """Beside the drawing thread, since this takes seconds and draws nothing."""
+        name = request.query.get("checkpoint")
+        stage = await self._patient(lambda _: self.stage(name))
+        return web.json_response(await asyncio.to_thread(shares, stage))
 
     async def _picture(self, request: web.Request) -> web.Response:
         view = View.of_query(request.query_string)

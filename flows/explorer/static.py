@@ -16,14 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flows.explorer.page import WEB, about_stage, page
+from flows.explorer.page import WEB, about_stage, page, shares
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError
 from storage.local import write_whole
 from training.drawing.export import export_parts
 from training.drawing.marks import xmp_packet
+from training.drawing.previews import fit_colours
 from training.drawing.trained import Trained
-from training.drawing.views import LEAST_LEVEL, Stage, fit_colours
+from training.drawing.views import LEAST_LEVEL, Stage
 
 RUNTIME = "onnxruntime-web@1.30.0"
 RUNTIME_FILES = {
@@ -66,6 +67,7 @@ def write_static(trained: Trained, path: Path, runtime: Path) -> dict[str, Any]:
         "preview_px": colours.side_px,
         "has_nearest": False,
         "has_film": False,
+        "shares": shares(stage),
     }
     data = {
         "about": about,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from storage.errors import ConfigError
@@ -83,11 +83,12 @@ def directions(generator: Generator, config: DirectionsConfig = DirectionsConfig
             f"this generator has no {', '.join(config.blocks)} layers: choose {', '.join(blocks_of(generator))}"
         )
     w_ND = _samples(generator)
+    components = _components(w_ND) if "pca" in config.methods else None
     found = []
     for method in config.methods:
         for block in wanted:
             layers = block_layers(generator, block)
-            vectors_KD, power_K = _components(w_ND) if method == "pca" else _factors(generator, layers)
+            vectors_KD, power_K = (method == "pca" and components) or _factors(generator, layers)
             for index, vector_D in enumerate(vectors_KD[: config.num_directions]):
                 deviation = float((w_ND @ vector_D).std())
                 share = float(power_K[index] / power_K.sum())
@@ -131,7 +132,7 @@ def save_directions(found: Sequence[Direction], path: Path, metadata: Mapping[st
         tensors[f"{method}.{block}.deviation"] = torch.tensor([one.deviation for one in own])
         tensors[f"{method}.{block}.share"] = torch.tensor([one.share for one in own])
     with whole_file(path) as partial:
-        save_file(tensors, partial, {GRID_TEXT: json.dumps(dict(metadata), sort_keys=True)})
+        partial.write_bytes(save(tensors, {GRID_TEXT: json.dumps(dict(metadata), sort_keys=True)}))
 
 
 def directions_figure(

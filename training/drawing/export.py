@@ -27,9 +27,9 @@ from storage.errors import ConfigError
 from storage.lineage.origin import GRID_TEXT, whole_with_sidecar
 from storage.local import whole_file
 from training.drawing.images import inputs_from_seeds, synthesized
+from training.drawing.previews import Colours, features
 from training.drawing.settings import ExportPrecision, NoiseMode
 from training.drawing.trained import Trained
-from training.drawing.views import Colours, features
 from training.networks import Generator, TraditionalGenerator, blend, level_and_fade
 from training.ops import upsample
 

@@ -5,10 +5,10 @@
     pixels_HWC = stage.picture(view)
     pixels_HWC = stage.picture(view, preview=True)
 
-Training teaches the highest toRGB alone to the end, so a preview's is fitted here, by least squares, to what the whole
-picture looks like when it is shrunk. Not here: any server (`flows.explorer`).
+Nothing is drawn before it is asked for. Not here: how a picture is seen small (`training.drawing.previews`), and any
+server (`flows.explorer`).
 
-Suffixes: N images, P pixels, L layers, D entries of w, C channels, H height, W width.
+Suffixes: N images, L layers, D entries of w, H height, W width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
@@ -24,7 +23,6 @@ from urllib.parse import parse_qs, urlencode
 import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from storage.config import Config
 from storage.errors import ConfigError
@@ -32,17 +30,15 @@ from training.data import ImageArray
 from training.drawing.directions import Direction, direction_of, directions, moved
 from training.drawing.figures import fixed_noise
 from training.drawing.images import pixels, synthesized, w_from_seeds
+from training.drawing.previews import Preview
 from training.drawing.settings import DirectionsConfig, Psi, Seed, Strength
 from training.drawing.trained import Trained
-from training.networks import Generator, level_and_fade
+from training.networks import Generator, StyledLayer, level_and_fade
 
 PREVIEW_SECONDS = 0.05
 """What a preview may take: the highest level that is drawn in it."""
 LEAST_LEVEL = 2
 """Of a preview: 16 px."""
-FIT_SECONDS = 3.0
-"""What whole pictures may take that a preview's colours are fitted to: so many, within these limits."""
-FIT_LIMITS = (4, 32)
 NUM_DIRECTIONS = 6
 """Of each method and block, that the explorer offers."""
 
@@ -112,20 +108,6 @@ class View(Config):
         return urlencode(said)
 
 
-@dataclass(frozen=True)
-class Colours:
-    """A toRGB that was fitted for a preview: the level it reads, and how features become colours there."""
-
-    level: int
-    weight_C3: Tensor
-    bias_3: Tensor
-
-    @property
-    def side_px(self) -> int:
-        """Of a preview."""
-        return 4 << self.level
-
-
 class Stage:
     """A generator ready to draw views: its directions, its preview, and what was lately asked for."""
 
@@ -136,11 +118,14 @@ class Stage:
         self._is_overtaken: Callable[[], bool] = lambda: False
         for layer in self.generator.synthesis.layers:
             layer.register_forward_pre_hook(self._stop)
+            if isinstance(layer, StyledLayer) and layer.conv is not None:
+                layer.conv.register_forward_hook(self._stop)  # half way: a layer of 1024 px takes seconds
         self._w = lru_cache(256)(lambda seed: w_from_seeds(self.generator, [seed])[0])
         self._direction = lru_cache(64)(
             lambda name: self.directions.get(name) or direction_of(self.generator, name)
         )
         self._noise = lru_cache(64)(lambda seed: fixed_noise(self.generator, seed))
+        self._newest: tuple[str, ImageArray] | None = None
 
     @cached_property
     def directions(self) -> dict[str, Direction]:
@@ -149,9 +134,20 @@ class Stage:
         return {one.name: one for one in directions(self.generator, config)}
 
     @cached_property
-    def colours(self) -> Colours | None:
-        """How a preview is coloured; None where the whole picture is drawn in its time."""
-        return self._fitted(self._preview_seconds)
+    def preview(self) -> Preview | None:
+        """What small pictures are drawn by, of the highest level that is in time; None where the whole picture is.
+
+        Levels are tried from below, so that this takes a moment.
+        """
+        w_NLD, noise = self._w(0)[None], self._noise(0)
+        top = level_and_fade(self.generator.resolution, self.generator.lod)[0]
+        found = None
+        for level in range(LEAST_LEVEL, top + 1):
+            preview = Preview.of(self.generator, level)
+            if _seconds(partial(preview.images, w_NLD, noise), self._preview_seconds) > self._preview_seconds:
+                return found or (preview if level < top else None)
+            found = preview
+        return None
 
     @property
     def num_layers(self) -> int:
@@ -181,8 +177,17 @@ class Stage:
     def picture(
         self, view: View, *, preview: bool = False, is_overtaken: Callable[[], bool] = lambda: False
     ) -> ImageArray:
-        """Pixels (H, W, 3) of a view; Overtaken, before the next layer, where it is no longer wanted."""
-        return self.drawn(self.styles(view), self.noise(view), preview=preview, is_overtaken=is_overtaken)
+        """Pixels (H, W, 3) of a view; Overtaken, before the next layer, where it is no longer wanted.
+
+        The newest whole picture is kept, for who saves what he looks at.
+        """
+        key = view.query()
+        if not preview and self._newest is not None and self._newest[0] == key:
+            return self._newest[1]
+        drawn = self.drawn(self.styles(view), self.noise(view), preview=preview, is_overtaken=is_overtaken)
+        if not preview:
+            self._newest = key, drawn
+        return drawn
 
     @torch.no_grad()
     def drawn(
@@ -195,10 +200,8 @@ class Stage:
     ) -> ImageArray:
         """As `picture`, of styles and noise."""
         with self._until(is_overtaken):
-            if preview and self.colours is not None:
-                x_NCHW = features(self.generator, w_LD[None], noise, self.colours.level)
-                image = torch.einsum("nchw,cd->ndhw", x_NCHW, self.colours.weight_C3)
-                image = image + self.colours.bias_3[:, None, None]
+            if preview and self.preview is not None:
+                image = self.preview.images(w_LD[None], noise)
             else:
                 image = synthesized(self.generator, w_LD[None], noise)
         drawn: ImageArray = pixels(image)[0].transpose(1, 2, 0)
@@ -215,57 +218,6 @@ class Stage:
     def _stop(self, *_: object) -> None:
         if self._is_overtaken():
             raise Overtaken
-
-    @torch.no_grad()
-    def _fitted(self, preview_seconds: float) -> Colours | None:
-        w_LD, noise = self._w(0), self._noise(0)
-        whole = _seconds(lambda: self.drawn(w_LD, noise), preview_seconds)
-        if whole <= preview_seconds:
-            return None
-        least, most = FIT_LIMITS
-        num = min(most, max(least, int(FIT_SECONDS / whole)))
-        top = level_and_fade(self.generator.resolution, self.generator.lod)[0]
-        levels = range(top - 1, LEAST_LEVEL - 1, -1)
-        for level in levels:
-            lower = partial(features, self.generator, w_LD[None], noise, level)
-            if _seconds(lower, preview_seconds) <= preview_seconds or level == levels[-1]:
-                return fit_colours(self.generator, level, self.trained.cutoff, num)
-        return None
-
-
-@torch.no_grad()
-def features(generator: Generator, w_NLD: Tensor, noise: Sequence[Tensor], level: int) -> Tensor:
-    """Features (N, C, H, W) at a level, of a generator that begins with its constant."""
-    synthesis = generator.synthesis
-    assert synthesis.const is not None
-    x: Tensor = synthesis.const.expand(len(w_NLD), -1, -1, -1)
-    for index, layer in enumerate(synthesis.layers[: 2 * level + 2]):
-        x = layer(x, w_NLD[:, index], noise[index] if noise else None, w_NLD.dtype)
-    return x
-
-
-@torch.no_grad()
-def fit_colours(generator: Generator, level: int, cutoff: int, num: int = FIT_LIMITS[1]) -> Colours:
-    """Weights by which features at a level come nearest to the whole picture, shrunk by area, over `num` seeds.
-
-    Half of the seeds are truncated at 0.7, and half are not.
-    """
-    side = 4 << level
-    w_NLD = torch.cat(
-        [w_from_seeds(generator, range(start, num, 2), psi, cutoff) for start, psi in ((0, 0.7), (1, 1.0))]
-    )
-    device = w_NLD.device
-    products, targets = torch.zeros((), dtype=torch.double), torch.zeros((), dtype=torch.double)
-    for index, w_LD in enumerate(w_NLD):
-        noise = fixed_noise(generator, index)
-        x_CP = features(generator, w_LD[None], noise, level)[0].flatten(1).double()
-        x_CP = torch.cat([x_CP, x_CP.new_ones(1, x_CP.shape[1])])
-        image = F.adaptive_avg_pool2d(synthesized(generator, w_LD[None], noise), side)
-        products = products + (x_CP @ x_CP.T).cpu()
-        targets = targets + (x_CP @ image[0].flatten(1).double().T).cpu()
-    ridge = 1e-6 * products.diagonal().mean() * torch.eye(len(products), dtype=torch.double)
-    solved = torch.linalg.solve(products + ridge, targets).float().to(device)
-    return Colours(level, solved[:-1], solved[-1])
 
 
 def _seconds(draw: Callable[[], object], enough: float) -> float:

@@ -19,6 +19,10 @@ const server = {
     const answer = await fetch("about?" + new URLSearchParams(checkpoint ? {checkpoint} : {}));
     return answer.json();
   },
+  async shares(checkpoint) {
+    const answer = await this.get("shares?" + new URLSearchParams({checkpoint}));
+    return answer.json();
+  },
   async get(path, signal) {
     const answer = await fetch(path, {signal});
     if (answer.status === 204) return null;
@@ -163,7 +167,17 @@ async function timed(draw, kind) {
   if (!image) return false;
   status(`${image.width} px${kind && " " + kind}, ${Math.round(performance.now() - begun)} ms`);
   show(image);
+  learnShares();
   return true;
+}
+
+// What directions explain takes seconds to find, and is asked for once something is to be seen.
+async function learnShares() {
+  const of = about;
+  if (of.shares) return;
+  of.shares = {};
+  of.shares = await backend.shares(of.checkpoint).catch(() => ({}));
+  if (of === about) sync();
 }
 
 function show(image) {
@@ -249,7 +263,8 @@ function slider({name, small = "", low, high, step, start, get, set, label, show
   const input = make("input", {type: "range", min: low, max: high, step});
   const output = make("output");
   const text = make("span", {className: "name"}, name);
-  if (small) text.append(" ", make("small", {textContent: small}));
+  const note = make("small", {textContent: small});
+  if (small) text.append(" ", note);
   input.setAttribute("aria-label", label || name);
   const row = make("label", {className: "slider"}, text, input, output);
   input.addEventListener("input", () => { set(Number(input.value)); changed(); });
@@ -260,6 +275,7 @@ function slider({name, small = "", low, high, step, start, get, set, label, show
     const value = get();
     if (Number(input.value) !== value) input.value = value;
     output.textContent = show(value);
+    if (typeof small === "function") note.textContent = small();
     input.setAttribute("aria-valuetext", show(value));
     row.classList.toggle("moved", value !== start());
     const at = x => `${(x - low) / (high - low) * 100}%`;
@@ -304,7 +320,7 @@ function buildDirections() {
     if (own.length) rows.push(make("h3", {textContent: method === "sefa" ? `${title}: what styles change most` : `${title}: how w varies most`}));
     for (const one of own) {
       rows.push(slider({
-        name: String(one.index + 1), small: `${(100 * one.share).toFixed(0)}%`, label: `${title} direction ${one.index + 1}, ${block} layers`,
+        name: String(one.index + 1), small: () => one.name in (about.shares || {}) ? `${(100 * about.shares[one.name]).toFixed(0)}%` : "", label: `${title} direction ${one.index + 1}, ${block} layers`,
         low: -3, high: 3, step: 0.1, start: () => 0, get: () => state.moves[one.name] || 0,
         set: value => { if (value) state.moves[one.name] = value; else delete state.moves[one.name]; }, show: signed,
       }));
