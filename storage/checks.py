@@ -76,7 +76,7 @@ class Digests:
             lines = os.fsdecode(store.get(KNOWN)).splitlines() if store.exists(KNOWN) else []
             for sha256, size, modified_ns, path in (line.split(" ", 3) for line in lines):
                 self._known[path] = (int(size), int(modified_ns), sha256)
-        except (PipelineError, ValueError) as error:
+        except (PipelineError, OSError, ValueError) as error:
             logger.info("%s: it is made again: %s", store.path(KNOWN), error)
         self._trusted = dict(self._known) if fast else {}
 

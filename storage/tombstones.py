@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -23,9 +24,13 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from storage.digest import bytes_digest
-from storage.errors import IntegrityError
+from storage.errors import FormatError, IntegrityError
 from storage.records import check_format, json_object
 from storage.store import Store
+from storage.withdrawals import CERTIFICATE, Certificate
+from storage.withdrawals import FOLDER as FORGETS
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["url", "host", "author", "ref", "sha256", "md5", "pdq", "photo_pdq", "crop_pdq"]
 """`ref` is what a source calls a photograph that has no address. `pdq` refuses whatever looks so; `photo_pdq` does when
@@ -78,7 +83,8 @@ class Tombstones:
 
     @cached_property
     def digests(self) -> dict[Kind, frozenset[str]]:
-        """All tombstones by kind; IntegrityError where a file is damaged, or its store's key is gone."""
+        """All tombstones by kind; IntegrityError where a file is damaged or gone, or its store's key is."""
+        self._check_none_is_gone()
         found: dict[Kind, set[str]] = {kind: set() for kind in KINDS}
         plain: list[tuple[Kind, str]] = []
         for name in self.store.keys(FOLDER):
@@ -107,6 +113,20 @@ class Tombstones:
             self._read_key()
         self.digests  # noqa: B018
 
+    def _check_none_is_gone(self) -> None:
+        """IntegrityError where a certificate names tombstones that are not there."""
+        for path in sorted(self.store.path(FORGETS).glob(f"*/{CERTIFICATE}")):
+            try:
+                sha256 = Certificate.read(path).tombstones_sha256
+            except (IntegrityError, FormatError) as error:
+                logger.warning("%s", error)
+                continue
+            if sha256 is not None and not self.store.exists(key := f"{FOLDER}/{sha256}.jsonl"):
+                raise IntegrityError(
+                    f"{self.store.path(key)} is gone, which {path} names: bring it back from a copy, for what it keeps "
+                    f"out would return"
+                )
+
     @property
     def _check_digest(self) -> str:
         """What tells the key from others, which stands in each file."""
@@ -127,6 +147,8 @@ class Tombstones:
     def _key(self) -> bytes:
         """The store's own, made with the first tombstone; only its owner may read it."""
         path = self.store.path(KEY)
+        if not self.store.exists(KEY):
+            self._check_none_is_gone()
         if not path.is_file() and self.store.mirror is not None:
             self.store.create(KEY, secrets.token_hex(32).encode())
         elif not path.is_file():

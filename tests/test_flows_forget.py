@@ -36,7 +36,7 @@ from storage.datasets.collect import delete, find_garbage
 from storage.datasets.dataset import dataset_names, open_dataset
 from storage.datasets.records import VersionName
 from storage.digest import bytes_digest, file_digest
-from storage.errors import ConfigError, EmptyDatasetError, NotFoundError, WithdrawnError
+from storage.errors import ConfigError, EmptyDatasetError, IntegrityError, NotFoundError, WithdrawnError
 from storage.exports.records import Exported
 from storage.lineage.trace import trace
 from storage.runs import create_run, list_runs
@@ -257,6 +257,29 @@ def test_what_looks_the_same_is_kept_out(built: Path, drawn: Drawn, cluster: str
     (folder / "david.jpg").unlink()
     with pytest.raises(EmptyDatasetError, match="every photograph of the source has a tombstone"):
         of_folder(store, folder, cluster, name="none")
+
+
+def test_what_was_forgotten_stays_out_though_its_tombstones_are_gone(
+    built: Path, drawn: Drawn, cluster: str, tmp_path: Path
+) -> None:
+    """A certificate names its tombstones: without them a build is refused, and so is another forget."""
+    store = shutil.copytree(built, tmp_path / "store")
+    sha256 = forgotten(store, cluster, author=("A. Pencil",)).certificate.tombstones_sha256
+    folder = store / "tombstones"
+    folder.rename(tmp_path / "away")
+    for there in (None, folder.mkdir, folder.rmdir, folder.touch):
+        if there is not None:
+            there()
+        with pytest.raises(
+            IntegrityError, match=rf"{sha256}\.jsonl is gone, which .*certificate.* names: bring"
+        ):
+            of_folder(store, drawn.photos, cluster)
+    folder.unlink()
+    with pytest.raises(IntegrityError, match="is gone, which"):
+        forgotten(store, cluster, author=("E. Charcoal",))
+    assert not folder.exists()
+    (tmp_path / "away").rename(folder)
+    assert "anna.jpg" not in {row["ref"] for row in of_folder(store, drawn.photos, cluster).dataset.images()}
 
 
 def test_only_the_same_bytes_where_that_is_asked(built: Path, cluster: str, tmp_path: Path) -> None:
