@@ -324,7 +324,7 @@ class Store:
             return
         above |= {(stat.st_dev, stat.st_ino)}
         for entry in entries:
-            key = f"{folder}/{entry.name}"
+            key = f"{folder}/{entry.name}" if folder else entry.name
             if not entry.name.isprintable():
                 raise IntegrityError(f"{self.path(folder)} holds a name that no store has: {entry.name!a}")
             try:

@@ -152,7 +152,7 @@ def test_a_newer_format_is_one_sentence(store: Store, run: Run) -> None:
     (newer.folder / "manifest.json").write_bytes(manifest)
     [build] = store.path("datasets/golden-web/builds").iterdir()
     reads: dict[Path, tuple[int, Callable[[], object]]] = {
-        newer.folder / "manifest.json": (9, lambda: verify(open_dataset(store, newer.reference))),
+        newer.folder / "manifest.json": (9, lambda: newer.manifest),
         of_format(checkpoint / "state.json", 3): (3, lambda: open_trained(checkpoint, CPU)),
         of_format(build, 4): (4, lambda: recuration(store, "golden-web", BuildConfig())),
         of_format(store.path("datasets/golden/latest.json"), 5): (5, lambda: open_dataset(store, "golden")),
@@ -168,6 +168,10 @@ def test_a_newer_format_is_one_sentence(store: Store, run: Run) -> None:
             f"{path} has format {number}, and this version of likeness reads up to {newest}: use a newer one"
         )
         assert str(info.value).removeprefix("fd_efficientnet_lite0 in ") == asked
+    [problem] = verify(Dataset(store, newer.name, newer.version)).problems
+    assert problem.startswith(
+        f"{newer.folder / 'manifest.json'} has format 9, and this version of likeness reads"
+    )
 
 
 @pytest.mark.parametrize(

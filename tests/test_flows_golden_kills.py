@@ -41,7 +41,7 @@ def killed_at(number: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], o
 
     What it had written lies where a kill leaves it.
     """
-    written, replace = 0, os.replace
+    written, replace, link = 0, os.replace, os.link
 
     def counted(source: Path, target: Path) -> None:
         nonlocal written
@@ -51,8 +51,17 @@ def killed_at(number: int, monkeypatch: pytest.MonkeyPatch, work: Callable[[], o
             raise Killed
         replace(source, target)
 
+    def linked(source: Path, target: Path) -> None:
+        nonlocal written
+        if Path(target).suffix != ".partial" and Path(target).parent.is_dir():
+            written += 1
+            if written == number:
+                raise Killed
+        link(source, target)
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", counted)
+        patch.setattr(os, "link", linked)
         try:
             work()
         except Killed:
