@@ -12,7 +12,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from storage.datasets.records import NAME_PATTERN
@@ -131,7 +131,7 @@ def _in_bucket(store: Store) -> Iterator[str]:
     names: dict[str, set[str]] = {}
     for entry in store.mirror.bucket.entries(""):
         folder, _, name = entry.key.rpartition("/")
-        if is_here_alone(entry.key) or _PHOTO.fullmatch(entry.key):
+        if is_here_alone(entry.key) or _PHOTO.fullmatch(entry.key) or _is_passed_over(entry.key):
             continue
         names.setdefault(folder, set()).add(name)
         if problem := _problem(entry.key, "file"):
@@ -146,6 +146,17 @@ def _in_bucket(store: Store) -> Iterator[str]:
         yield from (
             f"{store.path(folder) / name} is missing" for name in _lacking(folder, names.get(folder, ()))
         )
+
+
+def _is_passed_over(key: str) -> bool:
+    """Whether a file lies in a folder that may be there and is not looked at, such as a version's report."""
+    for parent in reversed(PurePosixPath(key).parents[:-1]):
+        folder = str(parent)
+        if _LOOSE.fullmatch(folder):
+            return True
+        if not _FOLDER.fullmatch(folder):
+            return _OPEN.fullmatch(folder.rpartition("/")[0]) is not None
+    return False
 
 
 def _problem_of_link(store: Store, path: Path) -> str | None:
