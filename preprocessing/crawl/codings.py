@@ -1,12 +1,7 @@
 """Bodies as they were before a server coded them (RFC 9110, section 8.4): gzip and deflate, alone or one in another.
 
 They are asked for as they are, and a server that compresses them all the same is understood. What is no coding, as
-<<<<<<< HEAD
-`identity`, `utf-8` or `aws-chunked`, changes nothing. Memory is bounded: a block comes out for a part of one that
-goes in.
-=======
 `identity`, `utf-8` or `aws-chunked`, changes nothing. However much a block grows, it comes out in blocks.
->>>>>>> afae069 (Lines within their width)
 """
 
 from __future__ import annotations
