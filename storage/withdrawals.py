@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
+from storage.datasets.records import VersionName
 from storage.digest import bytes_digest
 from storage.errors import FormatError, IntegrityError, NotFoundError, WithdrawnError
 from storage.records import FileName, Part, Sha256, StoredRecord, Version
@@ -53,23 +54,15 @@ class Withdrawal(StoredRecord):
         return f"{self.dataset}@{self.version}"
 
 
-class Before(Part):
+class Before(VersionName):
     """A version as it was, and how much of it was forgotten."""
 
-    name: str
-    version: Version
-    manifest_sha256: Sha256
     photographs: int
     images: list[Sha256] = Field([])
     """Of what was forgotten; in a certificate it is left out."""
     num_images: int
     rejections: int
     shards: list[Sha256] = Field([])
-
-    @property
-    def reference(self) -> str:
-        """NAME@VERSION."""
-        return f"{self.name}@{self.version}"
 
 
 class After(Part):

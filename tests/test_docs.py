@@ -16,6 +16,7 @@ PAGES = [
 TOPS = ("benchmarks", "docs", "flows", "preprocessing", "storage", "tests", "training")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 FILE = re.compile(rf"(?<![\w/.])((?:{'|'.join(TOPS)})/[\w/.-]+\.(?:json|jsonl|md|png|py|toml|txt|yaml))\b")
+MARK = re.compile(rb"^(?:<{7}|>{7}) ", re.MULTILINE)
 NAME = re.compile(r"`((?:flows|preprocessing|storage|training)(?:\.\w+)+)")
 
 
@@ -47,3 +48,18 @@ def test_docstrings_name_modules_that_are_there() -> None:
     named = {name for path in sources for name in NAME.findall(path.read_text())}
     assert len(named) > 50
     assert sorted(name for name in named if not is_there(name)) == []
+
+
+def test_no_file_holds_what_a_merge_left() -> None:
+    """Neither code nor docs have both sides of a merge in them, which a docstring hides from every other check."""
+    files = [
+        path
+        for top in TOPS
+        for path in (ROOT / top).rglob("*")
+        if path.suffix in (".py", ".md", ".js", ".html")
+    ]
+    marked = [
+        path for path in (*files, *ROOT.glob("*.*")) if path.is_file() and MARK.search(path.read_bytes())
+    ]
+    assert len(files) > 500
+    assert not marked
