@@ -1,11 +1,8 @@
-"""The fetcher against servers on this machine that are silent, dead, rude, hostile, or ask to be left alone."""
+"""The fetcher against servers on this machine that are hostile: addresses, names, bodies, headers, certificates."""
 
 from __future__ import annotations
 
-import asyncio
 import gzip
-import io
-import itertools
 import json
 import resource
 import socket
@@ -14,257 +11,29 @@ import subprocess
 import time
 import zlib
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crawling import QUICK, RULES, Crawl, crawl, read, site, steady
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from raw_web import PICTURE, Answer, Request, Web, reply, serving
+from raw_web import PICTURE, Request, Web, reply, serving
 
 from preprocessing.crawl import connect as connect_module
 from preprocessing.crawl import fetch as fetch_module
 from preprocessing.crawl.fetch import FetchConfig, Wanted
-from preprocessing.crawl.hosts import ORIGIN_KEPT_S, HostPace, Memory
+from preprocessing.crawl.hosts import Memory
 from preprocessing.crawl.queues import arriving
 from preprocessing.crawl.readers import read_headers
 from preprocessing.crawl.urls import web_address
 from preprocessing.records import Rejection
-from preprocessing.reject import TRANSIENT, Reason, Rejected
+from preprocessing.reject import Reason, Rejected
 from preprocessing.sources.urls import UrlSource
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, PipelineError
 
-LOCAL = ("127.0.0.0/8",)
-QUICK: dict[str, Any] = {
-    "user_agent": "test/1 (+mailto:test@example.org)",
-    "timeout_s": 5,
-    "retries": 2,
-    "backoff_s": 0.01,
-    "allow_networks": LOCAL,
-}
-DATA = Path(__file__).parent / "data"
-CASES = [json.loads(line) for line in (DATA / "cases" / "signals.jsonl").read_text().splitlines()]
-CASES = [
-    case
-    for case in CASES
-    if "config" not in case
-    and case["where"] != "source"
-    and case.get("path") != "/robots.txt"  # which is no picture
-    and "delay" not in case.get("text", "").lower()  # which would be waited for
-]
-RULES = ("/robots.txt", "/.well-known/tdmrep.json")
-
-Crawl = Callable[..., dict[str, bytes | Rejected]]
-
-
-@pytest.fixture
-def crawl(tmp_path: Path) -> Crawl:
-    """Fetches URLs as one crawl: the body of each, or its rejection."""
-
-    def crawled(*urls: str, memory: Memory | None = None, **config: Any) -> dict[str, bytes | Rejected]:
-        settings = FetchConfig(**QUICK | config)
-        listed = {web_address(url): url for url in urls}
-        found: dict[str, bytes | Rejected] = {}
-        for batch in arriving(map(Wanted, listed), settings, memory or Memory(), tmp_path):
-            for visit in batch:
-                if visit.body:
-                    found[listed[visit.address]] = visit.body.path.read_bytes()
-                    visit.body.path.unlink()
-                else:
-                    assert visit.rejected is not None
-                    found[listed[visit.address]] = visit.rejected
-        assert list(tmp_path.iterdir()) == []  # nothing of what was refused
-        return found
-
-    return crawled
-
-
-def site(photograph: Answer) -> Answer:
-    """A host without rules, whose other addresses are answered by `photograph`."""
-    return lambda request: reply(status=404) if request.target in RULES else photograph(request)
-
-
-def steady(data: bytes | None) -> Answer:
-    """The same answer to all but the rules."""
-    return site(lambda _: data)
-
-
-def read(tmp_path: Path, *urls: str, **config: Any) -> list[tuple[Any, bytes] | Rejection]:
-    """What the source of a list gives."""
-    path = tmp_path / "urls.jsonl"
-    path.write_text("".join(json.dumps({"url": url}) + "\n" for url in urls))
-    source = UrlSource.open(str(path), FetchConfig(**QUICK | config))
-    return list(source.read(source.items()))
-
-
-def test_silent_hosts_cost_the_time_of_one(crawl: Crawl) -> None:
-    """Every address of a good host is asked before the first attempt at any silent host is over, and so are those."""
-    silent = [f"127.0.1.{number}" for number in range(1, 9)]
-    with serving(
-        lambda request: None if request.host in silent else reply(PICTURE), "127.0.0.1", *silent
-    ) as web:
-        urls = [web.url("/a.jpg", host) for host in silent] + [web.url(f"/{n}.jpg") for n in range(64)]
-        rules = {"respect_robots": False, "respect_opt_out": False}
-        found = crawl(*urls, timeout_s=5, retries=1, max_concurrency=16, **rules)
-    asked = [request.host for request in web.requests]
-    assert sorted(asked[:72]) == sorted(["127.0.0.1"] * 64 + silent)
-    assert sorted(asked[72:]) == silent
-    assert sum(answer == PICTURE for answer in found.values()) == 64
-    assert {answer.reason for answer in found.values() if isinstance(answer, Rejected)} == {Reason.TIMED_OUT}
-
-
-@pytest.mark.parametrize("data", [b"", reply(status=503), reply(status=500), b"SSH-2.0-OpenSSH_9.2\r\n"])
-def test_a_dead_host_is_soon_left_alone(crawl: Crawl, data: bytes) -> None:
-    """Twelve addresses of a host that fails get no more than 20 requests, and all are asked again another day."""
-    with serving(steady(data)) as web:
-        found = crawl(*(web.url(f"/{number}.jpg") for number in range(12)), retries=3)
-    assert len(web.requests) <= 20, web.counts()
-    assert len(found) == 12
-    assert {answer.reason for answer in found.values() if isinstance(answer, Rejected)} < TRANSIENT
-
-
-def test_a_host_that_fails_now_and_then_is_not_given_up(crawl: Crawl) -> None:
-    """Where every address works the third time, every photograph is had."""
-    asked: Counter[str] = Counter()
-
-    def answer(request: Request) -> bytes:
-        asked[request.target] += 1
-        return reply(PICTURE) if asked[request.target] == 3 else reply(status=502)
-
-    with serving(site(answer)) as web:
-        found = crawl(*(web.url(f"/{number}.jpg") for number in range(12)))
-    assert set(map(type, found.values())) == {bytes}
-
-
-def test_a_host_that_asks_for_an_hour_gets_it(crawl: Crawl) -> None:
-    """Three addresses of it cost at most four requests, and each rejection says until when."""
-    memory = Memory()
-    with serving(steady(reply(status=429, Retry_After="3600"))) as web:
-        found = crawl(*(web.url(f"/{number}.jpg") for number in range(3)), memory=memory)
-        assert len(web.requests) <= 4, web.counts()
-        more = crawl(web.url("/more.jpg"), memory=memory)
-        assert len(web.requests) <= 4, "it was asked again within the hour"
-    for answer in (found | more).values():
-        assert isinstance(answer, Rejected)
-        assert answer.reason is Reason.SERVER_ERROR
-        assert "asks to be left alone until 20" in (answer.detail or "")
-
-
-def test_no_request_comes_before_retry_after_is_over(crawl: Crawl) -> None:
-    """A 503 that asks for a second keeps all requests to its host back, those for other addresses too."""
-    times: list[float] = []
-
-    def answer(_: Request) -> bytes:
-        times.append(time.monotonic())
-        return reply(status=503, Retry_After="1") if len(times) == 1 else reply(PICTURE)
-
-    with serving(site(answer)) as web:
-        found = crawl(
-            *(web.url(f"/{number}") for number in range(4)), per_host_concurrency=1, max_backoff_s=0
-        )
-    assert set(found.values()) == {PICTURE}
-    assert times[1] - times[0] >= 1.0
-
-
-def test_a_host_that_is_known_keeps_its_delay(crawl: Crawl) -> None:
-    """What an earlier crawl knew of a host makes no request of this one come sooner than its settings say."""
-    times: list[float] = []
-
-    def answer(_: Request) -> bytes:
-        times.append(time.monotonic())
-        return reply(PICTURE)
-
-    with serving(site(answer)) as web:
-        memory = Memory(paces={f"127.0.0.1:{web.port}": HostPace(0.0)})
-        crawl(*(web.url(f"/{number}") for number in range(3)), memory=memory, per_host_delay_s=0.5)
-    assert len(times) == 3
-    assert times[-1] - times[0] >= 0.6  # the first may be late on a busy machine
-
-
-def test_a_delay_is_kept_while_all_requests_are_under_way(crawl: Crawl) -> None:
-    """Requests to a host that wait for a slot of all hosts leave as far apart as the host wants."""
-    times: list[float] = []
-
-    def answer(request: Request) -> bytes:
-        if request.host == "127.0.0.2":
-            time.sleep(1.5)
-        else:
-            times.append(time.monotonic())
-        return reply(PICTURE)
-
-    with serving(answer, "127.0.0.1", "127.0.0.2") as web:
-        urls = [web.url("/slow", "127.0.0.2"), *(web.url(f"/{number}") for number in range(2))]
-        crawl(*urls, max_concurrency=1, per_host_delay_s=1, respect_robots=False, respect_opt_out=False)
-    assert times[1] - times[0] >= 0.8, times
-
-
-def test_a_crawl_delay_is_kept_from_robots_txt_on_while_others_are_busy(crawl: Crawl) -> None:
-    """Of hosts that want half a second between requests, none gets two sooner, the one after robots.txt among them."""
-    slow, fast = [f"127.0.4.{number}" for number in range(1, 9)], ["127.0.5.1", "127.0.5.2"]
-    times: dict[str, list[float]] = {}
-
-    def answer(request: Request) -> bytes:
-        times.setdefault(request.host, []).append(time.monotonic())
-        if request.target == "/robots.txt" and request.host in slow:
-            return reply(b"User-agent: *\nCrawl-delay: 0.5\n")
-        return reply(status=404) if request.target in RULES else reply(PICTURE)
-
-    with serving(answer, *slow, *fast) as web:
-        urls = [
-            web.url(f"/{n}", host) for n in range(150) for host in (*slow, *fast) if n < 3 or host in fast
-        ]
-        found = crawl(*urls, per_host_concurrency=4)
-    assert set(found.values()) == {PICTURE}
-    gaps = sorted(b - a for host in slow for a, b in itertools.pairwise(times[host]))
-    assert len(gaps) == len(slow) * 4
-    assert gaps[0] >= 0.3, gaps  # the first of two may be read late on a busy machine
-
-
-def test_a_delay_is_from_request_to_request_whatever_a_connection_takes(
-    crawl: Crawl, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A request that leaves late, since it had to wait for its connection, is not followed too soon by the next."""
-    times: list[float] = []
-    resolve = connect_module.Resolver.resolve
-    waits_s = iter([1.6, 0.0, 0.0])
-
-    async def slow(*args: Any, **more: Any) -> Any:
-        await asyncio.sleep(next(waits_s))
-        return await resolve(*args, **more)
-
-    def answer(_: Request) -> bytes:
-        times.append(time.monotonic())
-        return reply(PICTURE)
-
-    with serving(answer) as web:
-        monkeypatch.setattr(connect_module.Resolver, "resolve", slow)
-        crawl(
-            *(web.url(f"/{number}", "localhost") for number in range(3)),
-            per_host_delay_s=2,
-            respect_robots=False,
-            respect_opt_out=False,
-        )
-    assert len(times) == 3
-    assert min(b - a for a, b in itertools.pairwise(times)) >= 1.5, times
-
-
-def test_a_connection_that_was_closed_meanwhile_is_no_failure(tmp_path: Path) -> None:
-    """A server that closes connections without a word costs a request more and no wait; a dead one is still left."""
-    answers = {"127.0.0.1": reply(PICTURE).replace(b"Connection: close\r\n", b""), "127.0.0.2": b""}
-    rules = reply(status=404).replace(b"Connection: close\r\n", b"")
-    with serving(
-        lambda request: rules if request.target in RULES else answers[request.host], *answers
-    ) as web:
-        urls = [Wanted(web_address(web.url(f"/{n}", host))) for host in answers for n in range(12)]
-        config = FetchConfig(**QUICK | {"retries": 0})
-        visits = [v for batch in arriving(urls, config, Memory(), tmp_path) for v in batch]
-    counts = Counter(visit.rejected and visit.rejected.reason for visit in visits)
-    assert counts == {None: 12, Reason.CONNECTION_FAILED: 12}
-    assert sum(request.host == "127.0.0.2" for request in web.requests) <= 20, web.requests
+__all__ = ["crawl"]  # a fixture
 
 
 def test_addresses_of_version_6_are_asked(crawl: Crawl) -> None:
@@ -563,118 +332,6 @@ def test_rules_may_be_coded(crawl: Crawl) -> None:
     assert answer.reason is Reason.ROBOTS_DISALLOWED
 
 
-@pytest.fixture(scope="module")
-def anything() -> Iterator[tuple[Web, dict[str, bytes]]]:
-    """A server that answers with what is put into its table, by target; without rules where there is none."""
-    table: dict[str, bytes] = {}
-    with serving(lambda request: table.get(request.target, reply(status=404))) as web:
-        yield web, table
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['where']} {case['why']}")
-def test_every_signal_counts_on_the_wire(
-    anything: tuple[Web, dict[str, bytes]], tmp_path: Path, case: dict[str, Any]
-) -> None:
-    """What the cases say of a host, a header or a file decides there too, and nobody's name but ours is asked under."""
-    web, table = anything
-    table.clear()
-    target = case.get("path", "/a.jpg")
-    body, headers = PICTURE, {}
-    match case["where"]:
-        case "header":
-            headers = {case["name"]: case["value"]}
-        case "robots.txt":
-            text = case.get("text", "").encode("utf-8", "surrogateescape")
-            table["/robots.txt"] = reply(text, case.get("status", 200))
-        case "/.well-known/tdmrep.json":
-            table["/.well-known/tdmrep.json"] = reply(case["text"].encode("utf-8", "surrogateescape"))
-        case "xmp":
-            file = io.BytesIO()
-            Image.new("RGB", (8, 8)).save(file, "JPEG", xmp=case["text"].encode())
-            body = file.getvalue()
-        case "file":
-            body = (DATA / "marked" / case["file"]).read_bytes()
-    address = web_address(web.url(target))
-    if address.target not in table:
-        table[address.target] = reply(body, **headers)
-    agent = f"{case['agent']}/1.0 (+mailto:test@example.org)"
-    (outcome,) = read(tmp_path, web.url(target), user_agent=agent, retries=0)
-    assert isinstance(outcome, tuple) == case["keep"], f"{outcome}: {case['why']}"
-
-
-def test_what_a_redirect_says_holds(crawl: Crawl) -> None:
-    """A header beside a Location, and tdmrep.json of the host that redirects, refuse what is behind it, unasked."""
-    reserved = reply(b'[{"location": "/old/*", "tdm-reservation": 1}]')
-
-    def answer(request: Request) -> bytes:
-        if request.target == "/.well-known/tdmrep.json":
-            return reserved if request.host == "127.0.0.2" else reply(status=404)
-        if request.target in ("/tagged", "/old/a"):
-            tag = "noai" if request.target == "/tagged" else "none"
-            return reply(status=301, Location=f"http://127.0.0.3:{web.port}/", X_Robots_Tag=tag)
-        return reply(status=404) if request.target == "/robots.txt" else reply(PICTURE)
-
-    with serving(answer, "127.0.0.1", "127.0.0.2", "127.0.0.3") as web:
-        urls = [web.url("/tagged"), web.url("/old/a", "127.0.0.2"), web.url("/b", "127.0.0.2")]
-        found = crawl(*urls)
-    assert [getattr(found[url], "reason", None) for url in urls] == [Reason.OPTED_OUT, Reason.OPTED_OUT, None]
-    assert not [request for request in web.requests if request.host == "127.0.0.3"]
-
-
-def test_what_a_cut_answer_said_is_forgotten(crawl: Crawl, tmp_path: Path) -> None:
-    """The evidence is that of the answer which was read whole, and stands there once."""
-    whole = reply(PICTURE, X_Robots_Tag="noindex")
-    answers = iter([whole[:-9], whole])
-    with serving(site(lambda _: next(answers))) as web:
-        wanted = [Wanted(web_address(web.url("/a")))]
-        visits = [v for batch in arriving(wanted, FetchConfig(**QUICK), Memory(), tmp_path) for v in batch]
-    assert [one.text for visit in visits for one in visit.signals.evidence] == ["noindex"]
-
-
-def test_robots_txt_is_read_again_after_a_day(crawl: Crawl, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a host said yesterday does not hold for ever."""
-    memory = Memory()
-    with serving(steady(reply(PICTURE))) as web:
-        crawl(web.url("/a"), memory=memory)
-        crawl(web.url("/b"), memory=memory)
-        assert web.counts()["/robots.txt"] == 1
-        for known in memory.origins.values():
-            known.read_s -= ORIGIN_KEPT_S
-        crawl(web.url("/c"), memory=memory)
-        assert web.counts()["/robots.txt"] == 2
-
-
-def test_tdmrep_is_not_lost_to_one_failure(crawl: Crawl) -> None:
-    """One that fails at first is asked for once more and refuses; one that always fails refuses nothing."""
-    reserved = reply(b'[{"location": "/*", "tdm-reservation": 1}]')
-    asked: Counter[str] = Counter()
-
-    def answer(request: Request) -> bytes:
-        asked[request.host + request.target] += 1
-        if request.target == RULES[0]:
-            return reply(status=404)
-        if request.target == RULES[1]:
-            is_first = asked[request.host + request.target] == 1
-            return reply(status=503) if is_first or request.host == "127.0.0.2" else reserved
-        return reply(PICTURE)
-
-    with serving(answer, "127.0.0.1", "127.0.0.2") as web:
-        found = crawl(web.url("/a"), web.url("/a", "127.0.0.2"))
-    refused = found[web.url("/a")]
-    assert isinstance(refused, Rejected)
-    assert refused.reason is Reason.OPTED_OUT
-    assert found[web.url("/a", "127.0.0.2")] == PICTURE
-    assert asked[f"127.0.0.2{RULES[1]}"] == 2
-
-
-def test_tdmrep_is_not_asked_for_where_robots_txt_closes_it(crawl: Crawl) -> None:
-    """A host that keeps crawlers out of /.well-known is left alone there."""
-    rules = {"/robots.txt": reply(b"User-agent: *\nDisallow: /.well-known/\n")}
-    with serving(lambda request: rules.get(request.target, reply(PICTURE))) as web:
-        assert crawl(web.url("/a")) == {web.url("/a"): PICTURE}
-    assert set(web.counts()) == {"/robots.txt", "/a"}
-
-
 TEXT = st.text(st.characters(exclude_characters="\r\n\0", codec="latin-1"), max_size=60)
 FIELDS = st.sampled_from(
     [
@@ -776,24 +433,3 @@ def test_a_public_host_must_know_who_asks(tmp_path: Path) -> None:
         read(tmp_path, "http://127.0.0.1:1/a", "http://photos.example/a.jpg", user_agent=default)
     (outcome,) = read(tmp_path, "http://127.0.0.1:1/a", user_agent=default, retries=0)
     assert isinstance(outcome, Rejection)
-
-
-def test_outcomes_come_while_others_are_awaited(tmp_path: Path) -> None:
-    """What has arrived is handed on within a second, and closing the iterator ends the requests."""
-    with serving(site(lambda request: None if "silent" in request.target else reply(PICTURE))) as web:
-        urls = [Wanted(web_address(web.url("/silent"))), Wanted(web_address(web.url("/a")))]
-        start = time.monotonic()
-        batches = arriving(urls, FetchConfig(**QUICK | {"timeout_s": 600}), Memory(), tmp_path)
-        [visit] = next(batches)
-        assert visit.address.target == "/a"
-        batches.close()
-        assert time.monotonic() - start < 300, "closing waited for the silent address"
-
-
-def test_many_hosts_share_the_requests(crawl: Crawl) -> None:
-    """There are never more requests at once than max_concurrency, however many hosts there are."""
-    hosts = [f"127.0.3.{number}" for number in range(1, 21)]
-    with serving(steady(reply(PICTURE)), *hosts) as web:
-        found = crawl(*(web.url("/a", host) for host in hosts), max_concurrency=1)
-    assert len(found) == 20
-    assert set(found.values()) == {PICTURE}
