@@ -28,6 +28,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 pytest.importorskip("triton")
 from training import convolutions, kernels  # noqa: E402
+from training.kernels import programs  # noqa: E402
 
 SHAPES = [(2, 16, 64), (1, 72, 8), (3, 12, 4)] if DEVICE == "cuda" else [(1, 16, 16), (1, 72, 8), (3, 12, 4)]
 """Images, channels and sides, such that blocks are whole, are cut off, and are several."""
@@ -37,8 +38,8 @@ SHAPES = [(2, 16, 64), (1, 72, 8), (3, 12, 4)] if DEVICE == "cuda" else [(1, 16,
 def _small_and_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     if DEVICE == "cpu":  # the interpreter takes a millisecond a row
-        monkeypatch.setattr(kernels, "ROWS", 4)
-        monkeypatch.setattr(kernels, "TILE", 256)
+        monkeypatch.setattr(programs, "ROWS", 4)
+        monkeypatch.setattr(programs, "TILE", 256)
 
 
 def features(num: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
@@ -170,7 +171,7 @@ def test_phases_by_kernels(kind: type[torch.nn.Module], monkeypatch: pytest.Monk
 
     The networks' weights are not channels last, and 8 px fade in.
     """
-    monkeypatch.setattr(kernels, "ROWS", 4)
+    monkeypatch.setattr(programs, "ROWS", 4)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     generator, discriminator = small_networks()
     generator.lod = discriminator.lod = 2.4
