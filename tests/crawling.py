@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_web import Answer, reply
+from raw_web import Answer, Web, reply, serving
 
 from preprocessing.crawl.fetch import FetchConfig, Wanted
 from preprocessing.crawl.hosts import Memory
@@ -50,6 +50,14 @@ def crawl(tmp_path: Path) -> Crawl:
         return found
 
     return crawled
+
+
+@pytest.fixture(scope="module")
+def anything() -> Iterator[tuple[Web, dict[str, bytes]]]:
+    """A server that answers with what is put into its table, by target; without rules where there is none."""
+    table: dict[str, bytes] = {}
+    with serving(lambda request: table.get(request.target, reply(status=404))) as web:
+        yield web, table
 
 
 def site(photograph: Answer) -> Answer:

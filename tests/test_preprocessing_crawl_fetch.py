@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crawling import QUICK, RULES, Crawl, crawl, read, site, steady
+from crawling import QUICK, RULES, Crawl, anything, crawl, read, site, steady
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_web import PICTURE, Request, Web, reply, serving
@@ -33,7 +33,7 @@ from preprocessing.sources.urls import UrlSource
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, PipelineError
 
-__all__ = ["crawl"]  # a fixture
+__all__ = ["anything", "crawl"]  # fixtures
 
 
 def test_addresses_of_version_6_are_asked(crawl: Crawl) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from crawling import QUICK, RULES, Crawl, crawl, read, site, steady
+from crawling import QUICK, RULES, Crawl, anything, crawl, read, site, steady
 from PIL import Image
 from raw_web import PICTURE, Request, Web, reply, serving
 
@@ -20,7 +19,7 @@ from preprocessing.crawl.queues import arriving
 from preprocessing.crawl.urls import web_address
 from preprocessing.reject import Reason, Rejected
 
-__all__ = ["crawl"]  # a fixture
+__all__ = ["anything", "crawl"]  # fixtures
 
 DATA = Path(__file__).parent / "data"
 CASES = [json.loads(line) for line in (DATA / "cases" / "signals.jsonl").read_text().splitlines()]
@@ -32,14 +31,6 @@ CASES = [
     and case.get("path") != "/robots.txt"  # which is no picture
     and "delay" not in case.get("text", "").lower()  # which would be waited for
 ]
-
-
-@pytest.fixture(scope="module")
-def anything() -> Iterator[tuple[Web, dict[str, bytes]]]:
-    """A server that answers with what is put into its table, by target; without rules where there is none."""
-    table: dict[str, bytes] = {}
-    with serving(lambda request: table.get(request.target, reply(status=404))) as web:
-        yield web, table
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['where']} {case['why']}")

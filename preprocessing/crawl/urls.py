@@ -228,7 +228,10 @@ def _quoted(target: str) -> str:
 
 
 def _normalised(target: str) -> str:
-    return _ESCAPE.sub(_plain_escape, target) if "%" in target else target
+    if "%" not in target:
+        return target
+    path, mark, query = _ESCAPE.sub(_plain_escape, target).partition("?")
+    return _without_dots(path) + mark + query  # %2E is a dot
 
 
 def _plain_escape(match: re.Match[str]) -> str:
