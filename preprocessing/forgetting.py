@@ -27,6 +27,8 @@ from preprocessing.crawl.urls import WebAddress, web_address
 from storage.datasets.dataset import COLUMNS_OF, Dataset, all_versions
 from storage.errors import IntegrityError, NotFoundError
 from storage.gathered import Gathered
+from storage.layout import check_listed
+from storage.local import listed
 from storage.runs import list_runs
 from storage.store import Store, original_key
 from storage.tables import Stored, arrow
@@ -130,6 +132,7 @@ def find(store: Store, asked: Asked) -> Found:
 
     IntegrityError where a version cannot be read, which might hold some of it.
     """
+    check_listed(store)
     found, wanted = Found(asked), Wanted.of(store, asked)
     versions = list(all_versions(store))
     for version in versions:
@@ -227,7 +230,7 @@ def _faces(store: Store, versions: Sequence[Dataset]) -> Iterator[pa.Table]:
         stored = version.table("images")
         if set(FACE_SCHEMA.names) <= set(stored.schema.names):
             yield stored.read(FACE_SCHEMA.names).cast(FACE_SCHEMA)
-    for folder in sorted(store.path("chunks/align").glob("*/")):
+    for folder in listed(store.path("chunks/align"), "*"):
         chunks = Gathered(store, f"chunks/align/{folder.name}", FACE_SCHEMA, "photo_sha256", "image_sha256")
         for table in chunks.each(FACE_SCHEMA.names):
             yield table.filter(table["pdq"].is_valid()).cast(FACE_SCHEMA)

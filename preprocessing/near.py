@@ -24,6 +24,7 @@ from preprocessing.records import Face
 from storage.datasets.dataset import Dataset, all_versions
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, FormatError, IntegrityError, NotFoundError
+from storage.lineage.products import warn_of
 from storage.store import Store
 from storage.tables import Stored
 
@@ -51,7 +52,7 @@ def near(store: Store, picture: Path, max_bits: int) -> list[Match]:
         raise ConfigError(f"{picture} cannot be read: {error.strerror}") from error
     faces: dict[FacesConfig, NDArray[np.uint8]] = {}
     nearest: dict[str, int] = {}
-    for dataset in all_versions(store):
+    for dataset in all_versions(store, warn_of):
         try:
             config = for_copies(recorded_config(dataset).faces)
             if config not in faces:

@@ -17,7 +17,7 @@ from typing import Any
 
 from storage.digest import file_digest
 from storage.errors import IntegrityError, NotFoundError
-from storage.local import here
+from storage.local import here, listed
 from storage.records import StoredRecord
 from storage.store import Store
 
@@ -99,6 +99,6 @@ def find_import(store: Store, name: str) -> Import:
     """The import of a name; NotFoundError where there is none."""
     found = _named(store, name)
     if found is None:
-        there = sorted(path.parent.name for path in store.path("imports").glob("*/import.json"))
+        there = [path.parent.name for path in listed(store.path("imports"), "*/import.json")]
         raise NotFoundError(f"no import {name!r} in {store}: there are {', '.join(there) or 'none'}")
     return found

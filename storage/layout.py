@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from storage.datasets.records import NAME_PATTERN
+from storage.errors import IntegrityError
 from storage.imports import NAME_PATTERN as IMPORT_PATTERN
 from storage.local import PARTIAL
 from storage.mirror import is_here_alone
@@ -80,6 +81,7 @@ _LOOSE = re.compile(LOOSE)
 _NEEDED = [(re.compile(folder), name) for folder, name in NEEDED.items()]
 _PHOTO = re.compile(FILES[0])
 NOT_OURS = "is none of what a store has there"
+UNKNOWN = "what it holds is not known, and nothing is deleted"
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 """In the place of bytes of a name that are no text."""
 
@@ -123,6 +125,20 @@ def _in_folder(store: Store) -> Iterator[str]:
             elif kind == "folder" and _FOLDER.fullmatch(key) and not _LOOSE.fullmatch(key):
                 waiting.append(key)
         yield from (f"{path / name} is missing" for name in _lacking(folder, names))
+
+
+def check_listed(store: Store) -> None:
+    """IntegrityError where a folder may not be looked through, so that what it holds, or needs, is not known."""
+
+    def refused(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # it was just deleted
+            raise IntegrityError(
+                f"{error.filename} cannot be listed ({error.strerror}): {UNKNOWN}"
+            ) from error
+
+    for place, _, _ in os.walk(store.root, onerror=refused):
+        if not os.access(place, os.R_OK | os.X_OK) and os.path.lexists(place):
+            raise IntegrityError(f"{place} cannot be entered ({os.strerror(errno.EACCES)}): {UNKNOWN}")
 
 
 def _in_bucket(store: Store) -> Iterator[str]:

@@ -18,9 +18,10 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
 
@@ -151,6 +152,47 @@ def rename_folder(folder: Path, name: str) -> Path:
         image.move_folder(folder, target)
     os.replace(folder, target)
     return target
+
+
+def fail(error: OSError) -> None:
+    """Raise it: what a folder holds that may not be listed matters."""
+    raise error
+
+
+def passed_over(error: OSError) -> None:
+    """Go on without a folder that may not be listed."""
+
+
+def listed(folder: Path, pattern: str, refused: Callable[[OSError], None] = fail) -> list[Path]:
+    """The paths that a pattern such as `*/run.json` names below a folder, sorted, without what is still being written.
+
+    `Path.glob` takes a folder that may not be listed or entered for an empty one. Here `refused` is told of it.
+    """
+    found = [folder]
+    *above, last = pattern.split("/")
+    for part in above:
+        found = [path for each in found for path in _named_so(each, part, refused)]
+    found = [path for each in found for path in _named_so(each, last, refused)]
+    return sorted(found)
+
+
+def _named_so(folder: Path, pattern: str, refused: Callable[[OSError], None]) -> list[Path]:
+    """What is in a folder under a name of a pattern; nothing where it is no folder."""
+    try:
+        if "*" in pattern or "[" in pattern:
+            with os.scandir(folder) as entries:
+                names = [entry.name for entry in entries if fnmatchcase(entry.name, pattern)]
+            return [folder / name for name in names if not name.endswith(PARTIAL)]
+        os.stat(folder / pattern)
+    except OSError as error:
+        if error.errno in REFUSED:
+            while not os.access(folder, os.F_OK):  # it is one above that may not be entered
+                folder = folder.parent
+            refused(OSError(error.errno, error.strerror, str(folder)))
+        elif error.errno not in (errno.ENOENT, *MISPLACED):
+            raise
+        return []
+    return [folder / pattern]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from storage.datasets.records import VersionSummary
 from storage.environment import Facts
 from storage.errors import ConfigError, NotFoundError
+from storage.local import listed
 from storage.records import FileName, Part, Sha256, StoredRecord
 from storage.store import Store
 
@@ -175,7 +176,7 @@ def named_champion(store: Store, reference: str) -> Candidate | None:
 def kept_checkpoints(store: Store, run_id: str) -> set[str]:
     """The checkpoints of a run that are a champion or may be again, which nothing prunes."""
     store.refresh("promotions")
-    paths = store.path("promotions").glob("*/champion.json")
+    paths = listed(store.path("promotions"), "*/champion.json")
     line = (one for path in paths for one in Alias.read(path).line)
     return {one.checkpoint for one in line if one.run_id == run_id}
 
@@ -194,7 +195,7 @@ def put_decision(store: Store, decision: Decision) -> None:
 
 def decisions(store: Store, name: str = "*") -> list[Decision]:
     """The decisions on candidates of a name, or of all names, oldest first."""
-    paths = store.path("promotions").glob(f"{name}/decisions/*.json")
+    paths = listed(store.path("promotions"), f"{name}/decisions/*.json")
     return sorted(map(Decision.read, paths), key=lambda one: one.decided_at)
 
 

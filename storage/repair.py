@@ -36,6 +36,7 @@ from storage.datasets.verify import checks_of_version
 from storage.digest import bytes_digest, file_digest
 from storage.errors import NotFoundError, PipelineError
 from storage.layout import NOT_OURS
+from storage.local import listed, passed_over
 from storage.runs import CheckpointState, Run, find_run, list_runs
 from storage.shards import PackedRecord, index_name, open_index
 from storage.store import Store, original_key
@@ -101,11 +102,11 @@ def repair(store: Store, reference: str | None, schema: pa.Schema, *, dry: bool)
         with _going_on():
             _mend_originals(mender, version)
     for run in runs:
-        for folder in sorted(run.checkpoints_dir.glob("[0-9]*")):
+        for folder in listed(run.checkpoints_dir, "[0-9]*", passed_over):
             with _going_on():
                 _mend_checkpoint(mender, run, folder)
     if reference is None:
-        for name in dataset_names(store):
+        for name in dataset_names(store, passed_over):
             with _going_on():
                 _mend_name(mender, name)
         with _going_on():
@@ -150,8 +151,8 @@ def versions_of(store: Store, name: str | None = None) -> list[Dataset]:
 
     Not what a build that was killed has left, and not what was withdrawn.
     """
-    found = {(dataset.name, dataset.version) for dataset in all_versions(store)}
-    for folder in store.path("datasets").glob("*/*"):
+    found = {(dataset.name, dataset.version) for dataset in all_versions(store, passed_over)}
+    for folder in listed(store.path("datasets"), "*/*", passed_over):
         version = Dataset(store, folder.parent.name, folder.name)
         if re.fullmatch("[0-9a-f]{16}", folder.name) and lacks_manifest(version):
             found.add((version.name, version.version))
@@ -160,7 +161,7 @@ def versions_of(store: Store, name: str | None = None) -> list[Dataset]:
 
 def _asked(store: Store, reference: str | None) -> tuple[list[Dataset], list[Run]]:
     if reference is None:
-        return versions_of(store), list_runs(store)
+        return versions_of(store), list_runs(store, passed_over)
     try:
         return [], [find_run(store, reference)]
     except NotFoundError:
@@ -217,7 +218,7 @@ def _sources(dataset: Dataset) -> Iterator[str]:
 
 def _mend_checkpoint(mender: Mender, run: Run, folder: Path) -> None:
     """A checkpoint's files, where MLflow was sent the same ones."""
-    copies = list(run.store.path("mlartifacts").glob(f"*/*/artifacts/checkpoints/{folder.name}"))
+    copies = listed(run.store.path("mlartifacts"), f"*/*/artifacts/checkpoints/{folder.name}", passed_over)
     state = _state(folder)
     for copy in copies if state is None else ():
         kept = _state(copy)
@@ -301,7 +302,7 @@ def _mend_shard(mender: Mender, index: Path) -> None:
         sha256 = ""
     if tar.is_file() and file_digest(tar) == sha256:
         return
-    for version in all_versions(mender.store):
+    for version in all_versions(mender.store, passed_over):
         try:
             shards = version.manifest.shards
         except PipelineError:

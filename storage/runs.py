@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from storage.datasets.records import VersionName, VersionSummary
 from storage.digest import file_digest, json_digest
 from storage.environment import Facts, run_facts
 from storage.errors import ConfigError, IntegrityError, NotFoundError, PipelineError
-from storage.local import here, rename_folder, write_whole
+from storage.local import fail, here, listed, rename_folder, write_whole
 from storage.promotions import named_champion
 from storage.records import FileName, Inside, Part, Sha256, StoredRecord, json_object
 from storage.store import Store
@@ -256,9 +256,9 @@ class Run:
             write_whole(self.folder / "run.json", written.as_bytes())
         return Run(self.folder)
 
-    def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted(path.parent for path in self.checkpoints_dir.glob("[0-9]*/state.json"))
+    def checkpoints(self, refused: Callable[[OSError], None] = fail) -> list[Path]:
+        """Complete checkpoints, oldest first; `refused` as of `listed`."""
+        return [path.parent for path in listed(self.checkpoints_dir, "[0-9]*/state.json", refused)]
 
     def put_damaged_aside(self) -> None:
         """Rename newest checkpoints that cannot be gone on with, each with a warning, so that the newest is intact.
@@ -266,7 +266,7 @@ class Run:
         IntegrityError, and nothing is renamed, where none is intact. Not while the run is trained.
         """
         damaged: list[tuple[Path, PipelineError]] = []
-        for folder in sorted(self.checkpoints_dir.glob("[0-9]*"), reverse=True):
+        for folder in reversed(listed(self.checkpoints_dir, "[0-9]*")):
             try:
                 check_checkpoint(folder)
                 break
@@ -340,9 +340,9 @@ def create_run(
     return Run(store.path(f"runs/{run_id}"))
 
 
-def list_runs(store: Store) -> list[Run]:
-    """Every run of the store, oldest first."""
-    return [Run(path.parent) for path in sorted(store.path("runs").glob("*/run.json"))]
+def list_runs(store: Store, refused: Callable[[OSError], None] = fail) -> list[Run]:
+    """Every run of the store, oldest first; `refused` as of `listed`."""
+    return [Run(path.parent) for path in listed(store.path("runs"), "*/run.json", refused)]
 
 
 def run_of_flow(store: Store, flow_run_id: str) -> Run | None:

@@ -25,6 +25,7 @@ from typing import Literal, get_args
 
 from storage.digest import bytes_digest
 from storage.errors import FormatError, IntegrityError
+from storage.local import listed
 from storage.records import check_format, json_object
 from storage.store import Store
 from storage.withdrawals import CERTIFICATE, Certificate
@@ -115,7 +116,7 @@ class Tombstones:
 
     def _check_none_is_gone(self) -> None:
         """IntegrityError where a certificate names tombstones that are not there."""
-        for path in sorted(self.store.path(FORGETS).glob(f"*/{CERTIFICATE}")):
+        for path in listed(self.store.path(FORGETS), f"*/{CERTIFICATE}"):
             try:
                 sha256 = Certificate.read(path).tombstones_sha256
             except (IntegrityError, FormatError) as error:

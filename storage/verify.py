@@ -15,29 +15,34 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from storage.agreement import (
+    problems_of_build,
+    problems_of_champion,
+    problems_of_decision,
+    problems_of_exported,
+    problems_of_name,
+    problems_of_packed,
+)
 from storage.checks import Check, Checked, Digests, guarded, run_checks, sound
 from storage.datasets.dataset import (
     Dataset,
     all_versions,
     dataset_names,
-    lacks_manifest,
     open_dataset,
     open_recorded,
 )
 from storage.datasets.parts import digest_of
-from storage.datasets.records import BuildRecord, Latest
 from storage.datasets.verify import checks_of_version
 from storage.digest import bytes_digest
 from storage.errors import NotFoundError, WithdrawnError
 from storage.exports.check import checks_of_export, record_of, version_of
-from storage.exports.records import Exported, ExportRecord
+from storage.exports.records import ExportRecord
 from storage.imports import Import
 from storage.layout import misplaced
-from storage.local import here
-from storage.promotions import Alias, Decision
+from storage.local import here, listed, passed_over
 from storage.records import json_object
 from storage.runs import CheckpointState, Run, find_run, list_runs, recorded_metrics
-from storage.shards import PackedRecord, check_shard, open_index
+from storage.shards import check_shard, open_index
 from storage.store import Store
 from storage.tables import Stored
 from storage.tombstones import FOLDER as TOMBSTONES
@@ -94,8 +99,14 @@ def _asked(store: Store, reference: str | None) -> tuple[dict[str, str], Checks]
                 checks_of_withdrawal, store, withdrawal
             )
         dataset = open_dataset(store, reference)
-        return {"dataset": dataset.reference}, partial(checks_of_version, dataset)
+        return {"dataset": dataset.reference}, partial(_checks_of_dataset, dataset)
     return {"run": run.id}, partial(checks_of_run, run)
+
+
+def _checks_of_dataset(dataset: Dataset, digests: Digests) -> Iterator[Check]:
+    """All of a version, and what is on record of its name."""
+    yield from checks_of_version(dataset, digests)
+    yield from _of_name(dataset.store, dataset.name)
 
 
 def checks_of_withdrawal(store: Store, withdrawal: Withdrawal, _: Digests) -> Iterator[Check]:
@@ -112,9 +123,9 @@ def checks_of_run(run: Run, digests: Digests) -> Iterator[Check]:
     yield Check("run", partial(_run_problems, run))
     if run.result_path.exists():
         yield sound("record", lambda: run.result)
-    for path in sorted(run.folder.glob("audit/*.json")):
+    for path in listed(run.folder, "audit/*.json", passed_over):
         yield sound("record", partial(_json, path))
-    for folder in run.checkpoints():
+    for folder in run.checkpoints(passed_over):
         yield from checks_of_checkpoint(run, folder, digests)
 
 
@@ -131,7 +142,10 @@ def _checks_of_export(store: Store, path: Path, record: ExportRecord, digests: D
 
 
 def checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
-    """All of a store, each thing once; what cannot be looked through is a problem, and the rest is looked at."""
+    """All of a store, each thing once; what cannot be looked through is a problem, and the rest is looked at.
+
+    A folder that may not be listed is passed over, and named by the check of the layout.
+    """
     seen = set()
     for checks in (_of_datasets, _of_runs, _of_models, _of_packed, _of_aligned, _of_photographs):
         for check in guarded(checks(store, digests)):
@@ -143,41 +157,45 @@ def checks_of_store(store: Store, digests: Digests) -> Iterator[Check]:
 
 
 def _of_datasets(store: Store, digests: Digests) -> Iterator[Check]:
-    for dataset in all_versions(store):
+    for dataset in all_versions(store, passed_over):
         yield from checks_of_version(dataset, digests)
-    for path in withdrawn(store):
+    for path in withdrawn(store, refused=passed_over):
         yield Check("withdrawal", partial(problems_of, store, path))
-    for path in sorted(store.path(FOLDER).glob(f"*/{CERTIFICATE}")):
+    for path in listed(store.path(FOLDER), f"*/{CERTIFICATE}", passed_over):
         yield Check("certificate", partial(problems_of_certificate, store, path), str(path))
-    for path in sorted(store.path(FOLDER).glob(f"*/{INTENT}")):
+    for path in listed(store.path(FOLDER), f"*/{INTENT}", passed_over):
         yield Check("request to forget", partial(_intent_problems, path))
     for key in store.keys(TOMBSTONES):
         if key.endswith(".jsonl"):
             yield sound("tombstone", partial(rows_of, store, key))
     if store.path(TOMBSTONES).is_dir():
         yield sound("tombstone key", lambda: Tombstones(store).check())
-    for name in dataset_names(store):
-        yield Check("name", partial(_name_problems, store, name))
-        for key in store.keys(f"datasets/{name}/builds"):
-            yield Check("build", partial(_build_problems, store, name, key))
+    for name in dataset_names(store, passed_over):
+        yield from _of_name(store, name)
         for key in store.keys(f"datasets/{name}/rechecks"):
             yield sound("recheck", partial(_json, store.path(key)))
     for key in store.keys("exports"):
-        yield sound("export", partial(Exported.read, store.path(key)))
+        yield Check("export", partial(problems_of_exported, store, store.path(key)))
+
+
+def _of_name(store: Store, name: str) -> Iterator[Check]:
+    yield Check("name", partial(problems_of_name, store, name))
+    for key in store.keys(f"datasets/{name}/builds"):
+        yield Check("build", partial(problems_of_build, store, name, store.path(key)))
 
 
 def _of_runs(store: Store, digests: Digests) -> Iterator[Check]:
-    for run in list_runs(store):
+    for run in list_runs(store, passed_over):
         yield from guarded(checks_of_run(run, digests))
     for key in store.keys("promotions"):
         if key.endswith("/champion.json"):
-            yield Check("champion", partial(_champion_problems, store, key))
+            yield Check("champion", partial(problems_of_champion, store, store.path(key)))
         elif key.endswith(".json"):
-            yield sound("decision", partial(Decision.read, store.path(key)))
+            yield Check("decision", partial(problems_of_decision, store.path(key)))
 
 
 def _of_models(store: Store, digests: Digests) -> Iterator[Check]:
-    for path in sorted(store.path("imports").glob("*/import.json")):
+    for path in listed(store.path("imports"), "*/import.json", passed_over):
         yield Check("import", partial(_import_problems, Import(path.parent), digests))
 
 
@@ -186,7 +204,7 @@ def _of_packed(store: Store, digests: Digests) -> Iterator[Check]:
         if key.endswith(".index.json"):
             yield Check("chunk", partial(_shard_problems, store.path(key), digests))
         elif key.endswith(".json"):
-            yield Check("chunk", partial(_packed_problems, store.path(key)))
+            yield Check("chunk", partial(problems_of_packed, store.path(key)))
     for key in store.keys("chunks/table"):
         yield Check("chunk", partial(_part_problems, store.path(key)))
 
@@ -229,42 +247,9 @@ def _checkpoint_problems(run: Run, folder: Path, digests: Digests) -> Iterator[s
         yield f"{folder / 'state.json'} is of another run, or of another dataset, than {run.folder / 'run.json'}"
 
 
-def _name_problems(store: Store, name: str) -> Iterator[str]:
-    path = store.path(f"datasets/{name}/latest.json")
-    if not path.exists():
-        yield f"{path} is missing: it is written again as soon as {name} is opened"
-        return
-    folder = store.path(Dataset(store, name, Latest.read(path).version).key)
-    if not ((folder / "manifest.json").is_file() or (folder / FILE).is_file()):
-        yield f"{path} names a version that is not there"
-
-
-def _build_problems(store: Store, name: str, key: str) -> Iterator[str]:
-    """A record's, and that of its version, whose manifest is written before the record is."""
-    dataset = Dataset(store, name, BuildRecord.read(store.path(key)).version)
-    if lacks_manifest(dataset):
-        yield f"{dataset.folder / 'manifest.json'} is missing"
-
-
-def _champion_problems(store: Store, key: str) -> Iterator[str]:
-    champion = Alias.read(store.path(key)).champion
-    if champion is not None:
-        folder = Run(store.path(f"runs/{champion.run_id}")).checkpoints_dir / champion.checkpoint
-        if not (folder / "state.json").is_file():
-            yield f"{folder}, which {store.path(key)} names, is no checkpoint that is there"
-
-
 def _import_problems(imported: Import, digests: Digests) -> Iterator[str]:
     for name, sha256 in imported.record.sha256.items():
         yield from digests.problems(imported.folder / name, sha256)
-
-
-def _packed_problems(path: Path) -> Iterator[str]:
-    """The rows beside a packed tar, where they are there; its tar is its index's."""
-    record = PackedRecord.read(path)
-    table = path.with_name(f"{record.sha256}.parquet")
-    if here(table).is_file() and digest_of(Stored(table, [])) != record.rows_sha256:
-        yield f"{table} no longer holds the rows that {path} names: delete it, and build again"
 
 
 def _shard_problems(index_path: Path, digests: Digests) -> Iterator[str]:

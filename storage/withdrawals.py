@@ -12,7 +12,8 @@ Not here: how photographs are found (`preprocessing.forgetting`), and how they g
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from pydantic import Field
 from storage.datasets.records import VersionName
 from storage.digest import bytes_digest
 from storage.errors import FormatError, IntegrityError, NotFoundError, WithdrawnError
-from storage.records import FileName, Part, Sha256, StoredRecord, Version
+from storage.local import fail, listed
+from storage.records import FileName, Part, Sha256, StoredRecord, Version, json_object
 from storage.store import Store
 from storage.wording import numbered
 
@@ -172,12 +174,14 @@ def key_of(forget: str, file: str) -> str:
     return f"{FOLDER}/{forget}/{file}"
 
 
-def withdrawals(store: Store, name: str = "*", beginning: str = "") -> Iterator[Withdrawal]:
+def withdrawals(
+    store: Store, name: str = "*", beginning: str = "", refused: Callable[[OSError], None] = fail
+) -> Iterator[Withdrawal]:
     """The withdrawals of a name, or of all, whose versions begin so; while tables are still there it is none.
 
-    One that cannot be read is passed over with a warning that names it.
+    One that cannot be read is passed over with a warning that names it; `refused` as of `listed`.
     """
-    for path in withdrawn(store, name, beginning):
+    for path in withdrawn(store, name, beginning, refused):
         if not path.with_name("manifest.json").exists():
             try:
                 yield Withdrawal.read(path)
@@ -185,20 +189,22 @@ def withdrawals(store: Store, name: str = "*", beginning: str = "") -> Iterator[
                 logger.warning("%s", error)
 
 
-def withdrawn(store: Store, name: str = "*", beginning: str = "") -> list[Path]:
-    """The files of them, whatever these hold."""
-    return sorted(store.path("datasets").glob(f"{name}/{beginning}*/{FILE}"))
+def withdrawn(
+    store: Store, name: str = "*", beginning: str = "", refused: Callable[[OSError], None] = fail
+) -> list[Path]:
+    """The files of them, whatever these hold; `refused` as of `listed`."""
+    return listed(store.path("datasets"), f"{name}/{beginning}*/{FILE}", refused)
 
 
 def certificates(store: Store) -> Iterator[Certificate]:
     """All of a store, oldest first."""
-    for path in sorted(store.path(FOLDER).glob(f"*/{CERTIFICATE}")):
+    for path in listed(store.path(FOLDER), f"*/{CERTIFICATE}"):
         yield Certificate.read(path)
 
 
 def intents(store: Store) -> list[Intent]:
     """What was begun, and is not done yet."""
-    return [Intent.read(path) for path in sorted(store.path(FOLDER).glob(f"*/{INTENT}"))]
+    return [Intent.read(path) for path in listed(store.path(FOLDER), f"*/{INTENT}")]
 
 
 def check_not_withdrawn(store: Store, name: str, version: str | None, who: str | None = None) -> None:
@@ -207,7 +213,7 @@ def check_not_withdrawn(store: Store, name: str, version: str | None, who: str |
     `who` is what was made from it.
     """
     found = list(withdrawals(store, name, version or ""))
-    there = store.path(f"datasets/{name}").glob(f"{version or ''}*/manifest.json")
+    there = listed(store.path(f"datasets/{name}"), f"{version or ''}*/manifest.json")
     if found and not any(there):
         raise WithdrawnError(sentence(store, found[-1], who))
 
@@ -264,6 +270,8 @@ def problems_of(store: Store, path: Path) -> Iterator[str]:
 def problems_of_certificate(store: Store, path: Path) -> Iterator[str]:
     """Why a certificate does not hold today."""
     certificate = Certificate.read(path)
+    yield from (f"{path} is at odds with itself: {what}" for what in _at_odds(certificate, path.parent.name))
+    before = {version.reference: version for version in certificate.withdrawn}
     for reference in certificate.withdrawals:
         name, _, version = reference.partition("@")
         folder = store.path(f"datasets/{name}/{version}")
@@ -271,7 +279,40 @@ def problems_of_certificate(store: Store, path: Path) -> Iterator[str]:
             yield f"{folder} is there again, which {path} says was withdrawn"
         elif not (folder / FILE).is_file():
             yield f"{folder / FILE}, which {path} names, is missing"
+        elif reference in before and not _was(before[reference], Withdrawal.read(folder / FILE)):
+            yield f"{path} says of {reference} what {folder / FILE} does not"
     if sha256 := certificate.tombstones_sha256:
         tombstones = store.path(f"tombstones/{sha256}.jsonl")
         if not tombstones.is_file() or bytes_digest(tombstones.read_bytes()) != sha256:
             yield f"{tombstones}, which {path} names, is missing or damaged: what it keeps out may return"
+        elif _kinds(tombstones) != certificate.tombstones:
+            yield f"{path} counts other tombstones than {tombstones} has"
+
+
+def _at_odds(certificate: Certificate, folder: str) -> Iterator[str]:
+    """In what a certificate does not agree with itself, or its place."""
+    if certificate.forget != folder:
+        yield f"it is of {certificate.forget}"
+    if sum(certificate.found_by.values()) != certificate.photographs:
+        yield "its photographs are more or fewer than were found"
+    if sum(version.rejections for version in certificate.withdrawn) != certificate.rejections:
+        yield "its rejections are more or fewer than those of its versions"
+    if {version.reference for version in certificate.withdrawn} != certificate.withdrawals.keys():
+        yield "it does not name the records of all that it withdrew"
+    if certificate.tombstones_sha256 is None and certificate.tombstones:
+        yield "it counts tombstones, and names none"
+
+
+def _was(before: Before, withdrawal: Withdrawal) -> bool:
+    """Whether a version was as a certificate says; a record that is not what it was is named by its own check."""
+    if bytes_digest(withdrawal.manifest.encode()) != withdrawal.manifest_sha256:
+        return True
+    shards = json_object(withdrawal.manifest.encode(), withdrawal.reference).get("shards", [])
+    found = (withdrawal.manifest_sha256, withdrawal.photographs, [shard["sha256"] for shard in shards])
+    return found == (before.manifest_sha256, before.photographs, before.shards)
+
+
+def _kinds(tombstones: Path) -> dict[str, int]:
+    """How many tombstones of each kind a file has."""
+    lines = (json_object(line, tombstones) for line in tombstones.read_bytes().splitlines())
+    return dict(Counter(str(line["kind"]) for line in lines if "kind" in line))

@@ -133,6 +133,73 @@ def test_what_this_user_may_not_read_is_a_problem_of_the_store(tmp_path: Path) -
             assert any(str(damaged) in line for line in lines), (path, oct(mode), lines)
 
 
+HELD = """
+import contextlib, io, json, logging, os, sys
+from flows.cli.main import main
+cases = json.loads(sys.argv[1])
+for path, mode, commands in cases:
+    usual = os.stat(path).st_mode
+    os.chmod(path, mode)
+    for words in commands:
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as said:
+            logging.basicConfig(stream=said, force=True)
+            try:
+                main(words)
+                status = 0
+            except SystemExit as end:
+                status = end.code
+        print(json.dumps([path, mode, words, status, out.getvalue(), said.getvalue()]))
+    os.chmod(path, usual)
+"""
+
+
+def held(
+    store: Path, folders: list[Path], commands: list[list[str]]
+) -> list[tuple[str, list[str], int, str]]:
+    """Each folder, command, status and standard error, where the folder may not be listed, or not be entered."""
+    modes = (0o000, 0o300, 0o400)
+    words = [[*command, "--store", str(store)] for command in commands]
+    cases = json.dumps([(str(folder), mode, words) for folder in folders for mode in modes])
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, cases], capture_output=True, text=True, check=True, preexec_fn=bounded
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(folders) * len(modes) * len(commands)
+    return [(path, words, status, said) for path, _, words, status, _, said in found]
+
+
+def test_nothing_is_deleted_that_an_unlisted_folder_might_need(tmp_path: Path) -> None:
+    """gc and forget, looking or doing, refuse and name a folder that may not be listed or entered, and no file goes."""
+    store = shutil.copytree(DATA / "golden" / "store", tmp_path / "store")
+    (store / "exports" / "golden").mkdir(parents=True)
+    photo = max(path.name for path in store.glob("originals/*/*"))
+    gc, forget = ["gc", "--keep", "1", "--grace-h", "0"], ["forget", "--hash", photo]
+    folders = [max(store.glob(name)) for name in (*UNLISTED, "exports", "exports/golden")]
+
+    def files() -> list[Path]:
+        return sorted(path for path in store.rglob("*") if path.is_file() and path.name != ".lock")
+
+    there = files()
+    for path, words, status, said in held(
+        store, folders, [gc, [*gc, "--delete"], forget, [*forget, "--yes"]]
+    ):
+        assert status == 1, (path, words)
+        assert said.splitlines()[-1].startswith(f"likeness: {path} cannot be "), (words, said)
+        assert said.splitlines()[-1].endswith("and nothing is deleted"), (words, said)
+    assert files() == there
+
+
+def test_a_trace_passes_over_an_unlisted_folder(tmp_path: Path) -> None:
+    """What is asked for and lies elsewhere is told, with a warning that names the folder."""
+    store = shutil.copytree(DATA / "golden" / "store", tmp_path / "store")
+    (store / "exports" / "golden").mkdir(parents=True)
+    folders = [max(store.glob(name)) for name in ("runs", "runs/*", "exports", "exports/golden")]
+    found = held(store, folders, [["trace", "golden-web@b440bae92356680e"]])
+    assert {status for _, _, status, _ in found} == {0}
+    warned = {path for path, _, _, said in found if f"{path} cannot be read: Permission denied" in said}
+    assert warned == {str(path) for path in folders}
+
+
 def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
     """A disk that is full, and one that is only to be read, are named with the file that was to be written."""
     full, fixed = tmp_path / "full", tmp_path / "fixed"

@@ -320,6 +320,16 @@ def test_withdrawn_versions_say_so(built: Path, drawn: Drawn, cluster: str, tmp_
     assert [product.name for product in trace(store, before[0].reference).made] == [run.id]
     assert verify(store, before[0].reference)[1].problems == []
     assert verify(store, run.id)[1].problems == []
+    certificate = store.path(f"forgets/{done.certificate.forget}/certificate.json")
+    said = json.loads(certificate.read_bytes())
+    for name, value in (
+        ("forget", "another"), ("photographs", 99), ("rejections", 99), ("tombstones", {"url": 9}),
+        ("withdrawals", {}), ("withdrawn", [{**said["withdrawn"][0], "photographs": 1}, *said["withdrawn"][1:]]),
+    ):  # fmt: skip
+        certificate.write_text(json.dumps({**said, name: value}))
+        assert any(str(certificate) in problem for problem in verify(store, None)[1].problems), name
+    certificate.write_bytes(done.certificate.as_bytes())
+    assert verify(store, None)[1].problems == []
     path = before[0].folder / "withdrawn.json"
     record = json.loads(path.read_text())
     assert bytes_digest(record["manifest"].encode()) == before[0].manifest_sha256

@@ -113,11 +113,12 @@ def verify(
     store = Store(options.store)
     from storage.datasets.dataset import dataset_names
     from storage.exports.check import record_of
+    from storage.local import passed_over
 
     if (reference is None) != everything:
         raise ConfigError("say what to verify: likeness verify NAME, a run, a file and so on, or --all")
     is_file = reference is not None and Path(reference).is_file() and record_of(Path(reference)) is None
-    if reference and is_file and reference.split("@")[0] not in dataset_names(store):
+    if reference and is_file and reference.split("@")[0] not in dataset_names(store, passed_over):
         return _verify_file(store, Path(reference), json_)
     _verify_stored(store, reference, fast, json_)
 

@@ -24,6 +24,7 @@ from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.states import Cancelled, Crashed, Scheduled
 
 from flows.operations.processes import living_flow_runs, worker_name
+from storage.local import passed_over
 from storage.runs import list_runs
 from storage.store import Store
 
@@ -96,7 +97,7 @@ def close_abandoned(client: SyncPrefectClient, abandoned: Iterable[Abandoned]) -
 
 def close_trackings(store: Store) -> None:
     """Have trackers know of trainings that nobody trains any more and that were killed before they could say so."""
-    for run in list_runs(store):
+    for run in list_runs(store, passed_over):
         if not (run.folder / "mlflow.json").exists():
             continue
         with store.locked(f"runs/{run.id}/lock", wait=False) as is_nobodys:

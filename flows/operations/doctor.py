@@ -32,7 +32,7 @@ from flows.options import TRACKING_URI
 from storage.environment import PROJECT_ROOT
 from storage.errors import PipelineError
 from storage.exports.under_way import left_over
-from storage.local import PARTIAL
+from storage.local import PARTIAL, passed_over
 from storage.runs import list_runs
 from storage.store import Store
 from storage.wording import numbered
@@ -201,7 +201,7 @@ def _litter(store: Store) -> tuple[int, bool]:
 def _runs(store: Store) -> Iterator[Finding]:
     """Which runs are being trained, and whether a record cannot be read."""
     trained = []
-    for run in list_runs(store):
+    for run in list_runs(store, passed_over):
         try:
             if run.finished() is None and is_trained(store, run.id):
                 trained.append(run.id)
@@ -263,7 +263,7 @@ def _mlflow_server(server: Server) -> Finding:
 
 
 def _left_open(store: Store) -> Iterator[Finding]:
-    open_runs = [run.id for run in list_runs(store) if _is_left_open(store, run.folder)]
+    open_runs = [run.id for run in list_runs(store, passed_over) if _is_left_open(store, run.folder)]
     if open_runs:
         says = f"shown as running, and nobody trains them: {', '.join(open_runs)}"
         yield Finding("MLflow", "warning", says, "the next likeness worker closes them")

@@ -5,7 +5,8 @@
 
 Kept are the last versions of each name, what a run was trained on or an export was made of, all that these were
 made of, and every photograph that was fetched, since it would be asked for again. What is young is kept too. Nothing is
-found where a record cannot be read, for it might have named something. Not here: deleting a photograph on request.
+found where a record cannot be read, or a folder may not be listed, for it might have named something. Not here:
+deleting a photograph on request.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from storage.datasets.records import BuildRecord
 from storage.errors import ConfigError, IntegrityError
 from storage.exports.records import exports_of
 from storage.exports.under_way import left_over
-from storage.local import PARTIAL, delete_files, partial_beside, sync
+from storage.layout import check_listed
+from storage.local import PARTIAL, delete_files, listed, partial_beside, sync
 from storage.local import delete as delete_path
 from storage.runs import list_runs
 from storage.shards import PackedRecord, open_index
@@ -92,6 +94,7 @@ def alone(store: Store) -> Iterator[None]:
 
 def find_garbage(store: Store, *, keep: int, grace_s: float) -> Garbage:
     """What is older than `grace_s`, and no longer needed if the last `keep` versions of each name stay."""
+    check_listed(store)
     now = time.time()
     prefixes = ("chunks", "originals", "answers")
     objects = {store.path(entry.key): entry for prefix in prefixes for entry in store.entries(prefix)}
@@ -222,7 +225,7 @@ def _leftovers(store: Store) -> Iterator[Path]:
         for name in [name for name in (*folders, *files) if name.endswith(PARTIAL)]:
             yield Path(place, name)
         folders[:] = [name for name in folders if not name.endswith(PARTIAL)]
-    for folder in store.path("datasets").glob("*/*"):
+    for folder in listed(store.path("datasets"), "*/*"):
         is_version = any((folder / name).exists() for name in ("manifest.json", WITHDRAWN))
         if re.fullmatch("[0-9a-f]{16}", folder.name) and not is_version:
             yield folder

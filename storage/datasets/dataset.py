@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ from storage.datasets.records import (
 from storage.datasets.splits import COLUMN, NAME
 from storage.digest import bytes_digest, rows_digest
 from storage.errors import ConfigError, FormatError, IntegrityError, NotFoundError, PipelineError
-from storage.local import link_whole
+from storage.local import fail, link_whole, listed
 from storage.mirror import AT_ONCE
 from storage.shards import Index, index_name, open_index
 from storage.store import Store
@@ -323,16 +323,16 @@ def latest_version(store: Store, name: str) -> str | None:
     return None if found is None else found.version
 
 
-def dataset_names(store: Store) -> list[str]:
-    """The names with at least one finished build, sorted."""
+def dataset_names(store: Store, refused: Callable[[OSError], None] = fail) -> list[str]:
+    """The names with at least one finished build, sorted; `refused` as of `listed`."""
     folder = store.path("datasets")
-    pointers, builds = folder.glob("*/latest.json"), folder.glob("*/builds/*.json")
+    pointers, builds = (listed(folder, pattern, refused) for pattern in ("*/latest.json", "*/builds/*.json"))
     return sorted({path.parent.name for path in pointers} | {path.parents[1].name for path in builds})
 
 
-def all_versions(store: Store) -> Iterator[Dataset]:
-    """Every version of every name."""
-    for path in sorted(store.path("datasets").glob("*/*/manifest.json")):
+def all_versions(store: Store, refused: Callable[[OSError], None] = fail) -> Iterator[Dataset]:
+    """Every version of every name; `refused` as of `listed`."""
+    for path in listed(store.path("datasets"), "*/*/manifest.json", refused):
         yield Dataset(store, path.parents[1].name, path.parent.name)
 
 
@@ -402,7 +402,7 @@ def open_dataset(store: Store, reference: str) -> Dataset:
         raise ConfigError(f"dataset reference {reference!r} is neither NAME nor NAME@VERSION")
     name, version = match[1], match[2] or latest_version(store, match[1])
     check_not_withdrawn(store, name, version)
-    found = sorted(path.parent.name for path in store.path(f"datasets/{name}").glob("*/manifest.json"))
+    found = [path.parent.name for path in listed(store.path(f"datasets/{name}"), "*/manifest.json")]
     if not found:
         names = dataset_names(store)
         there = f"it holds {', '.join(names)}" if names else "it holds no dataset yet"

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from storage.datasets.dataset import Dataset
 from storage.errors import IntegrityError
 from storage.exports.records import exports_of
-from storage.local import PARTIAL, delete, delete_files, here, sync, whole_file, write_whole
+from storage.local import PARTIAL, delete, delete_files, here, listed, sync, whole_file, write_whole
 from storage.records import json_object
 from storage.runs import Run, list_runs
 from storage.store import Store, original_key
@@ -151,7 +151,7 @@ def _erase_derived(store: Store, prefix: str, gone: Gone) -> None:
 def erase_texts(store: Store, gone: Gone, texts: Iterable[str]) -> None:
     """Take some photographs out of what rechecks found and services answered: `texts` name whose they are."""
     photos, refs = set(gone.photos.to_pylist()), set(gone.refs.to_pylist())
-    for path in store.path("datasets").glob("*/rechecks/*.json"):
+    for path in listed(store.path("datasets"), "*/rechecks/*.json"):
         record = json_object(path.read_bytes(), path)
         kept = [
             one for one in record["withdrawn"] if one["photo_sha256"] not in photos and one["ref"] not in refs
@@ -162,7 +162,7 @@ def erase_texts(store: Store, gone: Gone, texts: Iterable[str]) -> None:
     needles = [
         json.dumps(text, ensure_ascii=False)[1:-1].casefold() for text in {*texts, *refs} if text.strip()
     ]
-    for path in store.path("lineage").glob("*.jsonl"):  # what failed may have named it
+    for path in listed(store.path("lineage"), "*.jsonl"):  # what failed may have named it
         lines = path.read_bytes().splitlines(keepends=True)
         others = [line for line in lines if not _mentions(line, needles)]
         if len(others) < len(lines):
@@ -236,14 +236,14 @@ def touched(run: Run, version: Before) -> Touched:
         run_id=run.id,
         dataset=version.reference,
         checkpoints=[path.name for path in run.checkpoints()],
-        grids=len(list(run.grids_dir.glob("*.png"))),
+        grids=len(listed(run.grids_dir, "*.png")),
         audited=any(True for _ in _audits(run)),
         near_copies=near,
     )
 
 
 def _audits(run: Run) -> Iterator[Path]:
-    yield from sorted((run.folder / "audit").glob("*.json"))
+    yield from listed(run.folder, "audit/*.json")
 
 
 def _near_copies(path: Path, keys: Collection[str]) -> Iterator[NearCopies]:

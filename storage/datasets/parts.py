@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 
 from storage.digest import canonical_json, json_digest
 from storage.errors import IntegrityError
-from storage.local import whole_file
+from storage.local import listed, whole_file
 from storage.records import Inside, Part, Sha256, StoredRecord
 from storage.store import Store
 from storage.tables import Row, Stored, numbers, write_table
@@ -113,7 +113,7 @@ def table_file(name: str) -> str:
 def part_files(folder: Path, name: str) -> list[Path]:
     """The parts of a table that lie below a version's folder, in order."""
     path = folder / table_file(name)
-    return [path] if path.is_file() else sorted(path.glob("*.parquet"))
+    return [path] if path.is_file() else listed(path, "*.parquet")
 
 
 def part_key(sha256: str) -> str:

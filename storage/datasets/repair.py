@@ -35,7 +35,7 @@ from storage.datasets.parts import PartFacts, Parts, column_digest, digest_of, p
 from storage.datasets.records import ShardFacts, TableFacts
 from storage.digest import bytes_digest, canonical_json, file_digest, rows_digest
 from storage.errors import PipelineError
-from storage.local import link_whole, make_way, write_whole
+from storage.local import link_whole, listed, make_way, passed_over, write_whole
 from storage.shards import Entry, Index, Sample, index_json, index_name, write_shard
 from storage.store import Store
 from storage.tables import Row, Stored, table_of, where, write_table
@@ -114,7 +114,7 @@ class Mender:
     @cached_property
     def _in_tars(self) -> dict[str, list[tuple[Path, int, int]]]:
         found: dict[str, list[tuple[Path, int, int]]] = {}
-        for dataset in all_versions(self.store):
+        for dataset in all_versions(self.store, passed_over):
             try:
                 columns = ["image_sha256", "shard", "offset", "size"]
                 for row in dataset.table("images").read(columns).to_pylist():
@@ -183,13 +183,15 @@ def _mend_from_copies(mender: Mender, dataset: Dataset, shard: ShardFacts) -> No
 
 def _copies(dataset: Dataset, shard: ShardFacts) -> Iterator[Path]:
     yield dataset.store.path(f"chunks/shard/{shard.sha256}.tar")
-    for other in all_versions(dataset.store):
+    for other in all_versions(dataset.store, passed_over):
         try:
             shards = other.manifest.shards
         except PipelineError:
             continue
         yield from (other.shard_path(of) for of in shards if of.sha256 == shard.sha256)
-    for path in dataset.store.path("chunks/shard").glob("*.tar"):  # before format 3 named otherwise
+    for path in listed(
+        dataset.store.path("chunks/shard"), "*.tar", passed_over
+    ):  # before format 3 named otherwise
         if path.is_file() and path.stat().st_size == shard.size:
             yield path
 
@@ -247,7 +249,7 @@ def _mend_parts(mender: Mender, dataset: Dataset, name: TableName, facts: TableF
     if data is not None and bytes_digest(data) == facts.parts_sha256:
         mender.put(path, data, "the table's parts")
         return
-    for other in dataset.store.path("datasets").glob(f"*/*/{path.name}"):
+    for other in listed(dataset.store.path("datasets"), f"*/*/{path.name}", passed_over):
         if _has(other, str(facts.parts_sha256)):
             mender.put(path, other, str(other))
             return
@@ -269,7 +271,7 @@ def _mend_part(mender: Mender, dataset: Dataset, part: PartFacts) -> None:
 
     if holds(path):
         return
-    others = dataset.store.path("datasets").glob(f"*/*/{part.file}")
+    others = listed(dataset.store.path("datasets"), f"*/*/{part.file}", passed_over)
     for copy in (dataset.store.path(part_key(part.sha256)), *others):
         if holds(copy):
             mender.put(path, copy, str(copy))

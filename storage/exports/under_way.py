@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from storage.local import PARTIAL, delete, partial_beside
+from storage.local import PARTIAL, delete, listed, partial_beside
 from storage.store import Store
 
 FOLDER = "cache/exports"
@@ -63,7 +63,7 @@ def delete_left_over(store: Store) -> list[Path]:
 
 def _killed(store: Store) -> Iterator[tuple[Path, Path | None]]:
     """The notes that nobody holds, and what each names; None where it names nothing that is ours."""
-    for note in sorted(store.path(FOLDER).glob("*.json")):
+    for note in listed(store.path(FOLDER), "*.json"):
         try:
             with note.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

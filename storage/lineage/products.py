@@ -9,6 +9,7 @@ was made of (`storage.lineage.trace`).
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache, cached_property
@@ -16,18 +17,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from storage.checks import sentence
 from storage.datasets.dataset import Dataset
 from storage.errors import FormatError, IntegrityError, PipelineError
 from storage.exports.records import Exported
 from storage.lineage.chain import Product
 from storage.lineage.origin import Origin, read_provenance
+from storage.local import listed
 from storage.promotions import decisions
 from storage.runs import Run, list_runs
 from storage.store import Store
 
 logger = logging.getLogger(__name__)
 
-UNREADABLE = (IntegrityError, FormatError)
+UNREADABLE = (IntegrityError, FormatError, OSError)
 """What is wrong with a record or a version that is passed over with a warning, where others are looked through too."""
 DRAWN = (".png", ".jpg", ".mp4", ".safetensors", ".onnx", ".npz")
 """How files end that a trained generator draws, or is written as."""
@@ -56,12 +59,11 @@ class Products:
     @cached_property
     def _exports(self) -> list[Exported]:
         found = []
-        for key in self._store.keys("exports"):
-            if key.endswith(".json"):
-                try:
-                    found.append(Exported.read(self._store.file(key)))
-                except UNREADABLE as error:
-                    warn_once(str(error))
+        for path in listed(self._store.path("exports"), "*/*.json", warn_of):
+            try:
+                found.append(Exported.read(path))
+            except UNREADABLE as error:
+                warn_of(error)
         return found
 
     def runs_of(self, dataset: Dataset) -> list[Run]:
@@ -76,7 +78,7 @@ class Products:
     def of_run(self, run: Run, above: frozenset[str] = frozenset()) -> list[Product]:
         """The checkpoints of a run, those that are no longer kept among them where what they drew is."""
         drawn = self._drawn(run)
-        kept = {path.name for path in run.checkpoints()}
+        kept = {path.name for path in run.checkpoints(warn_of)}
         begun = self._begun.get(run.id, {})
         found = []
         decided = {checkpoint for run_id, checkpoint in self._decided if run_id == run.id}
@@ -107,18 +109,18 @@ class Products:
                     Product("decision", one.decision, facts)
                 )
         except UNREADABLE as error:
-            warn_once(str(error))
+            warn_of(error)
         return found
 
     @cached_property
     def _readable(self) -> list[Run]:
         found = []
-        for run in list_runs(self._store):
+        for run in list_runs(self._store, warn_of):
             try:
                 run.record  # noqa: B018
                 found.append(run)
             except UNREADABLE as error:
-                warn_once(str(error))
+                warn_of(error)
         return found
 
     @cached_property
@@ -153,7 +155,8 @@ class Products:
 
 def drawn_in(run: Run) -> Iterator[tuple[str, Product]]:
     """What a run's folder holds that was drawn or exported, and by which checkpoint."""
-    for path in sorted(run.folder.rglob("*")):
+    walked = os.walk(run.folder, onerror=warn_of)
+    for path in sorted(Path(place, name) for place, _, files in walked for name in files):
         if path.suffix not in DRAWN or path.is_relative_to(run.checkpoints_dir) or path.name.startswith("."):
             continue
         where = {"file": str(path)}
@@ -171,7 +174,11 @@ def drawn_in(run: Run) -> Iterator[tuple[str, Product]]:
             yield origin.checkpoint, Product(kind, name, where)
 
 
+def warn_of(error: Exception) -> None:
+    """Say what is passed over, since it cannot be read, once a process."""
+    _warn(sentence(error))
+
+
 @cache
-def warn_once(message: str) -> None:
-    """Once a process, however many things are looked through."""
+def _warn(message: str) -> None:
     logger.warning("%s", message)

@@ -23,7 +23,7 @@ from storage.datasets.lookup import COLUMNS, NONE, Kind, find_numbers
 from storage.digest import bytes_digest, json_digest
 from storage.errors import PipelineError
 from storage.lineage.chain import Chain, Product, Rows, Step, located
-from storage.lineage.products import UNREADABLE, Products, warn_once
+from storage.lineage.products import UNREADABLE, Products, warn_of
 from storage.store import Store
 
 MIN_DIGITS = 8
@@ -63,7 +63,7 @@ class Asked:
     """All versions asked for one reference: what was found, and the versions that could not be read."""
 
     readings: list[Reading]
-    unreadable: list[PipelineError]
+    unreadable: list[PipelineError | OSError]
 
 
 def readings(store: Store, reference: str, products: Products) -> Asked:
@@ -71,8 +71,8 @@ def readings(store: Store, reference: str, products: Products) -> Asked:
     is_digest = re.fullmatch(rf"[0-9a-f]{{{MIN_DIGITS},64}}", reference) is not None
     kinds = (*TEXTS, *DIGESTS.values()) if is_digest else TEXTS
     found: dict[Kind, list[Found]] = {kind: [] for kind in kinds}
-    unreadable: list[PipelineError] = []
-    for dataset in all_versions(store):
+    unreadable: list[PipelineError | OSError] = []
+    for dataset in all_versions(store, warn_of):
         try:
             for kind, table, numbers in _in_version(dataset, dict.fromkeys(kinds, reference)):
                 found[kind].append((dataset, table, numbers))
@@ -92,12 +92,12 @@ def of_photographs(store: Store, kind: str, name: str, photos: Sequence[str], pr
     """The chain of photographs by their sha256, as one group; a version that cannot be read is left out."""
     rows: dict[tuple[Dataset, TableName], NDArray[np.int64]] = {}
     for photo in photos:
-        for dataset in all_versions(store):
+        for dataset in all_versions(store, warn_of):
             try:
                 for _, table, numbers in _in_version(dataset, {"photo": photo}):
                     rows[dataset, table] = np.union1d(rows.get((dataset, table), NONE), numbers)
             except UNREADABLE as error:
-                warn_once(str(error))
+                warn_of(error)
     return of_rows(kind, name, [(*place, numbers) for place, numbers in rows.items()], products)
 
 
@@ -125,7 +125,7 @@ def _of_same_bytes(store: Store, parts: list[Found]) -> list[Found]:
     if len(photos) != 1 or photos[0] is None:
         return parts
     rows = {(dataset, table): numbers for dataset, table, numbers in parts}
-    for dataset in all_versions(store):
+    for dataset in all_versions(store, warn_of):
         try:
             for _, table, numbers in _in_version(dataset, {"photo": photos[0]}):
                 rows[dataset, table] = np.union1d(rows.get((dataset, table), NONE), numbers)

@@ -50,8 +50,9 @@ from storage.exports.records import ExportRecord
 from storage.imports import IMPORTED, Import, find_import, known_import
 from storage.lineage.chain import Chain, Product, Rows, Step
 from storage.lineage.origin import Origin, check_pixels, read_provenance
-from storage.lineage.products import UNREADABLE, Products, warn_once
+from storage.lineage.products import UNREADABLE, Products, warn_of
 from storage.lineage.rows import MIN_DIGITS, Reading, readings
+from storage.local import listed
 from storage.promotions import Decision, named_champion
 from storage.runs import CheckpointState, Run, find_run, stored_run
 from storage.store import Store
@@ -123,7 +124,7 @@ class Tracer:
             raise ConfigError(f"{reference!r} means several things in {self.store}: {_listed(found)}")
         if not named:
             for problem in asked.unreadable:
-                warn_once(str(problem))
+                warn_of(problem)
         return found[0].chain()
 
     def _unknown(self, reference: str, kind: str | None) -> NotFoundError:
@@ -168,7 +169,7 @@ class Tracer:
         if not found and asked.unreadable:
             raise asked.unreadable[0]
         for problem in asked.unreadable:
-            warn_once(str(problem))
+            warn_of(problem)
         return found[0].chain() if found else None
 
     def _named(self, reference: str) -> Iterator[Reading]:
@@ -188,19 +189,19 @@ class Tracer:
         if re.fullmatch(NAME, reference) and (imported := known_import(self.store, reference)):
             yield Reading("import", reference, lambda: self._of_import(imported))
         if re.fullmatch(NAME, reference):
-            for path in self.store.path("datasets").glob(f"*/builds/{reference}.json"):
+            for path in listed(self.store.path("datasets"), f"*/builds/{reference}.json", warn_of):
                 yield Reading("build", reference, lambda path=path: self._of_build(path))  # type: ignore[misc]
-            for path in self.store.path("promotions").glob(f"*/decisions/{reference}.json"):
+            for path in listed(self.store.path("promotions"), f"*/decisions/{reference}.json", warn_of):
                 yield Reading("decision", reference, lambda path=path: self._of_decision(path))  # type: ignore[misc]
         if champion := named_champion(self.store, reference):
             run = stored_run(self.store, champion.run_id)
             folder = run.checkpoint(champion.checkpoint)
             yield Reading("checkpoint", reference, lambda: self._of_checkpoint(folder))
             return
-        versions = list(all_versions(self.store))
+        versions = list(all_versions(self.store, warn_of))
         name, _, beginning = reference.rpartition("@")
         if re.fullmatch(NAME, name or "*") or re.fullmatch(rf"[0-9a-f]{{{MIN_DIGITS},64}}", reference):
-            for withdrawal in withdrawals(self.store, name or "*", beginning[:VERSION_DIGITS]):
+            for withdrawal in withdrawals(self.store, name or "*", beginning[:VERSION_DIGITS], warn_of):
                 yield Reading(
                     "dataset",
                     withdrawal.reference,
@@ -224,11 +225,11 @@ class Tracer:
         if not (is_digest or file.endswith(".tar")):
             return
         found: dict[str, tuple[ShardFacts, list[Dataset]]] = {}
-        for dataset in all_versions(self.store):
+        for dataset in all_versions(self.store, warn_of):
             try:
                 shards = dataset.manifest.shards
             except UNREADABLE as error:
-                warn_once(str(error))
+                warn_of(error)
                 continue
             for shard in shards:
                 by_name = shard.file.rpartition("/")[2] == file and of.removesuffix("/shards") in (
@@ -320,7 +321,7 @@ class Tracer:
             **({"why": record.why} if record.why else {}),
             "code_commit": record.facts.code_commit,
             "lock_sha256": record.facts.lock_sha256,
-            "checkpoints": [path.name for path in run.checkpoints()],
+            "checkpoints": [path.name for path in run.checkpoints(warn_of)],
         }
         try:
             below = self._of_dataset(open_recorded(run.store, dataset, f"run {run.id}"))
@@ -367,7 +368,7 @@ class Tracer:
                 is_kept = (folder / "state.json").is_file()
                 return self._of_checkpoint(folder, only=DRAWS) if is_kept else self._of_run(other)
         except (NotFoundError, *UNREADABLE) as error:
-            warn_once(str(error))
+            warn_of(error)
         return Chain([Step("first weights", source.as_json())])
 
     def _of_dataset(self, dataset: Dataset) -> Chain:
@@ -512,5 +513,5 @@ def _builds_of(dataset: Dataset) -> list[BuildRecord]:
     try:
         return dataset.builds()
     except UNREADABLE as error:  # as every one was, each told
-        warn_once(str(error))
+        warn_of(error)
         return []
