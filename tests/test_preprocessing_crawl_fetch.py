@@ -26,6 +26,7 @@ from preprocessing.crawl.fetch import FetchConfig, Wanted
 from preprocessing.crawl.hosts import Memory
 from preprocessing.crawl.queues import arriving
 from preprocessing.crawl.readers import read_headers
+from preprocessing.crawl.retry import DOUBTFUL, outcome_of
 from preprocessing.crawl.urls import web_address
 from preprocessing.records import Rejection
 from preprocessing.reject import Reason, Rejected
@@ -283,7 +284,6 @@ CUT = {
     "gzip without its end": reply(gzip.compress(PICTURE)[:-4], Content_Encoding="x-gzip"),
     "gzip that is none": reply(PICTURE, Content_Encoding="gzip"),
     "gzip once where twice was said": reply(gzip.compress(PICTURE), Content_Encoding="gzip, gzip"),
-    "a coding that nobody asked for": reply(PICTURE, Content_Encoding="br"),
     "less than was promised": b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + PICTURE,
     "nothing": b"",
     "no HTTP": PICTURE,
@@ -304,6 +304,28 @@ def test_odd_answers_are_photographs_and_cut_ones_are_not(crawl: Crawl) -> None:
             rejected = found[url]
             assert isinstance(rejected, Rejected), name
             assert rejected.reason is Reason.CONNECTION_FAILED, name
+
+
+def test_a_coding_that_nobody_asked_for_is_refused_at_once(crawl: Crawl) -> None:
+    """A body in a coding that is not read is asked for once, and its rules once; another build asks days later."""
+    codings = ("br", "zstd", "gzip, br", "Compress")
+    answers = {f"/{name}": reply(PICTURE, Content_Encoding=name) for name in codings}
+
+    def answer(request: Request) -> bytes:
+        if request.host == "127.0.0.2" and request.target == "/robots.txt":
+            return reply(b"User-agent: *\nAllow: /", Content_Encoding="br")
+        return answers.get(request.target.replace("%20", " "), reply(status=404))
+
+    with serving(answer, "127.0.0.1", "127.0.0.2") as web:
+        urls = [web.url(target) for target in answers]
+        found = crawl(*urls, web.url("/br", "127.0.0.2"), retries=2)
+    for url, name in zip(urls, ("br", "zstd", "br", "compress"), strict=True):
+        rejected = found[url]
+        assert isinstance(rejected, Rejected)
+        assert str(rejected) == f"not_an_image: coded as {name}, which nobody asked for"
+        assert outcome_of(rejected) == DOUBTFUL
+    assert str(found[web.url("/br", "127.0.0.2")]).startswith("server_error: robots.txt: coded as br")
+    assert len(web.requests) == len(RULES) + len(urls) + 1
 
 
 def test_a_bomb_is_left_when_it_is_too_large(crawl: Crawl) -> None:

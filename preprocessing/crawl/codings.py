@@ -19,7 +19,11 @@ _UNREAD = frozenset({"br", "zstd", "compress", "dcb", "dcz"})
 
 
 class Undecodable(aiohttp.ClientError):
-    """Raised of a body that is not what its Content-Encoding says, is cut short, or is coded in a way not read here."""
+    """Raised of a body that is not what its Content-Encoding says, or is cut short."""
+
+
+class Unread(Exception):
+    """Raised of a body that is coded in a way which is not read here, and which a server should not have chosen."""
 
 
 def codings(fields: Iterable[str]) -> list[str]:
@@ -29,7 +33,7 @@ def codings(fields: Iterable[str]) -> list[str]:
 
 
 def decoded(blocks: AsyncIterator[bytes], fields: Iterable[str]) -> AsyncIterator[bytes]:
-    """The body that `blocks` are, without its codings; `Undecodable` where that cannot be had."""
+    """The body that `blocks` are, without its codings; `Undecodable` or `Unread` where that cannot be had."""
     for name in reversed(codings(fields)):
         blocks = _inflated(blocks, name)
     return blocks
@@ -40,7 +44,7 @@ _READ = frozenset({"gzip", "deflate"})
 
 async def _inflated(blocks: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:
     if name in _UNREAD:
-        raise Undecodable(f"{name}, which nobody asked for")
+        raise Unread(f"coded as {name}, which nobody asked for")
     inflater = None
     num_members = 0
     async for data in blocks:

@@ -30,7 +30,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from pydantic import Field
 
-from preprocessing.crawl.codings import decoded
+from preprocessing.crawl.codings import Unread, decoded
 from preprocessing.crawl.connect import Resolver
 from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Memory, Passing, Turn
 from preprocessing.crawl.published import published
@@ -383,6 +383,10 @@ class Fetcher:
                 raise Passing(Reason.TIMED_OUT, f"after {self._config.timeout_s:g} s") from None
             except (aiohttp.InvalidURL, UnicodeError):  # the latter from a host name that DNS cannot hold
                 raise Rejected(Reason.BAD_URL) from None
+            except Unread as error:  # the server would do it again
+                host.answered()
+                reason = Reason.NOT_AN_IMAGE if visit else Reason.SERVER_ERROR
+                raise Rejected(reason, str(error)) from None
             except aiohttp.ClientConnectorCertificateError as error:  # it does not mend itself
                 host.answered()
                 raise Rejected(Reason.CONNECTION_FAILED, type(error).__name__) from error

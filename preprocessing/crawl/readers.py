@@ -45,6 +45,8 @@ TDMREP_PATH = "/.well-known/tdmrep.json"
 
 _LONGEST_TEXT = 1000
 _MOST_OF_FILE = 1000
+_MOST_BROKEN_RULES = 100
+"""Of a tdmrep.json that is no JSON; after these, nothing more is read of it."""
 _PRODUCT = r"([^\s/;,()]+)"
 _FIRST_PRODUCT = re.compile(rf"\s*{_PRODUCT}")
 _COMPATIBLE = re.compile(rf"compatible;\s*{_PRODUCT}", re.IGNORECASE)
@@ -149,6 +151,8 @@ def read_tdmrep(body: bytes | str, target: str) -> Signals:
     for number, rule in enumerate(_tdm_rules(body), start=1):
         location, reservation, terms = map(rule.get, ("location", "tdm-reservation", "tdm-policy"))
         if isinstance(location, str) and (path_matches(location, target) or path_matches(location, path)):
+            if isinstance(reservation, float) and reservation.is_integer():
+                reservation = int(reservation)
             said = str(reservation) if isinstance(reservation, str | int | float) else ""
             text = f"{location} {said} {terms if isinstance(terms, str) else ''}"
             evidence = (
@@ -244,7 +248,7 @@ def _directives(value: str, agents: frozenset[str]) -> Iterator[str]:
         if (
             colon
             and _BOT_NAME.fullmatch(name)
-            and not _is_directive(name)
+            and (name in _EVERYBODY or not _is_directive(name))
             and (not rest or _is_directive(rest))
         ):
             is_ours = name.partition("/")[0] in agents | _EVERYBODY
@@ -253,6 +257,7 @@ def _directives(value: str, agents: frozenset[str]) -> Iterator[str]:
             continue
         if _WORD.fullmatch(name):
             yield name
+            yield from (word for word in rest.split()[1:] if word in _DIRECTIVES)  # a comma is missing
         else:
             yield from (word for word in part.split() if word in _DIRECTIVES)
 
@@ -281,13 +286,31 @@ def _reservations(value: str) -> Iterator[str]:
             yield _RESERVED[said]
 
 
-def _tdm_rules(body: bytes | str) -> list[dict[str, Any]]:
+@lru_cache(maxsize=16)
+def _tdm_rules(body: bytes | str) -> tuple[dict[str, Any], ...]:
+    """The rules of a tdmrep.json; of one that is no JSON, as one that was cut, those that are whole."""
     try:
         rules = json.loads(body.lstrip("\ufeff") if isinstance(body, str) else body)
-    except (ValueError, RecursionError):
-        return []
+    except ValueError:
+        text = body if isinstance(body, str) else body.decode("utf-8", "surrogateescape")
+        rules = list(_whole_rules(text))
+    except RecursionError:
+        return ()
     rules = [rules] if isinstance(rules, dict) else rules
-    return [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
+    return tuple(rule for rule in rules if isinstance(rule, dict)) if isinstance(rules, list) else ()
+
+
+def _whole_rules(text: str) -> Iterator[Any]:
+    decoder, at, num_broken = json.JSONDecoder(), text.find("{"), 0
+    while at >= 0 and num_broken < _MOST_BROKEN_RULES:
+        try:
+            rule, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            num_broken += 1
+            at += 1
+        else:
+            yield rule
+        at = text.find("{", at)
 
 
 def _once(says: Iterable[str]) -> tuple[str, ...]:

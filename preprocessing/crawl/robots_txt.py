@@ -28,6 +28,8 @@ _FIELD = re.compile(
 )
 _ENDS_OF_FIELD = re.compile(r"[ \t]*:[ \t]*|[ \t]+|$")
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_BLANK = " \t\v\f\u0085\u00a0\u2028\u2029\u3000\u200b\u2060\ufeff"
+"""Around what a line says: what was copied from a page, or of files that were put together, is no reason to miss it."""
 _PRODUCT = re.compile(r"[^\s/;,()*]+")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _LONE_PER_CENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -180,18 +182,18 @@ def _text(data: bytes | str) -> str:
             data = data.decode(
                 "utf-8", "surrogateescape"
             )  # of another encoding: a target may have the same bytes
-    return data[:MAX_BYTES].lstrip("\ufeff")
+    return data[:MAX_BYTES].replace("\0", "")  # of UTF-16 that does not say so, too
 
 
 def _field(text: str) -> tuple[str, str] | None:
     """The kind of a line and its value without the comment; None where it is of no kind that is read."""
-    line = text.partition("#")[0].strip()
+    line = text.partition("#")[0].strip(_BLANK)
     field = _FIELD.match(line)
     end = field and _ENDS_OF_FIELD.match(line, field.end())
     if not field or not end:
         return None
     assert field.lastgroup is not None
-    return field.lastgroup, line[end.end() :]
+    return field.lastgroup, line[end.end() :].lstrip(_BLANK)
 
 
 def _path_and_rest(value: str) -> tuple[str, str]:
