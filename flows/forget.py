@@ -28,7 +28,7 @@ from flows.recurate import recurate
 from preprocessing.asked import SELECTORS, Asked
 from preprocessing.config import recorded_config
 from preprocessing.crawl.ledger import Ledger
-from preprocessing.forgetting import Found, is_kept
+from preprocessing.forgetting import Found
 from storage.datasets.dataset import Dataset, all_versions, latest_version
 from storage.datasets.forget import (
     Gone,
@@ -207,17 +207,10 @@ def _intent(store: Store, found: Found) -> Intent:
         exports=copies_of(store, versions),
         erased={
             "originals": sum(store.exists(original_key(sha256)) for sha256 in found.photos),
-            "addresses": _num_asked(store, found),
+            "addresses": len(found.asked_for),
         },
         shards=sorted({shard.sha256 for version in all_versions(store) for shard in version.manifest.shards}),
     )
-
-
-def _num_asked(store: Store, found: Found) -> int:
-    if not is_kept(store):
-        return 0
-    with Ledger(store).read() as held:
-        return len(held.get(found.addresses.values()))
 
 
 def _tombstones(found: Found) -> set[tuple[Kind, str]]:

@@ -9,7 +9,7 @@ Not here: what goes with what is named (`preprocessing.forgetting`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,7 @@ class Wanted:
 
     def _places(self, column: pa.ChunkedArray) -> set[str]:
         """The texts of a column that are named, or are other spellings of an address that is."""
-        places = set(self.texts)
-        for host in {address.host for address in self.addresses.values()}:
-            there = column.filter(pc.fill_null(pc.match_substring(column, host, ignore_case=True), False))
-            for text in distinct(there):
-                if (address := address_of(text)) and address.key in self.addresses:
-                    places.add(text)
-        return places
+        return {*self.texts, *spellings(column, self.addresses)}
 
     def _licensed(self, rows: pa.Table) -> pa.ChunkedArray:
         mask = pa.chunked_array([pa.array(np.zeros(rows.num_rows, bool))], pa.bool_())
@@ -160,6 +154,17 @@ class Wanted:
                 ]
                 mask = pc.or_(mask, pc.and_(*same))
         return mask
+
+
+def spellings(column: pa.ChunkedArray, addresses: Mapping[str, WebAddress]) -> set[str]:
+    """The texts of a column that are spellings of some addresses, which are given by their one form."""
+    found = set()
+    for host in {address.host for address in addresses.values()}:
+        there = column.filter(pc.fill_null(pc.match_substring(column, host, ignore_case=True), False))
+        for text in distinct(there):
+            if (address := address_of(text)) and address.key in addresses:
+                found.add(text)
+    return found
 
 
 def address_of(text: str) -> WebAddress | None:

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.asked import Asked, Wanted, address_of, distinct, texts_of
+from preprocessing.asked import Asked, Wanted, address_of, distinct, spellings, texts_of
 from preprocessing.crawl.blocklist import MIN_QUALITY, alike, hashes, pdq_of
 from preprocessing.crawl.ledger import Ledger
 from preprocessing.crawl.rows import FOLDER
@@ -73,6 +73,8 @@ class Found:
     """The sha256 of each photograph, and why it is meant."""
     addresses: dict[str, WebAddress] = field(default_factory=dict)
     """By the form that the ledger has of each."""
+    asked_for: set[str] = field(default_factory=set)
+    """Those of them that the ledger has a row of."""
     refs: set[str] = field(default_factory=set)
     """Addresses as sources spell them."""
     nameless: set[str] = field(default_factory=set)
@@ -90,7 +92,7 @@ class Found:
     @property
     def is_nothing(self) -> bool:
         """Whether nothing of it is on record."""
-        return not (self.photos or self.held)
+        return not (self.photos or self.held or self.asked_for)
 
     def runs(self) -> list[str]:
         """The ids of runs that were trained on a version that has some of it."""
@@ -176,19 +178,35 @@ def _take(stored: Stored, mask: Callable[[pa.Table], pa.ChunkedArray], why: str,
 
 
 def _spread(store: Store, versions: Sequence[Dataset], found: Found) -> None:
-    """Add what has the bytes, or the address, of what is meant, until there is no more of it."""
+    """Add what has the bytes, or the address, of what is meant, until there is no more of it.
+
+    An address that redirected to one, or by way of it, is that of the same photograph.
+    """
     size = -1
+    followed: set[str] = set()
     while size != (size := len(found.photos) + len(found.addresses) + len(found.refs)):
         for version in versions:
             for name in COLUMNS_OF:
                 _take(version.table(name), found.mask, SAME_BYTES, found)
         if is_kept(store):
             with Ledger(store).read() as held:
+                new = [address for key, address in found.addresses.items() if key not in followed]
+                followed |= found.addresses.keys()
+                led = {url: web_address(url) for url in held.led_through(new)}
+                found.addresses |= led
+                found.refs |= _refs_of(versions, led)
                 for entry in held.get(found.addresses.values()).values():
+                    found.asked_for.add(entry.url)
                     if entry.sha256 is not None:
                         found.photos.setdefault(entry.sha256, FETCHED)
                 for url in held.addresses_of(found.photos):
                     found.addresses.setdefault(url, web_address(url))
+
+
+def _refs_of(versions: Sequence[Dataset], addresses: dict[str, WebAddress]) -> set[str]:
+    """How versions spell some addresses."""
+    tables = [version.table(name) for version in versions for name in COLUMNS_OF] if addresses else []
+    return {ref for stored in tables for ref in spellings(stored.read(["ref"])["ref"], addresses)}
 
 
 def is_kept(store: Store) -> bool:

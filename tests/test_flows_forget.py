@@ -240,6 +240,44 @@ def test_nothing_is_left_to_be_found(built: Path, drawn: Drawn, cluster: str, tm
     assert not traces(store, {"name": b"A. Pencil"}), "the same bytes were in both datasets"
 
 
+@pytest.mark.parametrize("named", ["/short", "/by-way-of", "/anna.jpg", "/lost-by-way-of"])
+def test_a_photograph_is_found_by_any_address_on_the_way_to_it(
+    drawn: Drawn, cluster: str, tmp_path: Path, named: str
+) -> None:
+    """A redirect's address, and that which it led to, name the photograph as the listed address does, or what was
+    refused in its place; then no file has any of them, and nobody else's photograph goes.
+    """
+    pictures = drawn.urls.parent / "web"
+    answers = {f"/{name}": reply((pictures / name).read_bytes()) for name in ("anna.jpg", "gina.jpg")}
+    ways = {
+        "/short": "/by-way-of",
+        "/by-way-of": "/anna.jpg",
+        "/lost": "/lost-by-way-of",
+        "/lost-by-way-of": "/no",
+    }
+    answers |= {place: reply(status=302, Location=target) for place, target in ways.items()}
+    with serving(lambda request: answers.get(request.target, reply(status=404))) as web:
+        urls = tmp_path / "urls.jsonl"
+        rows = [{"url": web.url(place), "license": "CC0-1.0"} for place in ("/short", "/lost", "/gina.jpg")]
+        urls.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        store = Store(tmp_path / "store")
+        of_web(store.root, urls, cluster)
+        is_lost = "lost" in named
+        places = ("/lost", "/lost-by-way-of") if is_lost else ("/short", "/by-way-of", "/anna.jpg")
+        needles = {place: web.url(place).encode() for place in places}
+        assert {name for name, _ in traces(store.root, needles)} == set(needles)
+        done = forgotten(store.root, cluster, url=(web.url(named),))
+        assert traces(store.root, needles) == []
+        assert done.certificate.erased == {"originals": int(not is_lost), "addresses": 1}
+        left = {row["ref"] for row in open_dataset(store, "web").images()}
+        assert left == {web.url(place) for place in ("/gina.jpg", *(["/short"] if is_lost else []))}
+        web.requests.clear()
+        assert of_web(store.root, urls, cluster).record.unchanged
+        assert not set(places) & set(web.counts()) - {"/short"}
+        assert traces(store.root, needles) == []
+        assert verify(store, None)[1].problems == []
+
+
 def test_what_looks_the_same_is_kept_out(built: Path, drawn: Drawn, cluster: str, tmp_path: Path) -> None:
     """A smaller copy, and one that is cut differently, come in by no other source, and leave no count."""
     store = shutil.copytree(built, tmp_path / "store")

@@ -40,13 +40,16 @@ from preprocessing.crawl.segments import (
     SEGMENT_ROWS,
     entries_of,
     erased,
+    is_led_through,
     is_small,
+    key_of,
+    led_through,
     legacy_entries,
     segment_of,
     urls_of,
 )
-from preprocessing.crawl.urls import WebAddress, host_of, web_address
-from preprocessing.reject import Reason, Rejected
+from preprocessing.crawl.urls import WebAddress, host_of
+from preprocessing.reject import Reason
 from storage.digest import bytes_digest
 from storage.local import delete
 from storage.store import Store, original_key
@@ -327,6 +330,21 @@ class Held:
         """The addresses, in their one form, that some photographs were fetched from."""
         return [url for partition in self._partitions.values() for url in partition.addresses_of(sha256s)]
 
+    def led_through(self, addresses: Iterable[WebAddress]) -> set[str]:
+        """The addresses, in their one form, whose redirects led through or to some, now or when they were asked before.
+
+        That is in the segments, which have rows that were replaced, and in rows that no segment has yet.
+        """
+        asked = list(addresses)
+        keys, hosts = {address.key for address in asked}, {address.host for address in asked}
+        found: set[str] = set()
+        for name in self.store.keys(f"{FOLDER}/segments") if keys else ():
+            found |= led_through(self.store.file(name), keys, hosts)
+        for partition in self._partitions.values() if keys else ():
+            new = partition.each("NOT e.is_published")
+            found |= {entry.url for entry in new if is_led_through(entry.place, entry.signals, keys)}
+        return found - keys
+
     def publish(self) -> None:
         """Write what is new into the store, and make few segments of many small ones."""
         partitions = self._partitions.values()
@@ -419,7 +437,7 @@ class Ledger:
             return 0
         for name in self.store.keys(LEGACY):
             table = Stored(self.store.path(name), ["ref", "sha256"]).read()
-            keys = [_key_of(ref) for ref in table["ref"].to_pylist()]
+            keys = [key_of(ref) for ref in table["ref"].to_pylist()]
             keyed = table.append_column("url", pa.array(keys, pa.string()))
             left = table.filter(pc.invert(erased(keyed, urls, sha256s)))
             if left.num_rows < table.num_rows:
@@ -481,10 +499,3 @@ class Ledger:
             for entry in legacy_entries(self.store.path(name)):
                 found[name].setdefault(partition_of(entry.host), []).append(entry)
         return found
-
-
-def _key_of(ref: str) -> str | None:
-    try:
-        return web_address(ref).key
-    except Rejected:
-        return None

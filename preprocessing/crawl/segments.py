@@ -6,10 +6,12 @@ Not here: which rows are written, and when (`preprocessing.crawl.ledger`).
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -90,6 +92,36 @@ def legacy_entries(path: Path) -> Iterator[Entry]:
             asked_at=at,
             signals=row.get("signals"),
         )
+
+
+def led_through(path: Path, keys: Collection[str], hosts: Collection[str]) -> set[str]:
+    """The addresses in a segment whose redirects led through or to one of `keys`, which are addresses on `hosts`."""
+    stored = Stored(path, ["url"])
+    names = [name for name in ("place", "signals") if name in stored.schema.names]
+    rows = stored.read(["url", *names])
+    mask = pa.chunked_array([pa.array(np.zeros(rows.num_rows, bool))])
+    for name in names:
+        for host in hosts:
+            mask = pc.or_(mask, pc.fill_null(pc.match_substring(rows[name], host), False))
+    return {
+        row["url"]
+        for row in rows.filter(mask).to_pylist()
+        if is_led_through(row.get("place"), row.get("signals"), keys)
+    }
+
+
+def is_led_through(place: str | None, signals: str | None, keys: Collection[str]) -> bool:
+    """Whether the redirects of a row led through or to one of some addresses, by what the row says of them."""
+    hops = json.loads(signals).get("hops", []) if signals else []
+    return any(key_of(text) in keys for text in (place, *(hop["url"] for hop in hops)) if text)
+
+
+def key_of(text: str) -> str | None:
+    """The one form of an address; None of what is none."""
+    try:
+        return web_address(text).key
+    except Rejected:
+        return None
 
 
 def erased(table: pa.Table, urls: Collection[str], sha256s: Collection[str]) -> pa.ChunkedArray:
