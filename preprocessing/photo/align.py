@@ -236,8 +236,11 @@ def _blended(
     ):
         mixed = pixels[rows, columns].astype(np.float32)
         if mixed.size:
-            share = np.maximum(share_y[rows, None], share_x[None, columns])[..., None]
-            mixed += (outside[rows, columns] - mixed) * share
+            away = outside[rows, columns] - mixed
+            # one row of numbers a line: NumPy is slow along an axis of three
+            share = np.maximum(share_y[rows, None], np.repeat(share_x[columns], 3)[None])
+            away.reshape(share.shape)[:] *= share
+            mixed += away
             whole[rows, columns] = cv2.convertScaleAbs(mixed)
     return whole
 
