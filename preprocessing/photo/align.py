@@ -7,6 +7,7 @@ what lies outside the photograph is reflected and blurred. Written from a descri
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import cv2
@@ -24,10 +25,14 @@ from storage.errors import ConfigError
 Quad = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
 Pads = tuple[int, int, int, int]
+Span = tuple[int, int]
 
 LEFT_EYE = slice(36, 42)  # the eye on the left of the picture
 RIGHT_EYE = slice(42, 48)
 MOUTH_LEFT, MOUTH_RIGHT = 48, 54
+
+_BAND_PX = 2**13
+"""Pixels that are blended at once, so that they stay in the processor's cache."""
 
 OFFICIAL_TRANSFORM_PX = 4096
 """Side at which FFHQ samples every quad, before the Lanczos reduction to the output."""
@@ -222,30 +227,49 @@ def _blended(
     rounded one by one, which every processor does alike.
     """
     share_x, share_y = np.clip(x * 3 + 1, 0, 1), np.clip(y * 3 + 1, 0, 1)
-    whole = np.asarray(cv2.convertScaleAbs(outside))
-    first_x, end_x = _ends(share_x < 1)
-    first_y, end_y = _ends(share_y < 1)
-    stays_x, stays_y = _ends(share_x == 0), _ends(share_y == 0)
-    inner = slice(stays_y[0], stays_y[1]), slice(stays_x[0], stays_x[1])
-    whole[inner] = pixels[inner]
-    for rows, columns in (
-        (slice(first_y, stays_y[0]), slice(first_x, end_x)),
-        (slice(stays_y[1], end_y), slice(first_x, end_x)),
-        (inner[0], slice(first_x, stays_x[0])),
-        (inner[0], slice(stays_x[1], end_x)),
+    # along an axis of three NumPy is slow: a line is one row of levels
+    share_of_levels = np.repeat(share_x, 3)[None]
+    whole = np.empty_like(pixels)
+
+    def fill(rows: slice, columns: slice) -> None:
+        whole[rows, columns] = cv2.convertScaleAbs(outside[rows, columns])
+
+    def mix(rows: slice, columns: slice) -> None:
+        mixed = outside[rows, columns] - pixels[rows, columns]
+        levels = slice(3 * columns.start, 3 * columns.stop)
+        lines = mixed.reshape(len(mixed), -1)
+        lines *= np.maximum(share_y[rows, None], share_of_levels[:, levels])
+        mixed += pixels[rows, columns]
+        whole[rows, columns] = cv2.convertScaleAbs(mixed)
+
+    all_x, all_y = (0, len(x)), (0, len(y))
+    mixed_x, mixed_y = _ends(share_x < 1), _ends(share_y < 1)
+    inner_x, inner_y = _ends(share_x == 0), _ends(share_y == 0)
+    whole[slice(*inner_y), slice(*inner_x)] = pixels[slice(*inner_y), slice(*inner_x)]
+    for work, (outer_x, outer_y), (within_x, within_y) in (
+        (fill, (all_x, all_y), (mixed_x, mixed_y)),
+        (mix, (mixed_x, mixed_y), (inner_x, inner_y)),
     ):
-        mixed = pixels[rows, columns].astype(np.float32)
-        if mixed.size:
-            away = outside[rows, columns] - mixed
-            # one row of numbers a line: NumPy is slow along an axis of three
-            share = np.maximum(share_y[rows, None], np.repeat(share_x[columns], 3)[None])
-            away.reshape(share.shape)[:] *= share
-            mixed += away
-            whole[rows, columns] = cv2.convertScaleAbs(mixed)
+        for rows, columns in _around(outer_x, outer_y, within_x, within_y):
+            at_once = max(_BAND_PX // (columns.stop - columns.start), 1)
+            for first in range(rows.start, rows.stop, at_once):
+                work(slice(first, min(first + at_once, rows.stop)), columns)
     return whole
 
 
-def _ends(there: npt.NDArray[np.bool_]) -> tuple[int, int]:
+def _around(outer_x: Span, outer_y: Span, inner_x: Span, inner_y: Span) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the parts of a rectangle around another in it, none of them empty."""
+    for rows, columns in (
+        ((outer_y[0], inner_y[0]), outer_x),
+        ((inner_y[1], outer_y[1]), outer_x),
+        (inner_y, (outer_x[0], inner_x[0])),
+        (inner_y, (inner_x[1], outer_x[1])),
+    ):
+        if rows[0] < rows[1] and columns[0] < columns[1]:
+            yield slice(*rows), slice(*columns)
+
+
+def _ends(there: npt.NDArray[np.bool_]) -> Span:
     """The first of what is there and the one behind the last; twice the middle where there is none."""
     found = np.flatnonzero(there)
     return (int(found[0]), int(found[-1]) + 1) if found.size else (len(there) // 2, len(there) // 2)
@@ -307,15 +331,18 @@ def _oversampling(image: Pixels, ratio: float, output_px: int) -> float:
 
 def _detail(image: Pixels) -> float:
     """Mean squared second difference along both axes, in grey levels; of green, and of every third line."""
-    green = cv2.extractChannel(image, 1)
-    rows, columns = green[::3].astype(np.int16), green[:, ::3].astype(np.int16)
-    return sum(_mean_square(np.diff(lines, 2, axis=axis)) for lines, axis in ((rows, 1), (columns, 0)))
+    rows, columns = cv2.extractChannel(image[::3], 1), np.ascontiguousarray(image[:, ::3, 1])
+    return _mean_square(rows, 1, 0) + _mean_square(columns, 0, 1)
 
 
-def _mean_square(values: npt.NDArray[np.int16]) -> float:
-    """In whole numbers, so that no order of summation matters; 0 of none."""
-    flat = values.ravel().astype(np.int32)
-    return int(np.square(flat).sum(dtype=np.int64)) / flat.size if flat.size else 0.0
+def _mean_square(lines: Pixels, along_x: int, along_y: int) -> float:
+    """Of second differences along one axis, in whole numbers, so that no order of summation matters; 0 of none."""
+    height, width = lines.shape[0] - 2 * along_y, lines.shape[1] - 2 * along_x
+    if height <= 0 or width <= 0:
+        return 0.0
+    whole = cv2.Sobel(lines, cv2.CV_16S, 2 * along_x, 2 * along_y, ksize=1)
+    inner = whole[along_y : along_y + height, along_x : along_x + width]
+    return round(cv2.norm(inner, cv2.NORM_L2SQR)) / inner.size
 
 
 def _lanczos(image: Pixels, size: tuple[int, int]) -> Pixels:
