@@ -33,6 +33,7 @@ from flows.explorer.nearest import TrainingCrops, may_be_shown
 from flows.explorer.page import page
 from flows.explorer.server import Explorer
 from flows.explorer.static import RUNTIME, RUNTIME_FILES
+from storage.bundled.photographs import photographs
 from storage.lineage.origin import pixels_hold, read_provenance
 from storage.lineage.trace import trace
 from storage.runs import Run
@@ -316,6 +317,17 @@ def test_a_store_without_the_photographs_says_so(tmp_path: Path) -> None:
     said = asyncio.run(asked())
     assert said["found"] == []
     assert said["why"].startswith("The training photographs are not in this store")
+
+
+def test_the_generator_in_the_box_knows_its_photographs_by_their_bytes(tmp_path: Path) -> None:
+    """Its training crops are those of its photographs in any version that the store has, and no others."""
+    store = Store(tmp_path)
+    theirs = sorted(photographs())[:2]
+    tiny_run.tiny_dataset(store, tiny_run.noise_images(4, side=128), photos=theirs)
+    *_, crops = TrainingCrops.reading(store, open_bundled(CPU).origin, 128)
+    assert crops is not None
+    assert sorted(row["photo_sha256"] for row in crops.rows) == theirs
+    assert len(crops.vectors_MD) == len(crops.pictures) == 2
 
 
 @pytest.mark.parametrize(

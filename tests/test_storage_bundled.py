@@ -16,6 +16,8 @@ from commands import likeness
 from flows.cli.demo import draw_bundled
 from flows.cli.main import main
 from storage.bundled.generator import BUNDLED, FILE, SHA256
+from storage.bundled.photographs import FILE as PORTRAITS
+from storage.bundled.photographs import photographs
 from storage.digest import file_digest
 from storage.errors import IntegrityError
 from storage.lineage.origin import read_provenance
@@ -225,3 +227,28 @@ def test_a_dry_run_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     said = json.loads(out)
     assert (status, said["run"], said["checkpoint"]) == (0, "bundled", "002337824")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_its_photographs_are_found_by_their_bytes(grid: Path, tmp_path: Path) -> None:
+    """In whatever version a store has them, beside others: the trace leads to them, and from each of them back."""
+    store = Store(tmp_path)
+    theirs = sorted(photographs())[:2]
+    tiny_run.tiny_dataset(store, tiny_run.noise_images(3, seed=1), "others")
+    tiny_run.tiny_dataset(store, tiny_run.noise_images(5), "people", photos=theirs)
+    chain = trace(store, str(grid))
+    assert [step.kind for step in chain.steps] == ["grid", "bundled generator", "dataset"]
+    assert chain.steps[1].facts["photographs"] == f"2 of {len(photographs())} are here, in another version"
+    assert sorted(row["photo_sha256"] for row in chain.images) == theirs
+    assert {row["dataset"].partition("@")[0] for row in chain.images} == {"people"}
+    back = trace(store, theirs[0])
+    assert [(made.kind, made.name) for made in back.made][1:] == [("bundled generator", "bundled")]
+    assert any(line.startswith("└─ bundled generator bundled") for line in tree(back, 5))
+    [other] = {row["photo_sha256"] for row in trace(store, "others").images[:1]}
+    assert [made.kind for made in trace(store, other).made] == ["dataset"]
+
+
+def test_its_photographs_are_those_that_its_record_names() -> None:
+    """760 of 879 of the file's rows: by the rule that README.md states, a sha256 that begins with neither 0 nor 1."""
+    rows = [json.loads(line) for line in PORTRAITS.read_text(encoding="utf-8").splitlines()]
+    assert photographs() == {row["sha256"] for row in rows if row["sha256"][0] not in "01"}
+    assert (len(rows), len(photographs())) == (879, 760)

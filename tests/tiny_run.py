@@ -52,8 +52,12 @@ def tiny_dataset(
     name: str = "faces",
     authors: Sequence[str] | None = None,
     splits: Sequence[str] | None = None,
+    photos: Sequence[str] = (),
 ) -> VersionSummary:
-    """Square images published as a version of a dataset, each as of a photograph; what a run records of it."""
+    """Square images published as a version of a dataset, each as of a photograph; what a run records of it.
+
+    `photos` are sha256s of the first photographs; the others have their own.
+    """
     schema = IMAGE_SCHEMA if splits is None else IMAGE_SCHEMA.append(pa.field("split", pa.string()))
     samples, rows = [], []
     names = [f"Author {index}" for index in range(len(images_HWC))]
@@ -62,7 +66,7 @@ def tiny_dataset(
         Image.fromarray(pixels).save(file, "PNG")
         sha256 = bytes_digest(file.getvalue())
         samples.append(Sample(sha256[:16], "png", file.getvalue(), b"{}"))
-        photo_sha256 = bytes_digest(b"photograph" + file.getvalue())
+        photo_sha256 = photos[index] if index < len(photos) else bytes_digest(b"photograph" + file.getvalue())
         facts = {
             "key": sha256[:16], "image_sha256": sha256, "photo_sha256": photo_sha256, "face_index": 0,
             "ref": f"{index}.jpg", "page": f"https://photos.example/{index}", "author": (authors or names)[index],

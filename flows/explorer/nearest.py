@@ -10,15 +10,17 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from storage.datasets.dataset import open_dataset
-from storage.errors import PipelineError
+from storage.bundled.generator import BUNDLED_SHA256
+from storage.bundled.photographs import photographs_held
+from storage.datasets.dataset import Dataset, open_dataset
+from storage.errors import NotFoundError, PipelineError
 from storage.store import Store
 from storage.tables import Row
 from training.data import ImageArray
@@ -32,6 +34,23 @@ SIDE_PX = 96
 BATCH = 64
 MAY_BE_SHOWN = re.compile(r"(?:CC0|PDM|CC-BY|CC-BY-SA|US-GOV)(?:-\d[\d.]*)?", re.IGNORECASE)
 """Licences under which anybody may show a crop: neither NC nor ND, since a crop is an adaptation."""
+
+
+def _learned_from(store: Store, origin: dict[str, Any]) -> tuple[Dataset, frozenset[str] | None]:
+    """The version that a generator learned from, and the keys of the crops, where they are not all of it."""
+    if "dataset" not in origin:
+        raise PipelineError("it is not on record what the generator learned from")
+    try:
+        dataset = open_dataset(store, origin["dataset"])
+    except NotFoundError:
+        held = photographs_held(store) if BUNDLED_SHA256 in origin else None
+        if held is None:
+            raise
+        keys = held.dataset.table("images").take(held.rows, ["key"])["key"].to_pylist()
+        return held.dataset, frozenset(keys)
+    if dataset.manifest_sha256 != origin["dataset_manifest_sha256"]:
+        raise PipelineError(f"{dataset.folder} is not the version that the generator learned from")
+    return dataset, None
 
 
 def may_be_shown(row: Row) -> bool:
@@ -51,15 +70,14 @@ class TrainingCrops:
     def reading(cls, store: Store, origin: dict[str, Any], resolution: int) -> Iterator[TrainingCrops | None]:
         """Of the version that an origin names, in the end: None comes a batch, so that it can be gone on with later.
 
-        PipelineError where the store has it not, or another.
+        Of the generator in the box any version of its photographs will do. PipelineError where the store has it not,
+        or another.
         """
-        if "dataset" not in origin:
-            raise PipelineError("it is not on record what the generator learned from")
-        dataset = open_dataset(store, origin["dataset"])
-        if dataset.manifest_sha256 != origin["dataset_manifest_sha256"]:
-            raise PipelineError(f"{dataset.folder} is not the version that the generator learned from")
-        rows = {row["key"]: row for row in dataset.images()}
+        dataset, keys = _learned_from(store, origin)
+        rows = {row["key"]: row for row in dataset.images() if keys is None or row["key"] in keys}
         crops = RealCrops.of(store, dataset.summary(), resolution)
+        if keys is not None:
+            crops = replace(crops, keys=keys)
         vectors, pictures, keys = [], [], []
         for part, images in crops.batches(BATCH, MAX_CROPS):
             pixels = torch.from_numpy(images)

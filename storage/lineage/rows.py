@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from storage.bundled.generator import BUNDLED
+from storage.bundled.photographs import num_of_these
 from storage.datasets.dataset import SOURCE_COLUMNS, Dataset, TableName, all_versions
 from storage.datasets.lookup import COLUMNS, NONE, Kind, find_numbers
 from storage.digest import bytes_digest, json_digest
@@ -116,6 +118,8 @@ def of_rows(kind: str, name: str, parts: Sequence[Found], products: Products) ->
         )
         if facts["images"]:
             made.append(Product("dataset", dataset.reference, facts, products.of_version(dataset)))
+    if num_learned := num_of_these(_column(images, "photo_sha256")):
+        made.append(Product("bundled generator", BUNDLED, {"photographs": num_learned}))
     return Chain(steps, images, rejections, made, Step(kind, _subject(kind, name, images, rejections)))
 
 

@@ -33,6 +33,7 @@ from storage.bundled.generator import (
     bundled_file,
     check_reserved,
 )
+from storage.bundled.photographs import photographs, photographs_held
 from storage.datasets.dataset import (
     VERSION_DIGITS,
     Dataset,
@@ -278,14 +279,21 @@ class Tracer:
         return _above(step, below)
 
     def _of_bundled(self) -> Chain:
-        """The generator in the box, and the dataset behind it where the store has that."""
+        """The generator in the box, and the dataset behind it where the store has that, or photographs of it."""
         facts = bundled_facts()
         try:
             name, _, version = facts["dataset"].partition("@")
             named = VersionName(name=name, version=version, manifest_sha256=facts["dataset_manifest_sha256"])
             below = self._of_dataset(open_recorded(self.store, named, "the generator in the box"))
         except NotFoundError:
-            return Chain([Step("bundled generator", {**facts, "photographs": "not in this store"})])
+            held = photographs_held(self.store)
+            if held is None:
+                return Chain([Step("bundled generator", {**facts, "photographs": "not in this store"})])
+            facts["photographs"] = (
+                f"{held.num_photographs} of {len(photographs())} are here, in another version"
+            )
+            images = Rows("images", [(held.dataset, held.rows)])
+            below = replace(self._of_dataset(held.dataset), images=images)
         return _above(Step("bundled generator", facts), below)
 
     def _of_import(self, imported: Import, only: str | None = None) -> Chain:

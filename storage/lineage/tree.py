@@ -121,15 +121,16 @@ def _shown(chain: Chain, limit: int) -> Shown:
     if chain.subject is None:
         asked, *below = [_step(step) for step in chain.steps]
         return Shown(asked, _nested(below, _last(chain, limit), chain), made)
-    asked, rejected = _step(chain.subject), _rejected(chain, limit)
+    asked = _step(chain.subject)
+    rest = [*(branch for branch in made if branch.kind != "dataset"), *_rejected(chain, limit)]
     if chain.subject.kind == "image":
         photo = chain.subject.facts["photo_sha256"]
         made_of = [Branch("photograph", _short(photo), _source(chain.subject.facts))]
         [image] = _kept(chain, made, limit) or [asked]
-        return Shown(asked, made_of, [*image.branches, *rejected])
+        return Shown(asked, made_of, [*image.branches, *rest])
     if chain.subject.kind == "photograph":
-        return Shown(asked, [], [*_kept(chain, made, limit), *rejected])
-    return Shown(asked, [*_photographs(chain, limit), *rejected], made, "photographs")
+        return Shown(asked, [], [*_kept(chain, made, limit), *rest])
+    return Shown(asked, [*_photographs(chain, limit), *_rejected(chain, limit)], made, "photographs")
 
 
 def _nested(below: Sequence[Branch], last: Sequence[Branch], chain: Chain) -> list[Branch]:
