@@ -73,11 +73,11 @@ class TrainingCrops:
         Of the generator in the box any version of its photographs will do. PipelineError where the store has it not,
         or another.
         """
-        dataset, keys = _learned_from(store, origin)
-        rows = {row["key"]: row for row in dataset.images() if keys is None or row["key"] in keys}
+        dataset, only = _learned_from(store, origin)
+        rows = {row["key"]: row for row in dataset.images() if only is None or row["key"] in only}
         crops = RealCrops.of(store, dataset.summary(), resolution)
-        if keys is not None:
-            crops = replace(crops, keys=keys)
+        if only is not None:
+            crops = replace(crops, keys=only)
         vectors, pictures, keys = [], [], []
         for part, images in crops.batches(BATCH, MAX_CROPS):
             pixels = torch.from_numpy(images)

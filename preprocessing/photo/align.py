@@ -342,7 +342,7 @@ def _mean_square(lines: Pixels, along_x: int, along_y: int) -> float:
         return 0.0
     whole = cv2.Sobel(lines, cv2.CV_16S, 2 * along_x, 2 * along_y, ksize=1)
     inner = whole[along_y : along_y + height, along_x : along_x + width]
-    return round(cv2.norm(inner, cv2.NORM_L2SQR)) / inner.size
+    return float(round(cv2.norm(inner, cv2.NORM_L2SQR)) / inner.size)
 
 
 def _lanczos(image: Pixels, size: tuple[int, int]) -> Pixels:
