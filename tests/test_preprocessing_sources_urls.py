@@ -405,11 +405,31 @@ def test_bad_lists_name_their_line(tmp_path: Path, name: str, text: str, message
         open_source(f"urls:{tmp_path / name}", QUICK).items()
 
 
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
+def test_a_table_says_each_thing_once(tmp_path: Path, suffix: str) -> None:
+    """Two columns of one name are an error, since licences may differ; others may stand there as often as they like."""
+    values = ["https://a", "CC0-1.0", "CC-BY-ND-4.0", "x", "y"]
+    for names in (["url", "license", "license", "n", "n"], ["url", "license", "note", "n", "n"]):
+        path = tmp_path / f"{names[2]}.{suffix}"
+        if suffix == "parquet":
+            pq.write_table(pa.table([[value] for value in values], names=names), path)
+        else:
+            between = " , " if suffix == "csv" else "\t"
+            path.write_text(between.join(names) + "\n" + between.strip(" ").join(values) + "\n")
+        source = open_source(f"urls:{path}", QUICK)
+        if "note" in names:
+            assert [item.license for item in source.items()] == ["CC0-1.0"]
+        else:
+            with pytest.raises(SourceError, match="several columns license"):
+                source.items()
+
+
 WRONG = {
     "{": "is not JSON",
     "[]": "is not a JSON object",
     '{"link": "https://b"}': "has no column url, but link",
     '{"\\ud800": 1}': "has no column url, but \\ud800",
+    '{"url": "https://b", "license": "CC0-1.0", "license": "CC-BY-ND-4.0"}': "is not JSON: a name stands",
     '{"url": null}': "lacks its url",
     '{"url": " "}': "lacks its url",
     '{"url": "https://b", "author": 7}': "author is 7, not text",

@@ -72,6 +72,8 @@ class List:
                 names = [name for name in (key, *ALSO.get(key, ())) if name in there]
                 names += [lowered[name] for name in (key, *ALSO.get(key, ())) if name in lowered]
             if names:
+                if there.count(names[0]) > 1:
+                    raise SourceError(f"{where} has several columns {names[0]}: which of them is meant is not said")
                 found[key] = names[0]
             elif key == "url" or (is_table and key in self.columns):
                 raise SourceError(
@@ -176,7 +178,8 @@ def _csv_rows(of: List, delimiter: str = ",") -> Iterator[Row]:
     # Strict, since a lone quote would swallow the lines up to the next one.
     reader = csv.DictReader(_lines(of), delimiter=delimiter, strict=True)
     try:
-        names = of.named(reader.fieldnames or (), f"{of.name}:1", is_table=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        names = of.named(reader.fieldnames, f"{of.name}:1", is_table=True)
         for row in reader:
             yield reader.line_num, {key: row[name] for key, name in names.items()}
     except csv.Error as error:
@@ -193,7 +196,7 @@ def _jsonl_rows(of: List) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             yield number, f"is not JSON: {error}"
             continue
@@ -208,6 +211,14 @@ def _jsonl_rows(of: List) -> Iterator[Row]:
                 yield number, str(error).strip()
                 continue
         yield number, {key: row[name] for key, name in known[there].items()}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where it says one name several times, of which readers take the first or the last."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a name stands there several times")
+    return row
 
 
 def _parquet_rows(of: List) -> Iterator[Row]:
