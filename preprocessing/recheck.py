@@ -73,8 +73,8 @@ def recheck(dataset: Dataset, config: FetchConfig) -> RecheckRecord:
     for row in dataset.images():
         rows.setdefault(row["ref"], []).append(row)
     addresses = {ref: address for ref in rows if (address := _address(ref)) is not None}
-    entries = _asked_again(dataset, list(addresses.values()), config)
-    pages = _pages({row["page"] for ref in addresses for row in rows[ref] if row["page"]}, config)
+    page_urls = {row["page"] for ref in addresses for row in rows[ref] if row["page"]}
+    entries, pages = _asked_again(dataset, list(addresses.values()), page_urls, config)
     counts: Counter[str] = Counter()
     withdrawn = []
     for ref, address in addresses.items():
@@ -118,8 +118,10 @@ def recheck_key(dataset: Dataset, at: datetime) -> str:
     return f"datasets/{dataset.name}/rechecks/{at.strftime('%Y%m%d-%H%M%S-%f')}.json"
 
 
-def _asked_again(dataset: Dataset, addresses: list[WebAddress], config: FetchConfig) -> Mapping[str, Entry]:
-    """The rows of addresses, after each that is no tombstone was asked."""
+def _asked_again(
+    dataset: Dataset, addresses: list[WebAddress], page_urls: set[str], config: FetchConfig
+) -> tuple[Mapping[str, Entry], Mapping[str, bytes | Rejected]]:
+    """The rows of addresses, after each that is no tombstone was asked, and the pages; hosts say their rules once."""
     numbers = {partition_of(host_of(address)) for address in addresses}
     with Ledger(dataset.store).held(numbers) as held:
         entries = held.get(addresses)
@@ -128,10 +130,14 @@ def _asked_again(dataset: Dataset, addresses: list[WebAddress], config: FetchCon
             entry = entries.get(address.key)
             if entry is None or entry.state != "gone":
                 wanted.append(Wanted(address, known_of(address, entry) if entry else None))
-        with closing(crawl(wanted, config, held, is_fresh=True)) as batches:
+        memory = held.memory()
+        memory.origins.clear()
+        with closing(crawl(wanted, config, held, memory=memory)) as batches:
             for batch in batches:
                 entries |= {entry.url: entry for _, entry in batch}
-    return entries
+        pages = _pages(page_urls, config, memory)
+        held.remember(memory)
+    return entries, pages
 
 
 def _withdrawal(
@@ -168,7 +174,7 @@ def _other_license(row: Row, page: bytes) -> tuple[str, str | None] | None:
     return "license", f"{ours.id} was said, and the page links to {', '.join(sorted(families.values()))}"
 
 
-def _pages(urls: set[str], config: FetchConfig) -> dict[str, bytes | Rejected]:
+def _pages(urls: set[str], config: FetchConfig, memory: Memory) -> dict[str, bytes | Rejected]:
     """The text of each page, or why it cannot be had."""
     addresses = {url: address for url in sorted(urls) if (address := _address(url)) is not None}
     if not addresses:
@@ -177,7 +183,7 @@ def _pages(urls: set[str], config: FetchConfig) -> dict[str, bytes | Rejected]:
 
     async def all_pages() -> dict[str, bytes | Rejected]:
         with tempfile.TemporaryDirectory() as folder:
-            async with Fetcher(config, Memory(), Path(folder)) as fetcher:
+            async with Fetcher(config, memory, Path(folder)) as fetcher:
                 found = await asyncio.gather(*(_page(fetcher, address) for address in addresses.values()))
         return dict(zip(addresses, found, strict=True))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -191,6 +192,35 @@ def test_nothing_is_asked_twice(crawl: Crawl) -> None:
         }
         assert crawl(*urls, **others) == first
         assert len(web.requests) == num_requests
+
+
+@pytest.mark.parametrize("target", [*RULES, "/a"])
+def test_the_next_crawl_leaves_a_host_alone_too(crawl: Crawl, target: str) -> None:
+    """One answer of a host is enough to hold every later request back until its time, whatever was asked for."""
+    answers = {target: reply(status=503, Retry_After="3600"), "/b": reply(PICTURE)}
+    with serving(site(answers)) as web:
+        assert list(crawl(web.url("/a")).values()) == ["server_error"]
+        num_requests = len(web.requests)
+        again: tuple[dict[str, Any], ...] = ({}, {"retry": ("server_error",)}, {"refetch": True})
+        for more in again:
+            assert list(crawl(web.url("/a"), web.url("/b"), **more).values()) == ["server_error"] * 2
+        assert len(web.requests) == num_requests
+
+
+def test_the_next_crawl_waits_for_what_is_left_of_a_short_rest(crawl: Crawl) -> None:
+    """Where a crawl has no attempts left, the time that its host asked for holds for the one after it."""
+    times: list[float] = []
+
+    def answer(request: Request) -> bytes:
+        if request.target in RULES:
+            return reply(status=404)
+        times.append(time.monotonic())
+        return reply(status=503, Retry_After="2") if len(times) == 1 else reply(PICTURE)
+
+    with serving(answer) as web:
+        assert list(crawl(web.url("/a")).values()) == ["server_error"]
+        assert list(crawl(web.url("/b")).values()) == [None]
+    assert times[1] - times[0] >= 1.9
 
 
 def test_photographs_are_judged_by_the_settings_of_today(crawl: Crawl) -> None:

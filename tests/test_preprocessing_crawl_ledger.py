@@ -188,8 +188,11 @@ def test_what_hosts_said_is_known_to_the_next_crawl(tmp_path: Path) -> None:
     soon = resumes_at(datetime.now(UTC), 3600)
     put_off = PutOff(Reason.SERVER_ERROR, "429, asks to be left alone", "b.example", soon)
     past = PutOff(Reason.SERVER_ERROR, "429", "c.example", datetime(2020, 1, 1, tzinfo=UTC))
+    sooner = PutOff(Reason.SERVER_ERROR, "503", "b.example", resumes_at(datetime.now(UTC), 60))
     with Ledger(store).held([0]) as held:
-        held.remember(memory, [put_off, past])
+        for wish in (put_off, past, sooner):
+            memory.wishes.append(wish)
+            held.remember(memory)
     with Ledger(store).held([1]) as held:
         again = held.memory()
     assert again.origins["http://a.example"].robots == parse_robots(body)

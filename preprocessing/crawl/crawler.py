@@ -21,7 +21,7 @@ from pathlib import Path
 
 from preprocessing.crawl.blocklist import BlockConfig, Blocklist, open_blocklist
 from preprocessing.crawl.fetch import DEFAULT_USER_AGENT, FetchConfig, Headers, Known, Visit, Wanted
-from preprocessing.crawl.hosts import Memory, PutOff
+from preprocessing.crawl.hosts import Memory
 from preprocessing.crawl.ledger import Held
 from preprocessing.crawl.queues import arriving
 from preprocessing.crawl.retry import DOUBTFUL, PASSING, outcome_of
@@ -69,6 +69,7 @@ def crawl(
     ):
         for visits in batches:
             if not visits:
+                held.remember(memory)
                 yield []
                 continue
             keys = [visit.address.key for visit in visits]
@@ -79,7 +80,7 @@ def crawl(
             sync_all(store.root)
             held.put(entries.values())
             held.keep_looks(blocklist.looks)
-            held.remember(memory, [v.rejected for v in visits if isinstance(v.rejected, PutOff)])
+            held.remember(memory)
             yield [(visit.wanted, entries[key]) for key, visit in zip(keys, visits, strict=True)]
 
 

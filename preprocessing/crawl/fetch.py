@@ -340,6 +340,8 @@ class Fetcher:
                     num_stale += 1  # its other connections may be as old
                     continue
                 host.failed(failure)
+                if failure.wait_s:  # it holds for the next crawl too, however this one ends
+                    self._memory.wishes.append(host.wish(failure))
                 if failure.wait_s > self._config.max_wait_s:
                     raise host.put_off(failure) from None
                 wait_s = max(failure.wait_s, self._own_wait_s(attempt))
@@ -448,6 +450,8 @@ class Fetcher:
             pace = self._memory.paces.setdefault(name, HostPace(config.per_host_delay_s))
             pace.delay_s = max(pace.delay_s, config.per_host_delay_s)
             pace.delay_s = max(pace.delay_s, rule.delay_s)
+            if pace.paused_until_s - time.monotonic() <= config.max_wait_s:
+                pace.put_off = None  # what is left of its wish is waited for
             max_failures = min(config.per_host_concurrency * (config.retries + 1), FAILURES)
             self._hosts[name] = Host(name, slots, pace, max_failures, rule.bytes_per_s)
         return self._hosts[name]

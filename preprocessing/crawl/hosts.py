@@ -103,6 +103,8 @@ class Memory:
     paces: dict[str, HostPace] = field(default_factory=dict)
     news: deque[str] = field(default_factory=deque)
     """Origins that said something since somebody took their names from here."""
+    wishes: deque[PutOff] = field(default_factory=deque)
+    """Hosts that asked to be left alone since somebody took them from here, whether a crawl waits for it or not."""
 
 
 @dataclass
@@ -161,12 +163,16 @@ class Host:
         """Keep every request to the host back: one that was told to wait speaks for all."""
         self.pace.paused_until_s = max(self.pace.paused_until_s, time.monotonic() + wait_s)
 
-    def put_off(self, failure: Passing) -> PutOff:
-        """Have all of its URLs rejected until the time it asked for, and say until when."""
+    def wish(self, failure: Passing) -> PutOff:
+        """What its URLs are rejected with until the time it asked for, which it says."""
         until = resumes_at(datetime.now(UTC), failure.wait_s)
         detail = f"{failure.detail}, asks to be left alone until {until.strftime('%Y-%m-%dT%H:%M:%SZ')}"
+        return PutOff(failure.reason, detail, self.name, until)
+
+    def put_off(self, failure: Passing) -> PutOff:
+        """Have all of its URLs rejected until the time it asked for, and say until when."""
         self.pause(failure.wait_s)
-        self.pace.put_off = PutOff(failure.reason, detail, self.name, until)
+        self.pace.put_off = self.wish(failure)
         return self.pace.put_off
 
 

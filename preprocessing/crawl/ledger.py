@@ -376,7 +376,7 @@ class Held:
             memory.paces[host] = HostPace(0.0, paused_until_s=now_s + left_s, put_off=put_off)
         return memory
 
-    def remember(self, memory: Memory, put_off: Iterable[PutOff]) -> None:
+    def remember(self, memory: Memory) -> None:
         """Note what origins have said since the last time, and hosts that asked to be left alone."""
         now, now_s = datetime.now(UTC), time.monotonic()
         names = {memory.news.popleft() for _ in range(len(memory.news))}
@@ -387,14 +387,19 @@ class Held:
                 # one that could not be had is asked for again by the next crawl
                 tdmrep = origin.tdmrep if origin.is_tdmrep_read else None
                 origins.append((name, origin.body, tdmrep, read_at))
-        hosts = {one.host: (one.host, timestamp(one.until), one.reason.value, one.detail) for one in put_off}
+        wishes = [memory.wishes.popleft() for _ in range(len(memory.wishes))]
+        hosts = [(one.host, timestamp(one.until), one.reason.value, one.detail) for one in wishes]
         if origins or hosts:
             with transaction(self._hosts):
                 self._hosts.executemany(
                     "INSERT OR REPLACE INTO origins (origin, robots, tdmrep, read_at) VALUES (?, ?, ?, ?)",
                     origins,
                 )
-                self._hosts.executemany("INSERT OR REPLACE INTO hosts VALUES (?, ?, ?, ?)", hosts.values())
+                self._hosts.executemany(
+                    "INSERT INTO hosts VALUES (?, ?, ?, ?) ON CONFLICT (host) DO UPDATE SET until = excluded.until, "
+                    "reason = excluded.reason, detail = excluded.detail WHERE excluded.until > until",
+                    hosts,
+                )
 
     def keep_looks(self, looks: dict[str, Looks]) -> None:
         """Note the hashes that photographs were found to have, and empty the note of them."""

@@ -73,7 +73,9 @@ class List:
                 names += [lowered[name] for name in (key, *ALSO.get(key, ())) if name in lowered]
             if names:
                 if there.count(names[0]) > 1:
-                    raise SourceError(f"{where} has several columns {names[0]}: which of them is meant is not said")
+                    raise SourceError(
+                        f"{where} has several columns {names[0]}: which of them is meant is not said"
+                    )
                 found[key] = names[0]
             elif key == "url" or (is_table and key in self.columns):
                 raise SourceError(
