@@ -205,15 +205,25 @@ def test_keys_that_are_missing_or_wrong_are_said(tmp_path: Path) -> None:
 
 
 def test_a_service_that_wants_to_be_left_alone_is_left_alone(tmp_path: Path) -> None:
-    """A Retry-After beyond max_wait_s ends the listing, says from when it may go on, and keeps what there is."""
+    """A Retry-After beyond max_wait_s ends the listing, says from when it may go on, and keeps what there is.
+
+    The next run asks nothing before that, and waits where it may.
+    """
     with replayed(10.0) as replay:
         spec, settings_of = SOURCES["congress"]
-        fetch = FETCH.model_copy(update={"max_wait_s": 0.5})
         sources = SourcesConfig.model_validate(settings_of(replay))
-        source = open_source(spec, fetch, sources, Access(secret=no_secret, speed=10.0))
-        with pytest.raises(SourceError, match=r"asks to be left alone until 2.*answers so far are kept"):
-            source.items()
+
+        def asked(max_wait_s: float) -> Source:
+            fetch = FETCH.model_copy(update={"max_wait_s": max_wait_s})
+            access = Access(secret=no_secret, speed=10.0, store=Store(tmp_path), is_fresh=True)
+            return open_source(spec, fetch, sources, access)
+
+        for _ in range(2):
+            with pytest.raises(SourceError, match=r"asks to be left alone until 2.*answers so far are kept"):
+                asked(0.1).items()
         assert len(replay.congress.requests) == 1
+        assert {item.ref for item in asked(60).items()} == expected("congress", replay)
+        assert replay.forbidden() == {}
 
 
 def test_public_services_must_know_who_asks() -> None:

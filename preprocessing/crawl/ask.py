@@ -29,7 +29,7 @@ import aiohttp
 
 from preprocessing.crawl.connect import Resolver
 from preprocessing.crawl.fetch import FetchConfig
-from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Passing
+from preprocessing.crawl.hosts import FAILURES, Host, HostPace, Passing, PutOff
 from preprocessing.crawl.retry import may_pass, retry_after_s
 from preprocessing.crawl.safety import networks
 from preprocessing.crawl.urls import WebAddress, web_address
@@ -89,14 +89,30 @@ Passes = Callable[[Answer], str | None]
 """Why an answer is none and may be another one later, as a busy service's page; None where it is one."""
 
 
-class Asker:
-    """Asks one service from a thread of its own; use as `with`."""
+def to_nobody(_: PutOff) -> None:
+    """Where no later run is to know when a service wants to be asked again."""
 
-    def __init__(self, config: FetchConfig, limits: Limits) -> None:
+
+class Asker:
+    """Asks one service from a thread of its own; use as `with`.
+
+    `wished` is told, in that thread, until when the service wants to be left alone, each time that it says so; for
+    `rest_s` it is left alone from the start.
+    """
+
+    def __init__(
+        self,
+        config: FetchConfig,
+        limits: Limits,
+        wished: Callable[[PutOff], None] = to_nobody,
+        rest_s: float = 0.0,
+    ) -> None:
         self._config = config
         self._limits = limits
         self._resolver = Resolver(networks(config.allow_networks), config.timeout_s)
         self._host = Host("the service", asyncio.Semaphore(1), HostPace(limits.interval_s), FAILURES)
+        self._host.pause(rest_s)
+        self._wished = wished
         self._slots = asyncio.Semaphore(1)
         self._session: aiohttp.ClientSession | None = None
         self._loop = asyncio.new_event_loop()
@@ -180,6 +196,8 @@ class Asker:
                 answer = await self._attempt(address, headers, form, passes, path)
             except Passing as failure:
                 host.failed(failure)
+                if failure.wait_s:
+                    self._wished(host.wish(failure))
                 if failure.wait_s > config.max_wait_s:
                     raise host.put_off(failure) from None
                 own_s = min(config.backoff_s * 2.0**attempt, config.max_backoff_s) * random.uniform(0.5, 1.0)
