@@ -10,6 +10,7 @@ instead, and made again by whoever needs it. What is left is named, with what wo
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,7 +39,7 @@ from storage.errors import NotFoundError, PipelineError
 from storage.layout import NOT_OURS
 from storage.local import listed, passed_over
 from storage.runs import CheckpointState, Run, find_run, list_runs
-from storage.shards import PackedRecord, index_name, open_index
+from storage.shards import PackedRecord, index_json, index_name, index_of, open_index
 from storage.store import Store, original_key
 from storage.tables import Stored
 from storage.verify import checks_of_run, checks_of_store
@@ -262,10 +263,23 @@ def _mend_name(mender: Mender, name: str) -> None:
 def _mend_chunks(mender: Mender) -> None:
     """Crops of aligned chunks, from tars, and packed shards, from versions; what cannot be mended is dropped."""
     store = mender.store
+    for path in _no_files(store.path("chunks")):
+        with _going_on():
+            mender.drop(path, MADE_AGAIN)
     for mend, folder in ((_mend_aligned, "align"), (_mend_part, "table"), (_mend_packed, "shard")):
         for path in [store.path(key) for key in store.keys(f"chunks/{folder}")]:
             with _going_on():
                 mend(mender, path)
+
+
+def _no_files(chunks: Path) -> list[Path]:
+    """Empty folders that stand in the place of files, and links that lead to nothing."""
+    found = []
+    for place, folders, files in os.walk(chunks):
+        empty = [name for name in folders if Path(name).suffix and not any(Path(place, name).iterdir())]
+        links = [name for name in files if not os.path.exists(os.path.join(place, name))]
+        found += [Path(place, name) for name in (*empty, *links)]
+    return found
 
 
 def _mend_part(mender: Mender, path: Path) -> None:
@@ -285,6 +299,21 @@ def _mend_packed(mender: Mender, path: Path) -> None:
         table = path.with_name(f"{record.sha256}.parquet")
         if table.is_file() and not _has_rows(table, record.rows_sha256):
             mender.drop(table, MADE_AGAIN)
+        _mend_packed_index(mender, path, record)
+
+
+def _mend_packed_index(mender: Mender, path: Path, record: PackedRecord) -> None:
+    """The index that a record names, from its tar; where the tar does not give it, the record is dropped."""
+    tar = path.with_name(f"{record.sha256}.tar")
+    index = path.with_name(index_name(tar.name))
+    if not index.is_file() or file_digest(index) == record.index_sha256:
+        return
+    if tar.is_file() and file_digest(tar) == record.sha256:
+        data = index_json(index_of(tar, record.sha256))
+        if bytes_digest(data) == record.index_sha256:
+            mender.put(index, data, str(tar))
+            return
+    mender.drop(path, MADE_AGAIN)
 
 
 def _has_rows(path: Path, sha256: str) -> bool:

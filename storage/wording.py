@@ -13,8 +13,9 @@ def numbered(num: int, noun: str) -> str:
 
 
 def plural(num: int, noun: str) -> str:
-    """A noun as it goes with a number."""
-    return noun if num == 1 else f"{noun}s"
+    """A noun as it goes with a number; of "set of splits" there are sets, of "request to forget" requests."""
+    thing = re.split(" (?:of|to) ", noun)[0]
+    return noun if num == 1 else f"{thing}s{noun.removeprefix(thing)}"
 
 
 def plain(text: object) -> str:

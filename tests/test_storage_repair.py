@@ -58,6 +58,24 @@ def deleted(path: Path) -> None:
     path.unlink()
 
 
+def flipped_digit(path: Path) -> None:
+    """Another digest of an entry: an index that can be read."""
+    data = path.read_text()
+    replaced(path, data[:-4].encode() + (b"0" if data[-4] != "0" else b"1") + data[-3:].encode())
+
+
+def made_a_folder(path: Path) -> None:
+    """As by somebody's mistake."""
+    path.unlink()
+    path.mkdir()
+
+
+def made_a_loop(path: Path) -> None:
+    """A link that leads to itself."""
+    path.unlink()
+    path.symlink_to(path.name)
+
+
 def altered(path: Path) -> None:
     """As by somebody who would rather have another licence: a table that reads well."""
     table = pq.read_table(path)
@@ -140,11 +158,12 @@ MENDED = {
 """What is mended to the byte, without a build."""
 DROPPED = {
     "datasets/faces/*/lookup.parquet": (cut, emptied),
-    "chunks/align/*/*.parquet": (cut, emptied),
-    "chunks/align/*/gathered/*.parquet": (cut, emptied),
-    "chunks/table/*.parquet": (altered, cut),
-    "chunks/shard/*.json": (emptied,),
-    "chunks/shard/*.index.json": (cut,),
+    "chunks/align/*/*.parquet": (cut, emptied, made_a_folder, made_a_loop),
+    "chunks/align/*/gathered/*.parquet": (cut, emptied, made_a_folder),
+    "chunks/table/*.parquet": (altered, cut, made_a_folder),
+    "chunks/shard/*[0-9a-f].json": (flipped, emptied, made_a_folder),
+    "chunks/shard/*.index.json": (cut, flipped_digit, made_a_folder, made_a_loop),
+    "chunks/shard/*.tar": (made_a_folder, made_a_loop),
 }
 """What only makes something quicker: it is mended, or deleted and made again by whoever needs it."""
 

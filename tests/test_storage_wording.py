@@ -13,3 +13,10 @@ from storage.wording import numbered
 def test_a_noun_goes_with_its_number(num: int, text: str) -> None:
     """Only of one thing is there no s."""
     assert numbered(num, "shard") == text
+
+
+def test_the_thing_has_the_s() -> None:
+    """Of what is of something, or to do something, it is not that."""
+    assert [numbered(2, noun) for noun in ("set of splits", "request to forget")] == [
+        "2 sets of splits", "2 requests to forget",
+    ]  # fmt: skip
