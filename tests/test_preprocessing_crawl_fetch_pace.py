@@ -62,10 +62,11 @@ def test_a_host_that_fails_now_and_then_is_not_given_up(crawl: Crawl) -> None:
     assert set(map(type, found.values())) == {bytes}
 
 
-def test_a_host_that_asks_for_an_hour_gets_it(crawl: Crawl) -> None:
+@pytest.mark.parametrize("status", [403, 429, 500, 503])
+def test_a_host_that_asks_for_an_hour_gets_it(crawl: Crawl, status: int) -> None:
     """Three addresses of it cost at most four requests, and each rejection says until when."""
     memory = Memory()
-    with serving(steady(reply(status=429, Retry_After="3600"))) as web:
+    with serving(steady(reply(status=status, Retry_After="3600"))) as web:
         found = crawl(*(web.url(f"/{number}.jpg") for number in range(3)), memory=memory)
         assert len(web.requests) <= 4, web.counts()
         more = crawl(web.url("/more.jpg"), memory=memory)
@@ -76,13 +77,14 @@ def test_a_host_that_asks_for_an_hour_gets_it(crawl: Crawl) -> None:
         assert "asks to be left alone until 20" in (answer.detail or "")
 
 
-def test_no_request_comes_before_retry_after_is_over(crawl: Crawl) -> None:
-    """A 503 that asks for a second keeps all requests to its host back, those for other addresses too."""
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_no_request_comes_before_retry_after_is_over(crawl: Crawl, status: int) -> None:
+    """An answer that asks for a second keeps all requests to its host back, those for other addresses too."""
     times: list[float] = []
 
     def answer(_: Request) -> bytes:
         times.append(time.monotonic())
-        return reply(status=503, Retry_After="1") if len(times) == 1 else reply(PICTURE)
+        return reply(status=status, Retry_After="1") if len(times) == 1 else reply(PICTURE)
 
     with serving(site(answer)) as web:
         found = crawl(

@@ -51,8 +51,10 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_USER_AGENT = f"{BOT}/{version('likeness')} (+https://example.org/your-contact)"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_OF_HOST = frozenset({429, 503})
+_OF_HOST = frozenset({403, 429, 503})
 """Statuses that a server says of itself rather than of one address."""
+_MAYBE_BUSY = 403
+"""With Retry-After it says that a limit was met, as of GitHub; without, that the answer is no."""
 _CARRIED = re.compile(r"[ -~]+")
 """What a header of a request may hold."""
 _MAX_HEADER_BYTES = 64 * 1024
@@ -408,12 +410,14 @@ class Fetcher:
                 visit.signals += read_headers(visit.headers, self._agents)
                 self._judge(visit.signals)
             return _Answer(location=location)
-        if may_pass(status):
+        if may_pass(status) or status == _MAYBE_BUSY:
             asked = [
                 retry_after_s(value, datetime.now(UTC)) or 0.0 for value in headers.getall("Retry-After", [])
             ]
-            is_of_host = status in _OF_HOST
-            raise Passing(Reason.SERVER_ERROR, str(status), max(asked, default=0.0), is_of_host)
+            wait_s = max(asked, default=0.0)
+            if wait_s or status != _MAYBE_BUSY:
+                is_of_host = status in _OF_HOST
+                raise Passing(Reason.SERVER_ERROR, str(status), wait_s, is_of_host)
         if visit and status == 304 and visit.wanted.known and visit.wanted.known.place == visit.place:
             self._keep(visit, visit.wanted.known)
             return _Answer()
