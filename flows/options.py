@@ -17,6 +17,8 @@ STORE_URL = "LIKENESS_STORE_URL"
 """One with the address that serves the store's files to browsers."""
 MLFLOW_URL = "LIKENESS_MLFLOW_URL"
 """One with the address of the MLflow page that shows the store's mlflow.db."""
+SIGN = "LIKENESS_SIGN"
+"""One with the two files that sign what is drawn: a key and its certificates."""
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """MLflow's own, with the server that runs are sent to."""
 

@@ -75,6 +75,21 @@ def test_a_drawn_file_is_what_it_says(run: Run, tmp_path: Path, capsys: pytest.C
     assert "grid < checkpoint < training run < dataset: 8 images with their photographs" in out
 
 
+def test_the_environment_signs(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LIKENESS_SIGN signs what a command draws without --sign; what is no pair of files is refused, and named."""
+    key, certificates = write_certificates(tmp_path)
+    monkeypatch.setenv("LIKENESS_SIGN", f"{key}:{certificates}")
+    path = drawn(run, tmp_path / "grid.png", capsys)
+    status, out, _ = likeness(capsys, "verify", path, "--store", run.store.root)
+    assert (status, f"signed by {SIGNER}" in out) == (0, True)
+    monkeypatch.setenv("LIKENESS_SIGN", str(key))
+    status, _, err = likeness(capsys, "generate", run.id, "--out", path, "--store", run.store.root)
+    assert status == 1
+    assert err == f"likeness: $LIKENESS_SIGN is '{key}', and not KEY:CERTIFICATES, two files in PEM\n"
+
+
 def test_altered_pixels_are_told(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One value of one pixel is enough, for verify and for trace; the same pixels in another file are not."""
     path = drawn(run, tmp_path / "grid.png", capsys)

@@ -6,13 +6,15 @@ Declarations alone, so that an option reads the same wherever it is. Not here: w
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from pydantic import Field
 
-from flows.options import StoreOptions
+from flows.options import SIGN, StoreOptions
+from storage.errors import ConfigError
 
 
 def shown(default: Any) -> str | None:
@@ -63,14 +65,26 @@ class ExportOptions(CheckpointOptions):
     label: str | None = LABEL
 
 
+def _signing_files() -> tuple[Path, Path] | None:
+    """What the environment signs with."""
+    said = os.environ.get(SIGN)
+    if not said:
+        return None
+    key, _, certificates = said.partition(os.pathsep)
+    if not (key and certificates):
+        raise ConfigError(f"${SIGN} is {said!r}, and not KEY{os.pathsep}CERTIFICATES, two files in PEM")
+    return Path(key), Path(certificates)
+
+
 class PictureOptions(DrawOptions):
     """Which weights draw, where, images of which label, and who signs what they drew."""
 
     label: str | None = LABEL
 
     sign: tuple[Path, Path] | None = Field(
-        None,
-        description="Sign each picture and film as C2PA has it: a private key and its certificates, PEM files.",
+        default_factory=_signing_files,
+        description="Sign each picture and film as C2PA has it: a private key and its certificates, PEM files; unset: "
+        f"$LIKENESS_SIGN, which has a {os.pathsep!r} between them, or else nothing is signed.",
     )
 
 
