@@ -15,7 +15,7 @@ from raw_web import PICTURE, Request, reply, serving
 
 from preprocessing.crawl import connect as connect_module
 from preprocessing.crawl.fetch import FetchConfig, Wanted
-from preprocessing.crawl.hosts import HostPace, Memory
+from preprocessing.crawl.hosts import Host, HostPace, Memory, Passing, PutOff
 from preprocessing.crawl.queues import arriving
 from preprocessing.crawl.urls import web_address
 from preprocessing.reject import TRANSIENT, Reason, Rejected
@@ -75,6 +75,19 @@ def test_a_host_that_asks_for_an_hour_gets_it(crawl: Crawl, status: int) -> None
         assert isinstance(answer, Rejected)
         assert answer.reason is Reason.SERVER_ERROR
         assert "asks to be left alone until 20" in (answer.detail or "")
+
+
+def test_an_answer_under_way_does_not_undo_a_wish_to_be_left_alone() -> None:
+    """Addresses of a host that was put off are rejected at once, not kept for an hour, whatever arrives meanwhile."""
+    host = Host("h.example", asyncio.Semaphore(2), HostPace(0.0), 8)
+    host.put_off(Passing(Reason.SERVER_ERROR, "429", 3600.0, is_of_host=True))
+    host.answered()
+    with pytest.raises(PutOff, match="asks to be left alone until 20"):
+        host.check()
+    host.pace.paused_until_s = time.monotonic()
+    host.answered()
+    host.pause(60)
+    host.check()
 
 
 @pytest.mark.parametrize("status", [403, 429, 503])

@@ -44,6 +44,8 @@ def png(how: str) -> bytes:
     info = PngImagePlugin.PngInfo()
     if how in ("plain", "deflated"):
         info.add_itxt("XML:com.adobe.xmp", PACKET, lang="en", tkey="x", zip=how == "deflated")
+    elif how.startswith("text"):
+        info.add_text("XML:com.adobe.xmp", PACKET, zip=how == "text deflated")
     else:
         hexed = f"\nxmp\n      {len(PACKET)}\n" + PACKET.encode().hex("\n", 36) + "\n"
         info.add_text("Raw profile type xmp", hexed, zip=how == "raw deflated")
@@ -77,10 +79,17 @@ def test_packets_are_found_in_every_format(kind: str) -> None:
     assert said(saved(kind)) == [Property("DataMining", VALUE)]
 
 
-@pytest.mark.parametrize("how", ["plain", "deflated", "raw", "raw deflated"])
+@pytest.mark.parametrize("how", ["plain", "deflated", "raw", "raw deflated", "text", "text deflated"])
 def test_packets_are_found_in_every_chunk_of_a_png(how: str) -> None:
-    """Deflated international text and ImageMagick's hexadecimal profiles are read too."""
+    """Deflated international text and ImageMagick's hexadecimal profiles are read too, and text that is not for it."""
     assert said(png(how)) == [Property("DataMining", VALUE)]
+
+
+def test_a_webp_may_have_the_name_of_its_packet_wrong() -> None:
+    """A zero in the place of the blank, as some write it, hides nothing."""
+    data = saved("WEBP")
+    assert b"XMP " in data
+    assert said(data.replace(b"XMP ", b"XMP\0")) == [Property("DataMining", VALUE)]
 
 
 def test_a_packet_in_many_segments_is_put_together() -> None:

@@ -141,8 +141,11 @@ class Host:
         return self.pace.num_failures >= self.max_failures
 
     def answered(self) -> None:
-        """Note that it does answer."""
-        self.pace.num_failures, self.pace.last_failure, self.pace.put_off = 0, None, None
+        """Note that it does answer; one that wants to be left alone may, to a request that was under way."""
+        pace = self.pace
+        pace.num_failures, pace.last_failure = 0, None
+        if pace.put_off and pace.paused_until_s <= time.monotonic():
+            pace.put_off = None
 
     def asks_for(self, delay_s: float) -> None:
         """Note what it wants between two requests, from now on."""

@@ -230,7 +230,8 @@ def _in_file(data: bytes) -> Iterator[Evidence]:
 def _of_file(name: str, value: str, where: str) -> Evidence:
     signal = _OF_PROPERTY.get(name, Signal.PLUS_DATA_MINING)
     term = re.split("[/:#]", value.rstrip("/#"))[-1].strip()  # vocabularies give their terms as addresses
-    said = {"use": value, "DataMining": term.upper(), "DigitalSourceType": term}.get(name)
+    mining = term if term.upper().startswith("DMI-") else value  # words, where some tool has written those
+    said = {"use": value, "DataMining": mining.upper(), "DigitalSourceType": term}.get(name)
     says = () if said is None else (_kept(said),)
     return Evidence(signal=signal, place=Place.FILE, name=_kept(where), text=_kept(value), says=says)
 

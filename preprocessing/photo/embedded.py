@@ -25,6 +25,8 @@ _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _JPEG_MORE_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 _PNG_RAW_XMP = b"Raw profile type xmp\0"
+_WEBP_XMP = (b"XMP ", b"XMP\0")
+"""The latter is wrong, and has been seen."""
 _SCANNED = [
     (text.encode(encoding), f"</{text[1:]}>".encode(encoding))
     for text in ("<x:xmpmeta", "<rdf:RDF")
@@ -51,7 +53,7 @@ def embedded(data: bytes) -> Embedded:
             packet for kind, body in _png_chunks(data) if (packet := _png_packet(kind, body))
         )
     elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        xmp = (body for kind, body in _webp_chunks(data) if kind == b"XMP ")
+        xmp = (body for kind, body in _webp_chunks(data) if kind in _WEBP_XMP)
     else:
         xmp = _packets(data)
     return Embedded(_bounded(xmp), tuple(_stores(data)))
@@ -129,6 +131,9 @@ def _png_packet(kind: bytes, body: bytes) -> bytes | None:
         is_deflated = body[len(_PNG_XMP) :][:1] == b"\1"
         *_, text = body[len(_PNG_XMP) + 2 :].split(b"\0", 2)  # after language and translated keyword
         return _inflated(text) if is_deflated else text
+    if kind in (b"zTXt", b"tEXt") and body.startswith(_PNG_XMP):  # which iTXt is meant for
+        text = body[len(_PNG_XMP) :]
+        return _inflated(text[1:]) if kind == b"zTXt" else text
     if kind in (b"zTXt", b"tEXt") and body.startswith(
         _PNG_RAW_XMP
     ):  # as ImageMagick writes it: in hexadecimal
