@@ -103,6 +103,15 @@ def test_a_list_of_the_web_is_fetched_once_a_day(tmp_path: Path) -> None:
         open_source(f"urls:{place}", FETCH.model_copy(update={"allow_networks": ()})).items()
 
 
+def test_a_host_of_lists_that_wants_to_be_left_alone_is_left_alone(tmp_path: Path) -> None:
+    """One error says from when it may be asked, and until then no later run asks it."""
+    with serving(lambda _: reply(status=429, Retry_After="3600")) as web:
+        for _ in range(2):
+            with pytest.raises(SourceError, match="429, asks to be left alone until 2"):
+                items(web.url("/list.csv"), store=Store(tmp_path), is_fresh=True)
+        assert len(web.requests) == 1
+
+
 def test_a_list_of_s3_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The object of a bucket, by the environment's endpoint and credentials; one that is not there is one sentence."""
     packed = gzip.compress(TEXTS[".jsonl"].encode())

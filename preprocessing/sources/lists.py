@@ -24,12 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from preprocessing.crawl.ask import Asker, Limits
+from preprocessing.crawl.ask import Limits
 from preprocessing.crawl.crawler import check_contact
 from preprocessing.crawl.urls import web_address
 from preprocessing.reject import Rejected
 from preprocessing.sources.access import Access
 from preprocessing.sources.metadata import KEYS
+from preprocessing.sources.rests import asker
 from storage.digest import bytes_digest
 from storage.errors import SourceError
 from storage.local import whole_file
@@ -146,8 +147,8 @@ def _fetch(place: str, path: Path, access: Access) -> None:
     try:
         address = web_address(place)
         check_contact(access.fetch, [address])
-        with Asker(access.fetch, LIMITS) as asker:
-            answer = asker.download(address, path, headers)
+        with asker(access, LIMITS, address.host) as service:
+            answer = service.download(address, path, headers)
     except Rejected as rejected:
         raise SourceError(f"list of URLs {place} cannot be fetched: {rejected}") from None
     if answer.status != 200:

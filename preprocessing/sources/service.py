@@ -23,16 +23,15 @@ from urllib.parse import quote, urlencode, urlsplit
 from preprocessing.crawl.ask import Answer, Asker, Limits
 from preprocessing.crawl.crawler import check_contact
 from preprocessing.crawl.fetch import FetchConfig
-from preprocessing.crawl.hosts import PutOff
 from preprocessing.crawl.urls import web_address
 from preprocessing.records import Item
-from preprocessing.reject import Reason, Rejected
+from preprocessing.reject import Rejected
 from preprocessing.sources.access import Access
+from preprocessing.sources.rests import asker
 from preprocessing.sources.web import Web
 from storage.config import Config
 from storage.digest import json_digest
-from storage.errors import IntegrityError, PipelineError, SourceError
-from storage.local import write_whole
+from storage.errors import IntegrityError, SourceError
 from storage.records import StoredRecord
 from storage.wording import numbered
 
@@ -59,13 +58,6 @@ class AnswerRecord(StoredRecord):
     asked_at: str
     body: Any
     """The JSON as it came."""
-
-
-class RestRecord(StoredRecord):
-    """Until when a service wants to be left alone, and in which words."""
-
-    until: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,7 @@ class Service:
             address = web_address(sent)
             check_contact(self._access.fetch, [address])
             if self._asker is None:
-                self._asker = self._opened(address.host)
+                self._asker = asker(self._access, self._limits, address.host).__enter__()
             answer = self._asker.ask(address, self._headers, form, self.passes)
         except Rejected as rejected:
             raise SourceError(
@@ -151,28 +143,6 @@ class Service:
             raise SourceError(f"{request} is answered with status {answer.status}: {' '.join(said.split())}")
         self.check(body, request)
         return body
-
-    def _opened(self, host: str) -> Asker:
-        """What asks the service, which is left alone as long as it wished in an earlier run too."""
-        store, fetch = self._access.store, self._access.fetch
-        path = store.path(f"cache/rests/{host}.json") if store is not None else None
-        rest_s = 0.0
-
-        def wished(rest: PutOff) -> None:
-            if path is not None:
-                record = RestRecord.new(until=rest.until.isoformat(), detail=rest.detail)
-                write_whole(path, record.as_bytes(), durable=False)
-
-        if path is not None and path.is_file():
-            try:
-                rest = RestRecord.read(path)
-                rest_s = (datetime.fromisoformat(rest.until) - datetime.now(UTC)).total_seconds()
-            except (PipelineError, ValueError, TypeError) as error:
-                logger.warning("when a service wants to be asked again is not known: %s", error)
-            else:
-                if rest_s > fetch.max_wait_s:
-                    raise Rejected(Reason.SERVER_ERROR, rest.detail)
-        return Asker(fetch, self._limits, wished, max(rest_s, 0.0)).__enter__()
 
     def _check_day(self, url: str) -> None:
         """Raise SourceError where a service was asked as often within a day as it lets; note one request more."""
