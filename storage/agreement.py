@@ -65,7 +65,7 @@ def problems_of_build(store: Store, name: str, path: Path) -> Iterator[str]:
         yield f"{path} is of build {build.build_id} of {build.dataset or name}"
     if not (build.manifest_sha256 or build.version).startswith(build.version):
         yield f"{path} names version {build.version}, and the manifest of another one"
-    if build.config and build.config_sha256 not in (None, json_digest(build.config)):
+    if build.config and not is_digest(build.config_sha256, build.config):
         yield f"{path} is damaged: its config is not the one that its config_sha256 is of"
     with suppress(PipelineError):  # a manifest that cannot be read is named by its version's check
         if dataset.manifest_sha256 != (build.manifest_sha256 or dataset.manifest_sha256):
@@ -123,12 +123,28 @@ def _problems_of_candidate(store: Store, path: Path, champion: Candidate) -> Ite
             yield f"{path} names other weights than {folder} has"
 
 
+def problems_of_state(run: Run, folder: Path) -> Iterator[str]:
+    """Of a checkpoint's state: its run, its dataset, its number, and its settings, which are the run's at some time."""
+    state, record = CheckpointState.read(folder / "state.json"), run.record
+    named = (state.run_id, state.dataset and state.dataset.manifest_sha256)
+    if named != (record.run_id, record.dataset.manifest_sha256):
+        yield f"{folder / 'state.json'} is of another run, or of another dataset, than {run.folder / 'run.json'}"
+    if folder.name.isdecimal() and int(folder.name) != state.num_images:
+        yield f"{folder / 'state.json'} is of {state.num_images} images, and its folder of {int(folder.name)}"
+    if state.config and not is_digest(state.config_sha256, state.config):
+        yield f"{folder / 'state.json'} is damaged: its config is not the one that its config_sha256 is of"
+    elif state.config_sha256 not in (
+        None, record.config_sha256, *(change.config_sha256 for change in record.changes),
+    ):  # fmt: skip
+        yield f"{folder / 'state.json'} has settings that {run.folder / 'run.json'} never had"
+
+
 def problems_of_decision(path: Path) -> Iterator[str]:
     """Of a decision on a candidate: its place, and its settings."""
     decision = Decision.read(path)
     if (decision.decision, decision.name) != (path.stem, path.parents[1].name):
         yield f"{path} is of decision {decision.decision} on {decision.name}"
-    if json_digest(decision.config) != decision.config_sha256:
+    if not is_digest(decision.config_sha256, decision.config):
         yield f"{path} is damaged: its config is not the one that its config_sha256 is of"
 
 
@@ -163,3 +179,11 @@ def problems_of_packed(path: Path) -> Iterator[str]:
             open_index(index_path, record.index_sha256)
         except PipelineError:
             yield f"{index_path} is not the index that {path} names: delete it, and build again"
+
+
+def is_digest(sha256: str | None, config: dict[str, Any]) -> bool:
+    """Whether a config is the one that a digest is of, if there is one; what is no number has none."""
+    try:
+        return sha256 in (None, json_digest(config))
+    except ValueError:
+        return False

@@ -31,7 +31,7 @@ def canonical_json(value: Any) -> bytes:
     """The one JSON form of `value`: sorted keys, no spaces, UTF-8, no NaN."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    ).encode(errors="surrogatepass")
 
 
 def json_digest(value: Any) -> str:

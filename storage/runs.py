@@ -121,6 +121,8 @@ class CheckpointState(StoredRecord):
     """Of each file beside it, by name."""
     run_id: str | None = None
     dataset: VersionName | None = None
+    config: dict[str, Any] = Field({})
+    config_sha256: str | None = None
 
 
 class RunResult(StoredRecord):

@@ -22,6 +22,7 @@ from storage.agreement import (
     problems_of_exported,
     problems_of_name,
     problems_of_packed,
+    problems_of_state,
 )
 from storage.checks import Check, Checked, Digests, guarded, run_checks, sound
 from storage.datasets.dataset import (
@@ -241,10 +242,7 @@ def _checkpoint_problems(run: Run, folder: Path, digests: Digests) -> Iterator[s
     state = CheckpointState.read(folder / "state.json")
     for name, sha256 in state.sha256.items():
         yield from digests.problems(folder / name, sha256)
-    record, dataset = run.record, state.dataset
-    named = (state.run_id, dataset and dataset.manifest_sha256)
-    if named != (record.run_id, record.dataset.manifest_sha256):
-        yield f"{folder / 'state.json'} is of another run, or of another dataset, than {run.folder / 'run.json'}"
+    yield from problems_of_state(run, folder)
 
 
 def _import_problems(imported: Import, digests: Digests) -> Iterator[str]:

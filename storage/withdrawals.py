@@ -55,6 +55,11 @@ class Withdrawal(StoredRecord):
         """NAME@VERSION."""
         return f"{self.dataset}@{self.version}"
 
+    @property
+    def manifest_bytes(self) -> bytes:
+        """The manifest as it was stored; of what is no text other bytes, which have another hash."""
+        return self.manifest.encode(errors="replace")
+
 
 class Before(VersionName):
     """A version as it was, and how much of it was forgotten."""
@@ -251,7 +256,7 @@ def problems_of(store: Store, path: Path) -> Iterator[str]:
         yield f"{path} lies beside manifest.json, which only a likeness forget has that is under way"
         return
     withdrawal = Withdrawal.read(path)
-    sha256 = bytes_digest(withdrawal.manifest.encode())
+    sha256 = bytes_digest(withdrawal.manifest_bytes)
     if sha256 != withdrawal.manifest_sha256 or not sha256.startswith(withdrawal.version):
         yield f"{path} does not hold the manifest that its version is named by"
     if path.parent.name != withdrawal.version or path.parents[1].name != withdrawal.dataset:
@@ -305,9 +310,9 @@ def _at_odds(certificate: Certificate, folder: str) -> Iterator[str]:
 
 def _was(before: Before, withdrawal: Withdrawal) -> bool:
     """Whether a version was as a certificate says; a record that is not what it was is named by its own check."""
-    if bytes_digest(withdrawal.manifest.encode()) != withdrawal.manifest_sha256:
+    if bytes_digest(withdrawal.manifest_bytes) != withdrawal.manifest_sha256:
         return True
-    shards = json_object(withdrawal.manifest.encode(), withdrawal.reference).get("shards", [])
+    shards = json_object(withdrawal.manifest_bytes, withdrawal.reference).get("shards", [])
     found = (withdrawal.manifest_sha256, withdrawal.photographs, [shard["sha256"] for shard in shards])
     return found == (before.manifest_sha256, before.photographs, before.shards)
 

@@ -28,6 +28,7 @@ CHAMPION, DECISION, EXPORT = (
     "promotions/golden/decisions/*.json",
     "exports/golden/*.json",
 )
+STATE = "runs/*/checkpoints/000000096/state.json"
 ALTERED: list[tuple[str, str, Any]] = [
     (LATEST, "version", FIRST),
     (LATEST, "version", OTHER),
@@ -40,7 +41,12 @@ ALTERED: list[tuple[str, str, Any]] = [
     (BUILD, "manifest_sha256", "0" * 64),
     (BUILD, "config.source", "folder:elsewhere"),
     (BUILD, "config.curate.faces", "none"),
+    (BUILD, "config.name", "\ud800"),
+    (BUILD, "config.resolution", float("inf")),
     (BUILD, "stages.shard.images", 7_000),
+    (STATE, "num_images", 97),
+    (STATE, "config.seed", 7),
+    (STATE, "config_sha256", "0" * 64),
     (CHAMPION, "name", "faces"),
     (CHAMPION, "moves.0.to.checkpoint", "000000001"),
     (CHAMPION, "moves.0.to.generator_sha256", "0" * 64),
