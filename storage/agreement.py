@@ -126,8 +126,8 @@ def _problems_of_candidate(store: Store, path: Path, champion: Candidate) -> Ite
 def problems_of_state(run: Run, folder: Path) -> Iterator[str]:
     """Of a checkpoint's state: its run, its dataset, its number, and its settings, which are the run's at some time."""
     state, record = CheckpointState.read(folder / "state.json"), run.record
-    named = (state.run_id, state.dataset and state.dataset.manifest_sha256)
-    if named != (record.run_id, record.dataset.manifest_sha256):
+    dataset = state.dataset and (state.dataset.reference, state.dataset.manifest_sha256)
+    if (state.run_id, dataset) != (record.run_id, (record.dataset.reference, record.dataset.manifest_sha256)):
         yield f"{folder / 'state.json'} is of another run, or of another dataset, than {run.folder / 'run.json'}"
     if folder.name.isdecimal() and int(folder.name) != state.num_images:
         yield f"{folder / 'state.json'} is of {state.num_images} images, and its folder of {int(folder.name)}"

@@ -45,6 +45,7 @@ ALTERED: list[tuple[str, str, Any]] = [
     (BUILD, "config.resolution", float("inf")),
     (BUILD, "stages.shard.images", 7_000),
     (STATE, "num_images", 97),
+    (STATE, "dataset.name", "faces"),
     (STATE, "config.seed", 7),
     (STATE, "config_sha256", "0" * 64),
     (CHAMPION, "name", "faces"),

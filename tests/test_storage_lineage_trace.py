@@ -74,6 +74,7 @@ TRACED: list[tuple[str, str, dict[str, Any], int]] = [
     ("Anna, drawn", "title", HERE, 2),
     (f"{FIRST}/shards/00001.tar", "shard", {f"dataset {FIRST}": OF_FIRST}, 3),
     (f"{FIRST}/00001.tar", "shard", {f"dataset {FIRST}": OF_FIRST}, 3),
+    (f"{FIRST[:-8]}/00001.tar", "shard", {f"dataset {FIRST}": OF_FIRST}, 3),
     ("68aadb63", "shard", {f"dataset {FIRST}": OF_FIRST}, 3),
     (FIRST, "dataset", OF_FIRST, 7),
     ("71485f1fada17d95", "dataset", OF_FIRST, 7),

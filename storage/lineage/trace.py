@@ -233,9 +233,11 @@ class Tracer:
                 warn_of(error)
                 continue
             for shard in shards:
-                by_name = shard.file.rpartition("/")[2] == file and of.removesuffix("/shards") in (
-                    "", "shards", dataset.name, dataset.reference,
-                )  # fmt: skip
+                above = of.removesuffix("/shards")
+                by_name = shard.file.rpartition("/")[2] == file and (
+                    above in ("", "shards", dataset.name)
+                    or ("@" in above and dataset.reference.startswith(above))
+                )
                 if by_name or (is_digest and shard.sha256.startswith(reference)):
                     found.setdefault(shard.sha256, (shard, []))[1].append(dataset)
         for shard, datasets in found.values():
