@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import pytest
 import yaml
 
@@ -254,3 +258,108 @@ def test_what_is_started_is_told_to_send_nothing(tmp_path: Path) -> None:
         process.terminate()
         process.wait(60)
     assert {name: found.get(name) for name in told} == told | {"MLFLOW_DISABLE_TELEMETRY": "false"}
+
+
+@pytest.mark.services
+def test_what_a_terminal_ends_is_saved_and_closed(tmp_path: Path) -> None:
+    """In a terminal nothing is asked; Ctrl-C, twice, and its closing leave no process, and Retry goes on."""
+    build = [*COMMAND, "build", "--source=sample:6", "--name=sample", "--resolution=32"]
+    subprocess.run([*build, "--curate.pdq-max-distance=none"], cwd=tmp_path, check=True)
+    (tmp_path / "prefect.yaml").write_bytes((ROOT / "prefect.yaml").read_bytes())
+    ports = [free_port() for _ in range(3)]
+    api, store = f"http://127.0.0.1:{ports[0]}/api", tmp_path / "store"
+    flags = [f"--{name}={port}" for name, port in zip(PORTS, ports, strict=True)]
+
+    services, terminal, log = in_terminal([*COMMAND, "services", *flags], tmp_path)
+    training = ask_when_up(api, log, {"dataset": "sample", "config": LONG, "options": {"workers": 1}})
+    wait_for("training", lambda: list(store.glob("runs/*")) and kimg(store) > 0.05, PATIENCE_S, log)
+    [folder] = store.glob("runs/*")
+    for _ in range(2):
+        os.write(terminal, b"\x03")
+        time.sleep(0.3)
+    assert services.wait(200) == 130, log.read_text()[-3000:]
+    os.close(terminal)
+    assert still_running(api) == []
+    saved = Run(folder).result
+    assert saved.stopped
+
+    services, terminal, log = in_terminal([*COMMAND, "services", *flags], tmp_path)
+    wait_for("end of the run", lambda: state(api, training) == "Crashed", PATIENCE_S, log)
+    retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+    called("POST", f"{api}/flow_runs/{training}/set_state", retry)
+    wait_for("retry", lambda: kimg(store) > saved.kimg + 0.03, PATIENCE_S, log)
+    os.close(terminal)
+    services.wait(200)
+    assert still_running(api) == []
+    assert Run(folder).result.num_images > saved.num_images
+    assert list(store.glob("runs/*")) == [folder]
+
+
+COMMAND = [sys.executable, "-m", "flows.cli"]
+PORTS = ("port", "mlflow-port", "files-port")
+
+
+def in_terminal(command: list[str], folder: Path) -> tuple[subprocess.Popen[bytes], int, Path]:
+    """A command as a person starts it: its process, its terminal, which a Ctrl-C may be typed into, and the log."""
+    terminal, inside = os.openpty()
+    name = os.ttyname(inside)
+    log = folder / f"log-{name.rpartition('/')[2]}.txt"
+    log.touch()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(folder / "home"), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+
+    def take_terminal() -> None:
+        os.close(os.open(name, os.O_RDWR))  # the first that the leader of a session opens is its own
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=inside, stdout=inside, stderr=inside,
+        start_new_session=True, preexec_fn=take_terminal,
+    )  # fmt: skip
+    os.close(inside)
+    threading.Thread(target=written_down, args=(terminal, log), daemon=True).start()
+    return process, terminal, log
+
+
+def written_down(terminal: int, log: Path) -> None:
+    """Read what a terminal shows into a file, for as long as there is one."""
+    with log.open("ab", buffering=0) as file, suppress(OSError):
+        while said := os.read(terminal, 2**16):
+            file.write(said)
+
+
+def ask_when_up(api: str, log: Path, parameters: dict[str, object]) -> str:
+    """Have `train` run once all is up."""
+    wait_for("services", lambda: "Ctrl-C stops them" in log.read_text(errors="replace"), PATIENCE_S, log)
+    return ask(api, "train", parameters)
+
+
+def still_running(api: str) -> list[str]:
+    """The processes that were told of a server, and are still there."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get("PREFECT_API_URL") == api:
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+@pytest.mark.services
+def test_a_run_that_is_retried_while_it_works_ends_no_worker(services: tuple[str, Path, Path]) -> None:
+    """A run that is scheduled again before its process has ended is left until then; the worker and the run go on."""
+    api, store, log = services
+    run = ask(api, "train", {"dataset": "sample", "config": LONG})
+    known = set(store.glob("runs/*"))
+    wait_for("training", lambda: set(store.glob("runs/*")) > known and kimg(store) > 0.03, PATIENCE_S, log)
+    [worker] = [one for one in processes("worker start", "--pool gpu") if f"{api}" in str(one.environ())]
+    retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
+    called("POST", f"{api}/flow_runs/{run}/set_state", retry)
+    reached = kimg(store)
+    wait_for("progress", lambda: kimg(store) > reached + 0.2, PATIENCE_S, log)
+    assert worker.is_running()
+    [training] = processes("-m training", max(store.glob("runs/*")).name)
+    training.terminate()
+    assert "already holding one of this CapacityLimiter" not in log.read_text()
+    after = ask(api, "train", {"dataset": "sample", "config": {**TINY, "seed": 7}})
+    wait_for("next training", lambda: state(api, after) == "Completed", PATIENCE_S, log)

@@ -129,3 +129,45 @@ def test_nothing_outlives_whoever_started_it(tmp_path: Path) -> None:
     starter.send_signal(signal.SIGKILL)
     starter.wait()
     until(lambda: (tmp_path / "said").exists())
+
+
+def test_a_full_disk_gives_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends while its disk is full is started again when there is room, however often it has ended before."""
+    said: list[str] = []
+    kept = Supervised({"base": shell("exit 7", writes_in=tmp_path)}, dict(os.environ), said.append)
+    monkeypatch.setattr(supervised, "FULL_BYTES", 2**60)
+    monkeypatch.setattr(supervised, "FULL_SHARE", 1.0)
+    kept.tend(["base"])
+    first = kept.running["base"]
+    first.wait()
+    for _ in range(supervised.MAX_STARTS + 1):
+        kept.tend(["base"])
+    assert kept.running["base"] is first
+    assert said[1:] == [f"base waits until there is room on the disk of {tmp_path}"]
+    monkeypatch.setattr(supervised, "FULL_BYTES", 1)
+    kept.tend(["base"])
+    assert kept.running["base"] is not first
+    kept.stop()
+
+
+def test_what_would_refuse_for_ever_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once its disk was full and has room, and not before, such a service is ended and started again."""
+    said: list[str] = []
+    refusing = shell("sleep 100", writes_in=tmp_path, refuses_for_ever=True)
+    services = {"refusing": refusing, "patient": shell("sleep 100", writes_in=tmp_path)}
+    kept = Supervised(services, dict(os.environ), said.append)
+    try:
+        kept.tend(services)
+        first = dict(kept.running)
+        monkeypatch.setattr(supervised, "FULL_BYTES", 2**60)
+        monkeypatch.setattr(supervised, "FULL_SHARE", 1.0)
+        kept.tend(services)
+        assert kept.running == first
+        monkeypatch.setattr(supervised, "FULL_BYTES", 1)
+        for _ in range(3):
+            kept.tend(services)
+        assert kept.running["refusing"] is not first["refusing"]
+        assert kept.running["patient"] is first["patient"]
+        assert said == ["refusing is started again: its disk was full, and has room now"]
+    finally:
+        kept.stop()

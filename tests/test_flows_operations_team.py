@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 from mlflow import MlflowClient
+from obstore.store import S3Store
 
+from flows.operations.supervised import Supervised
 from flows.operations.team import (
+    BUCKET,
     DATABASE,
     EVENTS,
     OBJECTS,
@@ -222,3 +228,63 @@ def test_a_training_survives_its_servers(team: tuple[str, Path, Path], folder: P
     wait_for("cancelling", lambda: state(api, training) == "Cancelled", PATIENCE_S, log)
     after = ask(api, "train", {"dataset": "sample", "config": {**TINY, "seed": 1}})
     wait_for("next training", lambda: state(api, after) == "Completed", PATIENCE_S, log)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what is to come within two minutes."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A disk of 80 MB, which can be filled."""
+    place = folder / "small"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(place)], check=False)
+    if made.returncode != 0:
+        pytest.skip("this user may mount nothing")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.services
+@needs_servers
+def test_an_s3_store_takes_files_again_after_its_disk_was_full(small_disk: Path, folder: Path) -> None:
+    """It is started again once there is room, since it would refuse for ever; what it took before is there."""
+    team = Team(small_disk / "team", free_ports(S3_PORTS))
+    for path in (team.folder, team.folder / "s3", folder / "logs"):
+        path.mkdir(exist_ok=True)
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"}
+    (team.folder / "s3-keys.json").write_text(json.dumps(keys))
+    said: list[str] = []
+    kept = Supervised({OBJECTS: team_services(team)[OBJECTS]}, dict(os.environ), said.append)
+    bucket = S3Store(
+        BUCKET, endpoint=team.s3_url, region="us-east-1", client_options={"allow_http": True},
+        aws_access_key_id="key", aws_secret_access_key="word", retry_config={"max_retries": 0},
+    )  # fmt: skip
+
+    def takes(name: str) -> bool:
+        kept.tend([OBJECTS])
+        try:
+            bucket.put(name, name.encode() * 20_000)
+        except Exception:  # as many kinds as it has ways to refuse
+            return False
+        return True
+
+    filler = small_disk / "filler"
+    try:
+        kept.bring_up([OBJECTS])
+        until(lambda: takes("before"))
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(2**12))
+        until(lambda: not takes("meanwhile"))
+        filler.unlink()
+        until(lambda: takes("after"))
+        assert said[0] == f"{OBJECTS} is started again: its disk was full, and has room now"
+        assert bytes(bucket.get("before").bytes()) == b"before" * 20_000
+    finally:
+        kept.stop()

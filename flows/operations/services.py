@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psutil
@@ -144,6 +145,7 @@ def service_environment(ports: Ports, store: Store, team: Team | None) -> dict[s
     return {
         # Leases that the server keeps in its memory are gone when it is started again, and a run with them.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_CLI_PROMPT": "false",  # in a terminal its server would ask for a profile, and wait for ever
         **os.environ,
         "PREFECT_API_URL": f"{addresses['prefect']}/api",
         "PREFECT_UI_URL": addresses["prefect"],
@@ -161,7 +163,7 @@ def run_services(ports: Ports, store: Store, say: Callable[[str], None], team: T
     """
     check(ports, team)
     store.root.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what was started is stopped
+    _mind_signals(_end)
     if team is not None:
         stack.prepare(team)
     kept = Supervised(services_of(ports, store, team), service_environment(ports, store, team), say)
@@ -180,7 +182,24 @@ def run_services(ports: Ports, store: Store, say: Callable[[str], None], team: T
     except subprocess.CalledProcessError:
         raise ServiceError("nothing could be deployed, as said above") from None
     finally:
+        _mind_signals(lambda *_: None)  # a second Ctrl-C would leave behind what the first is stopping
+        with suppress(OSError):  # the terminal may be gone
+            say("stopping; a training saves first, for two minutes at most")
         stop(kept)
+
+
+def _mind_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Have a handler take what ends this command: Ctrl-C, SIGTERM, and a terminal that is closed, save under nohup."""
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End what runs now, so that what was started is stopped."""
+    _mind_signals(lambda *_: None)
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(0)
 
 
 def stop(kept: Supervised) -> None:
@@ -199,7 +218,8 @@ def stop(kept: Supervised) -> None:
             worker.kill()
             worker.wait()
     if workers and kept.is_ready(SERVER):
-        subprocess.run([*LIKENESS, "worker", *POOLS, "--close"], env=kept.environment, check=False)
+        close = [*LIKENESS, "worker", *POOLS, "--close"]
+        subprocess.run(close, env=kept.environment, check=False, start_new_session=True)
     kept.stop()
 
 

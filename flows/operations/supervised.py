@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +32,8 @@ POLL_S = 0.2
 MAX_STARTS = 5
 WITHIN_S = 600.0
 """What ended `MAX_STARTS` times in so many seconds is not started again."""
+FULL_SHARE, FULL_BYTES = 0.01, 64 * 2**20
+"""A disk with less room than either of these is full."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -49,6 +52,10 @@ class Service:
     stop_signal: signal.Signals = signal.SIGTERM
     takes_children: bool = False
     """Whether what it leaves behind ends with it: a child that still listens would be in the way of the next."""
+    writes_in: Path | None = None
+    """The folder that it cannot do without: while its disk is full, it is not started again."""
+    refuses_for_ever: bool = False
+    """Whether it takes nothing any more once that disk was full, so that it is ended, and started again, after that."""
 
 
 @dataclass
@@ -61,6 +68,7 @@ class Supervised:
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _starts: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     _told: set[int] = field(default_factory=set)
+    _had_no_room: set[str] = field(default_factory=set)
 
     def bring_up(self, names: Iterable[str]) -> None:
         """Start services and wait until all are ready; ServiceError names one that is not within `START_S`."""
@@ -78,11 +86,17 @@ class Supervised:
             process = self.running.get(name)
             if process is not None:
                 if (status := process.poll()) is None:
+                    if self.services[name].refuses_for_ever and self._has_room_again(name):
+                        self.say(f"{name} is started again: its disk was full, and has room now")
+                        self._end(name)
+                        self._told.add(process.pid)
                     continue
                 if process.pid not in self._told:
                     self._told.add(process.pid)
                     self._sweep(name)
                     self.say(f"{name} ended with status {status}, and is started again")
+                if self._waits_for_room(name):
+                    continue
             if all(self.is_ready(need) for need in self.services[name].needs):
                 self._start(name)
 
@@ -90,6 +104,29 @@ class Supervised:
         """Whether a service runs and answers."""
         process = self.running.get(name)
         return process is not None and process.poll() is None and self.services[name].is_ready()
+
+    def _has_room_again(self, name: str) -> bool:
+        """Whether the disk of a service was full since it was last asked, and has room now."""
+        room = _room(self.services[name].writes_in)
+        if room < 1:
+            self._had_no_room.add(name)
+        elif room >= 2 and name in self._had_no_room:  # not at once: room to write a little is soon gone
+            self._had_no_room.remove(name)
+            self._starts[name].clear()
+            return True
+        return False
+
+    def _waits_for_room(self, name: str) -> bool:
+        """Whether a service that has ended would only end again, since its disk is full; that does not count."""
+        folder = self.services[name].writes_in
+        if _room(folder) >= 1:
+            self._had_no_room.discard(name)
+            return False
+        if name not in self._had_no_room:
+            self._had_no_room.add(name)
+            self.say(f"{name} waits until there is room on the disk of {folder}")
+        self._starts[name].clear()
+        return True
 
     def _start(self, name: str) -> None:
         """Start one; ServiceError where it has been started too often of late."""
@@ -103,6 +140,7 @@ class Supervised:
         # In a group of its own: a terminal's Ctrl-C comes to this process alone, which stops all in order.
         self.running[name] = subprocess.Popen(
             service.command,
+            stdin=subprocess.DEVNULL,
             env={**self.environment, **service.environment},
             start_new_session=True,
             preexec_fn=partial(_as_child, service.stop_signal),
@@ -111,21 +149,34 @@ class Supervised:
 
     def stop(self) -> None:
         """Ask all to end, the last started first, and insist where one does not."""
-        for name, process in reversed(self.running.items()):
-            if process.poll() is None:
-                process.send_signal(self.services[name].stop_signal)
-                try:
-                    process.wait(STOP_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-            self._sweep(name)
+        for name in reversed(self.running):
+            self._end(name)
+
+    def _end(self, name: str) -> None:
+        """Ask one to end, and insist where it does not."""
+        process = self.running[name]
+        if process.poll() is None:
+            process.send_signal(self.services[name].stop_signal)
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._sweep(name)
 
     def _sweep(self, name: str) -> None:
         """End what a service that has ended left behind in its group."""
         if self.services[name].takes_children:
             with suppress(ProcessLookupError):
                 os.killpg(self.running[name].pid, signal.SIGKILL)
+
+
+def _room(folder: Path | None) -> float:
+    """How many times as much room a disk has as one that is full."""
+    if folder is None or not folder.exists():
+        return float("inf")
+    usage = shutil.disk_usage(folder)
+    return usage.free / min(FULL_SHARE * usage.total, FULL_BYTES)
 
 
 def as_user(name: str | None) -> dict[str, object]:

@@ -35,6 +35,9 @@ LONGEST_SOCKET = 100
 """Linux takes no longer path of a socket than 107 bytes."""
 S3_PORTS = 8
 """SeaweedFS is four servers in one process, each with a second port."""
+MANY_VOLUMES = 100_000
+"""Of a gigabyte at most, and none takes room before it is written. SeaweedFS's own rule is one for each free gigabyte,
+which is none at all where there is less."""
 PLACES = "/usr/lib/postgresql"
 INSTALL = "apt-get install postgresql redis-server"
 
@@ -114,6 +117,7 @@ def team_services(team: Team) -> dict[str, Service]:
             [postgres, "-D", str(team.postgresql / "data"), *(f"--{k}={v}" for k, v in settings.items())],
             is_ready=lambda: subprocess.run(probe, check=False).returncode == 0,
             user=user,
+            writes_in=team.postgresql,
             stop_signal=signal.SIGINT,  # its fast shutdown: SIGTERM would wait for every client to leave
         ),
         EVENTS: Service(
@@ -123,11 +127,14 @@ def team_services(team: Team) -> dict[str, Service]:
                 *("--appendonly", "yes", "--save", "", "--loglevel", "warning"),
             ],
             is_ready=lambda: listens(team.redis_socket),
+            writes_in=team.redis,
         ),
         OBJECTS: Service(
             weed_arguments(team),
             is_ready=lambda: answers(f"{team.s3_url}/healthz"),
             environment=s3_keys(team),
+            writes_in=team.folder / "s3",
+            refuses_for_ever=True,  # its database of names keeps the first error of its journal
         ),
     }
 
@@ -168,7 +175,7 @@ def weed_arguments(team: Team) -> list[str]:
         *(f"-ip={HOST}", f"-ip.bind={HOST}", "-master.telemetry=false"),
         *(
             "-master.volumeSizeLimitMB=1024",
-            "-volume.max=0",
+            f"-volume.max={MANY_VOLUMES}",
             "-volume.preStopSeconds=1",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",

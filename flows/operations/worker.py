@@ -22,7 +22,7 @@ from flows.operations.abandoned import (
     close_trackings,
     find_abandoned,
 )
-from flows.operations.deploy import PREFECT, PROCESS
+from flows.operations.deploy import PROCESS
 from flows.operations.gpus import visible_cards
 from flows.operations.processes import worker_name
 from flows.operations.server import open_server
@@ -41,7 +41,8 @@ RETRIES = 8
 def worker_command(pool: str, limit: int) -> list[str]:
     """Prefect's worker of a pool, named after this machine."""
     return [
-        *(*PREFECT, "worker", "start", "--pool", pool, "--type", PROCESS),
+        *(sys.executable, "-m", "flows.operations.prefect_worker"),
+        *("worker", "start", "--pool", pool, "--type", PROCESS),
         *("--name", worker_name(pool), "--limit", str(limit)),
     ]
 
