@@ -40,6 +40,7 @@ from storage.exports.check import checks_of_export, record_of, version_of
 from storage.exports.records import ExportRecord
 from storage.imports import Import
 from storage.layout import misplaced
+from storage.lineage.origin import check_pixels, is_whole, read_provenance
 from storage.local import here, listed, passed_over
 from storage.records import json_object
 from storage.runs import CheckpointState, Run, find_run, list_runs, recorded_metrics
@@ -126,6 +127,8 @@ def checks_of_run(run: Run, digests: Digests) -> Iterator[Check]:
         yield sound("record", lambda: run.result)
     for path in listed(run.folder, "audit/*.json", passed_over):
         yield sound("record", partial(_json, path))
+    for path in listed(run.grids_dir, "[0-9]*.png", passed_over):
+        yield Check("grid", partial(_grid_problems, path))
     for folder in run.checkpoints(passed_over):
         yield from checks_of_checkpoint(run, folder, digests)
 
@@ -243,6 +246,15 @@ def _checkpoint_problems(run: Run, folder: Path, digests: Digests) -> Iterator[s
     for name, sha256 in state.sha256.items():
         yield from digests.problems(folder / name, sha256)
     yield from problems_of_state(run, folder)
+
+
+def _grid_problems(path: Path) -> Iterator[str]:
+    """Of a grid that a training drew, which says its pixels' hash, but for those of first versions."""
+    metadata = read_provenance(here(path))
+    if metadata is None or not is_whole(path):
+        yield f"{path} is no whole picture that says where it is from: it was cut short, or is another"
+    else:
+        check_pixels(path, metadata)
 
 
 def _import_problems(imported: Import, digests: Digests) -> Iterator[str]:

@@ -46,7 +46,7 @@ def test_a_store_that_is_intact_is_looked_through(store: Store) -> None:
     num_originals = len(list(store.keys("originals")))
     assert checked.counts == {
         "manifest": 3, "table": 6, "lookup": 3, "shard": 5, "original": num_originals, "name": 2, "build": 3,
-        "run": 1, "record": 4, "checkpoint": 2, "chunk": 12, "layout": 1,
+        "run": 1, "grid": 2, "record": 4, "checkpoint": 2, "chunk": 12, "layout": 1,
     }  # fmt: skip
 
 
@@ -76,6 +76,7 @@ DAMAGES: list[tuple[str, tuple[Callable[[Path], None], ...]]] = [
     ("datasets/golden/latest.json", (cut, emptied)),
     ("datasets/golden-web/builds/20261126-131209-golden-web-f870.json", (cut, emptied)),
     (f"runs/{RUN}/run.json", (cut, emptied)),
+    (f"runs/{RUN}/grids/000000096.png", (flipped, cut, emptied)),
     (f"runs/{RUN}/result.json", (cut, emptied)),
     (f"runs/{RUN}/metrics/000000096.json", (cut, emptied)),
     (f"runs/{RUN}/audit/000000096.json", (cut, emptied)),

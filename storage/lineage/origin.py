@@ -112,6 +112,16 @@ def pixels_hold(path: Path, metadata: Mapping[str, Any]) -> bool | None:
     return None
 
 
+def is_whole(path: Path) -> bool:
+    """Whether all of a picture can be decoded."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+    return True
+
+
 def check_pixels(path: Path, metadata: Mapping[str, Any]) -> None:
     """IntegrityError where a file's pixels are not those that it was written with."""
     if pixels_hold(path, metadata) is False:
