@@ -131,11 +131,11 @@ def problems_of_state(run: Run, folder: Path) -> Iterator[str]:
         yield f"{folder / 'state.json'} is of another run, or of another dataset, than {run.folder / 'run.json'}"
     if folder.name.isdecimal() and int(folder.name) != state.num_images:
         yield f"{folder / 'state.json'} is of {state.num_images} images, and its folder of {int(folder.name)}"
-    if state.config and not is_digest(state.config_sha256, state.config):
+    said = state.as_json()  # what `training.checkpoint.State` says beside
+    sha256 = said.get("config_sha256")
+    if "config" in said and not is_digest(sha256, said["config"]):
         yield f"{folder / 'state.json'} is damaged: its config is not the one that its config_sha256 is of"
-    elif state.config_sha256 not in (
-        None, record.config_sha256, *(change.config_sha256 for change in record.changes),
-    ):  # fmt: skip
+    elif sha256 not in (None, record.config_sha256, *(change.config_sha256 for change in record.changes)):
         yield f"{folder / 'state.json'} has settings that {run.folder / 'run.json'} never had"
 
 
@@ -181,7 +181,7 @@ def problems_of_packed(path: Path) -> Iterator[str]:
             yield f"{index_path} is not the index that {path} names: delete it, and build again"
 
 
-def is_digest(sha256: str | None, config: dict[str, Any]) -> bool:
+def is_digest(sha256: Any, config: Any) -> bool:
     """Whether a config is the one that a digest is of, if there is one; what is no number has none."""
     try:
         return sha256 in (None, json_digest(config))

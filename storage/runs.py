@@ -121,8 +121,6 @@ class CheckpointState(StoredRecord):
     """Of each file beside it, by name."""
     run_id: str | None = None
     dataset: VersionName | None = None
-    config: dict[str, Any] = Field({})
-    config_sha256: str | None = None
 
 
 class RunResult(StoredRecord):
