@@ -26,7 +26,7 @@ from storage.datasets.dataset import Dataset, all_versions, latest_version, open
 from storage.datasets.manifest import publish, record_build
 from storage.datasets.pull import look, pull, references_in
 from storage.datasets.records import Latest, Manifest
-from storage.digest import bytes_digest
+from storage.digest import bytes_digest, json_digest
 from storage.errors import (
     ConfigError,
     IntegrityError,
@@ -86,7 +86,9 @@ def made(store: Store, images: range, name: str = "faces") -> Dataset:
         shards=shards,
         num_photos=len(rows),
     )
-    record_build(dataset, {"config": {"name": name}, "config_sha256": "0" * 64}, datetime.now(UTC))
+    record_build(
+        dataset, {"config": {"name": name}, "config_sha256": json_digest({"name": name})}, datetime.now(UTC)
+    )
     return dataset
 
 
