@@ -28,7 +28,8 @@ from storage.store import Store
 from storage.tables import Stored
 from storage.withdrawals import FILE as WITHDRAWN
 
-GENERATOR = "generator.safetensors"
+GENERATOR = "generator_ema.safetensors"
+"""A candidate's weights, which images are drawn with."""
 
 
 def problems_of_name(store: Store, name: str) -> Iterator[str]:

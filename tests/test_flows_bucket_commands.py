@@ -21,6 +21,7 @@ from flows.promote import settle
 from golden_store import CPU
 from preprocessing.config import BuildConfig
 from storage.datasets.dataset import open_dataset
+from storage.digest import json_digest
 from storage.promotions import Candidate, Decision, alias_of, new_decision, put_decision
 from storage.runs import Run, find_run
 from storage.store import Store
@@ -48,12 +49,12 @@ def decided(store: Store, run: Run) -> Decision:
     state = json.loads((run.newest_checkpoint() / "state.json").read_bytes())
     candidate = Candidate(
         run_id=run.id, checkpoint=run.newest_checkpoint().name,
-        generator_sha256=state["sha256"]["generator.safetensors"], dataset=run.record.dataset.reference,
+        generator_sha256=state["sha256"]["generator_ema.safetensors"], dataset=run.record.dataset.reference,
     )  # fmt: skip
     champion = alias_of(store, "faces").champion
     made = new_decision(
-        "faces", candidate=candidate, outcome="promote", criteria=[], config={}, config_sha256="0" * 64, seconds=1.0,
-        facts={}, **({"champion": champion} if champion else {}),
+        "faces", candidate=candidate, outcome="promote", criteria=[], config={}, config_sha256=json_digest({}),
+        seconds=1.0, facts={}, **({"champion": champion} if champion else {}),
     )  # fmt: skip
     put_decision(store, made)
     return made

@@ -83,7 +83,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.put(exported.key, exported.as_bytes())
     [run] = list_runs(store)
     checkpoint = run.newest_checkpoint()
-    weights = CheckpointState.read(checkpoint / "state.json").sha256["generator.safetensors"]
+    weights = CheckpointState.read(checkpoint / "state.json").sha256["generator_ema.safetensors"]
     config = {"limit": 1}
     decision = new_decision(
         "golden", candidate=candidate_of(run.id, checkpoint.name, weights, run.record.dataset), outcome="promote",
