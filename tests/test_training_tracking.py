@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from storage.store import Store
 from training.config import TrainConfig
 from training.tracking import (
     EXPERIMENT,
+    PAUSE,
+    MlflowTracker,
     Tracker,
     close_ended,
     constants,
@@ -360,3 +363,27 @@ def test_the_registered_model_has_a_champion(run: Run, caplog: pytest.LogCapture
     assert "champion" not in caplog.text
     name_champion(run, "000000050", None)
     assert "has no model of" in caplog.text
+
+
+def test_a_tracker_that_hangs_holds_training_up_little(
+    run: Run, with_database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a call that took long and failed none is made for twenty times as long; then all metrics are sent."""
+    write_result(run, stopped=True)
+    with open_tracker(run, None) as tracker:
+        assert isinstance(tracker, MlflowTracker)
+        client, calls = tracker._client, []
+        with monkeypatch.context() as hanging:
+
+            def hang(*_: object, **__: object) -> None:
+                calls.append(time.sleep(0.1))
+                raise TimeoutError
+
+            hanging.setattr(client, "log_batch", hang)
+            for step in range(10):
+                tracker.log_tick({"num_images": step, "loss_g": step / 2})
+        assert len(calls) == 1
+        time.sleep(0.1 * PAUSE + 0.5)
+        tracker.log_tick({"num_images": 10, "loss_g": 5.0})
+        sent = client.get_metric_history(tracker._run_id, "loss_g")
+    assert sorted((one.step, one.value) for one in sent) == [(step, step / 2) for step in range(11)]

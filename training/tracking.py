@@ -45,6 +45,12 @@ WAITS_S = (5.0, 10.0, 20.0)
 """How long a server that does not answer at a run's start is waited for, again and again."""
 
 
+PAUSE = 20.0
+"""How many times as long as a failed call took none is made: a server that hangs costs a twentieth of the time."""
+MOST_PENDING, MOST_AT_ONCE = 50_000, 1_000
+"""Metrics that are kept for a server that does not answer, and that MLflow takes in one call."""
+
+
 class _SilentError(ServiceError):
     """A tracker does not answer, or refuses."""
 
@@ -80,6 +86,8 @@ class MlflowTracker(Tracker):
         self._run_id = run_id
         self._run = run
         self._constant = constants(run.record.config_now)
+        self._pending: list[Any] = []
+        self._asked_again_at = 0.0
 
     def log_tick(self, line: Mapping[str, Any]) -> None:
         """Each number of the line that may change as a metric; the step is the number of images."""
@@ -87,8 +95,16 @@ class MlflowTracker(Tracker):
 
         now_ms, step = _now_ms(), int(line["num_images"])
         changing = {name: value for name, value in line.items() if name not in self._constant}
-        metrics = [Metric(name, float(value), now_ms, step) for name, value in changing.items()]
-        self._try("metrics", lambda: self._client.log_batch(self._run_id, metrics=metrics))
+        self._pending += [Metric(name, float(value), now_ms, step) for name, value in changing.items()]
+        del self._pending[:-MOST_PENDING]
+        self._send_metrics()
+
+    def _send_metrics(self) -> None:
+        """Send what is pending; it stays so where the server does not take it."""
+        while self._pending and self._try(
+            "metrics", lambda: self._client.log_batch(self._run_id, metrics=self._pending[:MOST_AT_ONCE])
+        ):
+            del self._pending[:MOST_AT_ONCE]
 
     def log_snapshot(self, checkpoint: Path, grid: Path, num_images: int) -> None:
         """The grid, and state.json under the checkpoint's name."""
@@ -96,7 +112,9 @@ class MlflowTracker(Tracker):
         self._artifact(checkpoint / "state.json", f"checkpoints/{checkpoint.name}")
 
     def log_result(self, result: Mapping[str, Any], checkpoint: Path) -> None:
-        """result.json's content and every file of the last checkpoint."""
+        """What is pending, result.json's content, and every file of the last checkpoint."""
+        self._asked_again_at = 0.0
+        self._send_metrics()
         self._try("result", lambda: self._client.log_dict(self._run_id, dict(result), "result.json"))
         for path in sorted(checkpoint.iterdir()):
             self._artifact(path, f"checkpoints/{checkpoint.name}")
@@ -128,16 +146,22 @@ class MlflowTracker(Tracker):
 
     def close(self, status: str) -> bool:
         """End the MLflow run as FINISHED, KILLED or FAILED; whether MLflow took it."""
+        self._asked_again_at = 0.0
         return self._try("status", lambda: self._client.set_terminated(self._run_id, status))
 
     def _artifact(self, path: Path, folder: str) -> None:
         self._try(path.name, lambda: self._client.log_artifact(self._run_id, str(path), folder))
 
     def _try(self, what: str, send: Callable[[], None]) -> bool:
-        """Send, or warn that the tracker did not take it: a mirror must not end days of training."""
+        """Send, or warn that it was not taken: a mirror must neither end days of training nor hold them up."""
+        began = time.monotonic()
+        if began < self._asked_again_at:
+            return False
         try:
             send()
         except Exception:
+            now = time.monotonic()
+            self._asked_again_at = now + PAUSE * (now - began)
             log.warning("MLflow did not take %s; the run folder has it", what, exc_info=True)
             return False
         return True
