@@ -372,11 +372,13 @@ def test_a_tracker_that_hangs_holds_training_up_little(
     write_result(run, stopped=True)
     with open_tracker(run, None) as tracker:
         assert isinstance(tracker, MlflowTracker)
-        client, calls = tracker._client, []
+        client = tracker._client
+        calls: list[None] = []
         with monkeypatch.context() as hanging:
 
             def hang(*_: object, **__: object) -> None:
-                calls.append(time.sleep(0.1))
+                calls.append(None)
+                time.sleep(0.1)
                 raise TimeoutError
 
             hanging.setattr(client, "log_batch", hang)
