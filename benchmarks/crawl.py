@@ -58,6 +58,7 @@ SERVERS = {
     "fast": "a server of a few lines, as fast as it can",
     "ordinary": "aiohttp's server",
     "line": f"a line of {LINE} photographs a second",
+    "closing": "a server of a few lines that closes every connection, as servers of HTTP/1.0 do",
 }
 PACE_HOSTS = [f"127.0.8.{number}" for number in range(1, 51)]
 PACE_S = 20
@@ -78,7 +79,9 @@ class Server(asyncio.Protocol):
     asked: ClassVar[dict[str, list[float]]] = {}
     """When hosts that want a wait between requests were asked, by the server's clock."""
     closes = False
-    """Whether each connection ends with its answer, without a word."""
+    """Whether each connection ends with its answer."""
+    says_so = b""
+    """What it says of that."""
 
     def body_of(self, target: bytes) -> bytes:
         """A photograph, which is like no other."""
@@ -102,6 +105,7 @@ class Server(asyncio.Protocol):
             if target.endswith(b".jpg"):  # each photograph is another
                 body = self.body_of(target)
                 fields = b'Content-Type: image/jpeg\r\nETag: "1"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n'
+                fields += self.says_so
                 data = b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (fields, len(body), body)
                 Server.next_s = max(Server.next_s + self.interval_s, time.monotonic())
                 if self.interval_s:
@@ -111,9 +115,11 @@ class Server(asyncio.Protocol):
             elif target == b"/robots.txt":
                 body = b"User-agent: *\nDisallow: /private/\n"
                 body += b"Crawl-delay: %.1f\n" % GAP_S if self.host in SLOW_HOSTS else b""
-                self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+                self.transport.write(
+                    b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n%b" % (self.says_so, len(body), body)
+                )
             else:
-                self.transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                self.transport.write(b"HTTP/1.1 404 Not Found\r\n%bContent-Length: 0\r\n\r\n" % self.says_so)
             if self.closes:
                 self.transport.close()
 
@@ -133,7 +139,8 @@ async def ordinary(request: web.Request) -> web.Response:
 def serve(pipe: Connection, hosts: list[str], kind: str) -> None:
     """Answer until told to end, and say when slow hosts were asked."""
     Server.interval_s = 1 / LINE if kind == "line" else 0.0
-    Server.closes = kind == "closes"
+    Server.closes = kind in ("closes", "closing")
+    Server.says_so = b"Connection: close\r\n" if kind == "closing" else b""
 
     async def run() -> None:
         loop = asyncio.get_running_loop()
