@@ -33,6 +33,7 @@ from storage.lineage.trace import trace
 from storage.promotions import alias_of, champion_of, last_decision, new_decision, put_decision
 from storage.runs import Run, find_checkpoint, find_run
 from storage.store import Store
+from storage.verify import verify
 from training.config import TrainConfig
 from training.metrics.scorecard import judge
 from training.metrics.settings import ScorecardConfig
@@ -102,6 +103,7 @@ def test_the_first_model_becomes_the_champion(chain: Retrained, store: Store) ->
     assert champion_of(store, "sample").run_id == chain.run.id
     assert find_run(store, "sample:champion").id == chain.run.id
     assert find_checkpoint(store, "sample:champion") == chain.run.newest_checkpoint()
+    assert verify(store, None)[1].problems == []
 
 
 def test_nothing_new_is_not_trained_again(chain: Retrained, store: Store, cluster: str) -> None:
