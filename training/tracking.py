@@ -102,7 +102,9 @@ class MlflowTracker(Tracker):
     def _send_metrics(self) -> None:
         """Send what is pending; it stays so where the server does not take it."""
         while self._pending and self._try(
-            "metrics", lambda: self._client.log_batch(self._run_id, metrics=self._pending[:MOST_AT_ONCE])
+            "metrics",
+            lambda: self._client.log_batch(self._run_id, metrics=self._pending[:MOST_AT_ONCE]),
+            is_kept=True,
         ):
             del self._pending[:MOST_AT_ONCE]
 
@@ -152,10 +154,15 @@ class MlflowTracker(Tracker):
     def _artifact(self, path: Path, folder: str) -> None:
         self._try(path.name, lambda: self._client.log_artifact(self._run_id, str(path), folder))
 
-    def _try(self, what: str, send: Callable[[], None]) -> bool:
-        """Send, or warn that it was not taken: a mirror must neither end days of training nor hold them up."""
+    def _try(self, what: str, send: Callable[[], None], *, is_kept: bool = False) -> bool:
+        """Send, or warn that it was not taken: a mirror must neither end days of training nor hold them up.
+
+        For a while after a failure nothing is sent, which is told of what is not kept until later.
+        """
         began = time.monotonic()
         if began < self._asked_again_at:
+            if not is_kept:
+                log.warning("MLflow, which did not answer, was not sent %s; the run folder has it", what)
             return False
         try:
             send()
