@@ -159,11 +159,11 @@ class Gathered:
             if len(rows):
                 take(self._stored(name).take(rows), _code(np.full(len(rows), number), rows))
         order = np.concatenate(positions)
-        if len(np.unique(order)) < len(codes):
+        _, first = np.unique(order, return_index=True)
+        if len(first) < len(codes):
             raise IntegrityError(
                 f"{self.store.path(self.prefix)} no longer holds rows that it held: build again"
             )
-        _, first = np.unique(order, return_index=True)
         return pa.concat_tables(parts).take(arrow(first))
 
     def gather(self) -> None:

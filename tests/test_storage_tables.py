@@ -15,6 +15,7 @@ from storage.tables import (
     Stored,
     arrow,
     counted,
+    distinct_rows,
     fitted,
     leaders,
     resized,
@@ -89,3 +90,9 @@ def test_a_table_of_other_columns_is_refused() -> None:
         fitted(table.drop_columns(["points"]), SCHEMA)
     with pytest.raises(ValueError, match="is none of"):
         fitted(table.append_column("more", arrow(np.array([1]))), SCHEMA)
+
+
+@given(st.lists(st.integers(0, 2**40), max_size=50))
+def test_each_row_number_once(rows: list[int]) -> None:
+    """The different numbers, in order."""
+    assert distinct_rows(np.array(rows, np.int64)).tolist() == sorted(set(rows))

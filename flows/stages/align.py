@@ -28,7 +28,7 @@ from storage.code import code_digest
 from storage.digest import json_digest
 from storage.errors import IntegrityError
 from storage.store import Store
-from storage.tables import Row, arrow, counted, leaders, numbers, put_table
+from storage.tables import Row, arrow, counted, distinct_rows, leaders, numbers, put_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def align(
     schema = pa.schema([*face_fields, *ALIGN_FIELDS])
     code = code_digest(__name__)
     identity = {"config": config.faces_identity(), "code": code, "columns": sorted(schema.names)}
-    distinct = np.unique(leaders(photos["sha256"], photos["rank"]))
+    distinct = distinct_rows(leaders(photos["sha256"], photos["rank"]))
     sha256s = photos["sha256"].take(arrow(distinct)).combine_chunks()
     said = photos["said"].take(arrow(distinct)).combine_chunks() if config.aligned else None
     if said is not None:  # of which a chunk holds a part
@@ -159,7 +159,7 @@ def align(
     if len(left):
         found.append(opened().rows(missing, names))
         number = np.concatenate([number, left[numbers(found[1]["number"])]])
-    if len(np.unique(number)) < len(distinct):
+    if len(distinct_rows(number)) < len(distinct):
         raise IntegrityError(f"{context.store.path(prefix)} lacks chunks that were just written: build again")
     return Aligned(opened(), *_apart(found, distinct[number], photos), reused)
 
