@@ -29,6 +29,7 @@ from preprocessing.asked import SELECTORS, Asked
 from preprocessing.config import recorded_config
 from preprocessing.crawl.ledger import Ledger
 from preprocessing.forgetting import Found
+from storage.bundled.generator import SHA256
 from storage.datasets.dataset import Dataset, all_versions, latest_version
 from storage.datasets.forget import (
     Gone,
@@ -54,6 +55,7 @@ from storage.withdrawals import (
     Before,
     Certificate,
     Intent,
+    LearnedBundled,
     Withdrawal,
     certificates,
     intents,
@@ -130,6 +132,7 @@ def go_on(store: Store, intent: Intent, options: BuildOptions, run: Run) -> Forg
             erased=intent.erased,
             runs=intent.runs,
             exports=intent.exports,
+            bundled=intent.bundled,
         )
         done = tell(store, certificate)
         delete(store.path(key_of(intent.forget, INTENT)))
@@ -203,8 +206,9 @@ def _intent(store: Store, found: Found) -> Intent:
         names={
             version.name: version.version for version in versions if latest[version.name] == version.version
         },
-        runs=[touched(run, version) for run, version in runs_of(store, versions)],
+        runs=touched(store, versions),
         exports=copies_of(store, versions),
+        bundled=LearnedBundled(sha256=SHA256, photographs=found.bundled) if found.bundled else None,
         erased={
             "originals": sum(store.exists(original_key(sha256)) for sha256 in found.photos),
             "addresses": len(found.asked_for),
@@ -288,8 +292,7 @@ def _erase(store: Store, intent: Intent) -> None:
     Ledger(store).erase(intent.urls, intent.photos)
     erase_texts(store, gone, [*intent.authors, *intent.texts])
     erase_leftovers(store)
-    for run, version in runs_of(store, intent.versions):
-        erase_audits(run, version)
+    erase_audits(store, intent.versions)
 
 
 def _now() -> str:

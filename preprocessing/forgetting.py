@@ -24,12 +24,13 @@ from preprocessing.crawl.ledger import Ledger
 from preprocessing.crawl.rows import FOLDER
 from preprocessing.crawl.segments import LEGACY
 from preprocessing.crawl.urls import WebAddress, web_address
+from storage.bundled.photographs import num_learned
 from storage.datasets.dataset import COLUMNS_OF, Dataset, all_versions
 from storage.errors import IntegrityError, NotFoundError
 from storage.gathered import Gathered
 from storage.layout import check_listed
+from storage.lineage.ancestry import learned_from
 from storage.local import listed
-from storage.runs import list_runs
 from storage.store import Store, original_key
 from storage.tables import Stored, arrow
 from storage.tombstones import plain_name
@@ -88,6 +89,8 @@ class Found:
     photo_pdqs: set[str] = field(default_factory=set)
     suggestions: list[dict[str, Any]] = field(default_factory=list)
     """Images that may show the same person, nearest first."""
+    bundled: int = 0
+    """How many of the photographs that the generator in the box learned from are meant, in the store or not."""
 
     @property
     def is_nothing(self) -> bool:
@@ -95,11 +98,10 @@ class Found:
         return not (self.photos or self.held or self.asked_for)
 
     def runs(self) -> list[str]:
-        """The ids of runs that were trained on a version that has some of it."""
+        """The ids of runs that were trained on a version that has some of it, or began with weights of such a run."""
         manifests = {held.dataset.manifest_sha256 for held in self.held}
         stores = {held.dataset.store for held in self.held}
-        every = (run for store in stores for run in list_runs(store))
-        return [run.id for run in every if run.record.dataset.manifest_sha256 in manifests]
+        return [learner.run.id for store in stores for learner in learned_from(store, manifests)]
 
     def as_json(self) -> dict[str, Any]:
         """For scripts: what would change."""
@@ -118,6 +120,7 @@ class Found:
                 for held in self.held
             ],
             "runs": self.runs(),
+            "bundled": self.bundled,
             "suggestions": self.suggestions,
         }
 
@@ -160,6 +163,7 @@ def find(store: Store, asked: Asked) -> Found:
                     found.photo_pdqs.add(look.astype(">u8").tobytes().hex())
         found.suggestions = _suggested(versions, found)
     _describe(versions, found)
+    found.bundled = num_learned([*found.photos, *wanted.digests])
     return found
 
 

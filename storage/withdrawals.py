@@ -113,10 +113,21 @@ class Touched(Part):
 
     run_id: str
     dataset: str
+    through: str | None = None
+    """The run that was trained on it, where this one began with weights of that run, or with what came of them."""
     checkpoints: list[str]
     grids: int
     audited: bool
     near_copies: list[NearCopies] = Field([])
+
+
+class LearnedBundled(Part):
+    """The generator in the box, which learned from what was forgotten, and cannot be erased: it ships."""
+
+    sha256: Sha256
+    """Of its file."""
+    photographs: int
+    """How many of those that it learned from were asked for."""
 
 
 class Certificate(StoredRecord):
@@ -146,6 +157,7 @@ class Certificate(StoredRecord):
     """How many originals, and rows of the ledger, went."""
     runs: list[Touched]
     exports: list[Export]
+    bundled: LearnedBundled | None = None
     prefect: str = "not reached"
     """Whether its server was told."""
 
@@ -169,6 +181,7 @@ class Intent(StoredRecord):
     """The names whose latest version has some of it, and that version."""
     runs: list[Touched]
     exports: list[Export]
+    bundled: LearnedBundled | None = None
     erased: dict[str, int]
     shards: list[Sha256]
     """Of all versions that there were."""

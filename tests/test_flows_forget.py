@@ -32,6 +32,8 @@ from preprocessing.asked import Asked
 from preprocessing.config import BuildConfig
 from preprocessing.forgetting import find
 from preprocessing.recheck import RecheckRecord
+from storage.bundled.generator import FILE as BUNDLED_FILE
+from storage.bundled.photographs import photographs
 from storage.datasets.collect import delete, find_garbage
 from storage.datasets.dataset import dataset_names, open_dataset
 from storage.datasets.records import VersionName
@@ -39,7 +41,7 @@ from storage.digest import bytes_digest, file_digest
 from storage.errors import ConfigError, EmptyDatasetError, IntegrityError, NotFoundError, WithdrawnError
 from storage.exports.records import Exported
 from storage.lineage.trace import trace
-from storage.runs import create_run, list_runs
+from storage.runs import InitFrom, Run, create_run, list_runs
 from storage.store import Store, original_key
 from storage.tombstones import Tombstones
 from storage.verify import verify
@@ -432,6 +434,74 @@ def test_models_are_listed_with_their_near_copies(cluster: str, tmp_path: Path) 
     delete(find_garbage(store, keep=1, grace_s=0))
     assert verify(store, None)[1].problems == []
     assert len(list(store.path("datasets").glob("*/*/withdrawn.json"))) == len(done.certificate.withdrawn)
+
+
+def test_runs_that_began_with_such_weights_are_listed(
+    built: Path, cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of another version that began with weights of one that learned from it is listed, with the way, and so is
+    one that began with its; the version that it was trained on stays, and it may go on meanwhile.
+    """
+    store = Store(shutil.copytree(built, tmp_path / "store"))
+    web, golden = open_dataset(store, "web").summary(), open_dataset(store, "golden").summary()
+    first = create_run(store, golden, {"preset": "smoke"})
+    second = create_run(store, web, {"preset": "smoke"}, init_from=began_with(first))
+    third = create_run(store, web, {"preset": "smoke"}, init_from=began_with(second))
+    create_run(store, web, {"preset": "smoke"})
+    asked = ["forget", "--url", "david.jpg", "--store", store.root]
+    status, said, _ = likeness(capsys, *asked)
+    assert (status, said.count("learned from such a version")) == (0, 3)
+    shutil.rmtree(first.folder)  # the next one says all the same what it learned from
+    with third.locked():
+        done = forgotten(store.root, cluster, url=("david.jpg",))
+    assert {version.name for version in done.certificate.withdrawn} == {"golden"}
+    through = {one.run_id: one.through for one in done.certificate.runs}
+    assert through == {second.id: first.id, third.id: first.id}
+    assert f'by way of <span class="ref">{first.id}' in done.page.read_text()
+    assert verify(store, None)[1].problems == []
+
+
+def began_with(run: Run) -> InitFrom:
+    """As a run remembers it that began with weights of another."""
+    dataset = run.record.dataset
+    return InitFrom(
+        folder=f"runs/{run.id}/checkpoints/000000001", sha256={}, run_id=run.id, checkpoint="000000001",
+        dataset=dataset.reference, dataset_manifest_sha256=dataset.manifest_sha256,
+    )  # fmt: skip
+
+
+def test_the_generator_in_the_box_is_listed(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it learned from what is forgotten, or from a photograph that the store does not have, the command, the
+    certificate and its page say how many, and that it cannot be erased; of others they say nothing.
+    """
+    portraits = {file_digest(path): path for path in sorted((faces / "congress").iterdir())}
+    mine = sorted(portraits.keys() & photographs())[:2]
+    others = sorted(portraits.keys() - photographs())[:2]
+    (tmp_path / "photos").mkdir()
+    for sha256 in (mine[0], *others):
+        shutil.copy(portraits[sha256], tmp_path / "photos")
+    where = ["--store", tmp_path / "store", "--workers", 1]
+    source = f"folder:{tmp_path / 'photos'}"
+    status, _, err = likeness(capsys, "build", "--source", source, "--name", "p", "--resolution", 64, *where)
+    assert status == 0, err
+    ships = "the generator in the box learned from 1 photograph of these, and cannot be erased"
+    status, _, err = likeness(capsys, "forget", "--image", portraits[mine[1]], *where)
+    assert (status, "nothing of that is on record" in err, ships in err) == (1, True, True)
+    hashes = ["--hash", mine[0], "--hash", others[0]]
+    status, said, _ = likeness(capsys, "forget", *hashes, *where)
+    assert (status, ships in said) == (0, True)
+    status, said, err = likeness(capsys, "forget", *hashes, "--yes", *where)
+    assert (status, ships in said) == (0, True), err
+    status, said, err = likeness(capsys, "forget", *hashes, "--json", *where)
+    done = json.loads(said)
+    assert done["bundled"] == {"sha256": file_digest(BUNDLED_FILE), "photographs": 1}
+    page = (tmp_path / "store" / "forgets" / done["forget"] / "certificate.html").read_text()
+    assert "learned from 1 photograph of these" in page
+    assert done["bundled"]["sha256"] in page
+    status, said, err = likeness(capsys, "forget", "--hash", others[1], "--yes", *where)
+    assert (status, "in the box" in said) == (0, False), err
 
 
 KILLED = """

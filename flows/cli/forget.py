@@ -59,7 +59,7 @@ def forget(
     found = None if intent else find(store, asked)
     if found is not None and found.is_nothing:
         if (certificate := certified(store, asked)) is None:
-            raise NotFoundError(_nothing(store))
+            raise NotFoundError(_nothing(store, found))
         if yes and certificate.prefect == NOT_REACHED:
             certificate = tell(store, certificate).certificate
         return answer(
@@ -87,10 +87,18 @@ def forget(
     answer(json_, {"done": True, "page": str(done.page), **done.certificate.as_json()}, *_done(done))
 
 
-def _nothing(store: Store) -> str:
+def _nothing(store: Store, found: Found) -> str:
+    learned = f"; {_of_bundled(found.bundled)}" if found.bundled else ""
     return (
         f"nothing of that is on record in {store}: looked through every version of every dataset, the ledger of "
-        f"addresses, the originals, and the looks of all crops"
+        f"addresses, the originals, and the looks of all crops{learned}"
+    )
+
+
+def _of_bundled(photographs: int) -> str:
+    return (
+        f"the generator in the box learned from {numbered(photographs, 'photograph')} of these, and cannot be erased: "
+        f"it is part of likeness"
     )
 
 
@@ -115,7 +123,9 @@ def _lines(found: Found, limit: int) -> Iterator[str]:
             f"{numbered(len(held.images), 'image')}, {numbered(held.rejections, 'rejection')}"
         )
     for run in found.runs():
-        yield f"  run {run} was trained on such a version: its networks stay as they are"
+        yield f"  run {run} learned from such a version: its networks stay as they are"
+    if found.bundled:
+        yield f"  {_of_bundled(found.bundled)}"
     if found.suggestions:
         yield "  these may show the same person: look at them, and add --hash KEY for those that do"
         for one in found.suggestions[:limit]:
@@ -137,7 +147,10 @@ def _done(done: Forgotten) -> Iterator[str]:
     for run in certificate.runs:
         near = sum(one.is_near_copy for one in run.near_copies)
         said = numbered(near, "near copy").replace("copys", "copies") if run.audited else "not audited"
-        yield f"  run {run.run_id} learned from {run.dataset}: {said}"
+        through = f" through run {run.through}" if run.through else ""
+        yield f"  run {run.run_id} learned from {run.dataset}{through}: {said}"
+    if certificate.bundled is not None:
+        yield f"  {_of_bundled(certificate.bundled.photographs)}"
     for export in certificate.exports:
         yield f"  {export.name} ({export.layout}) holds {export.dataset}, outside of the store"
     yield f"  certificate {done.page}"

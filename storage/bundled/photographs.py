@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,6 +76,12 @@ def held_in(dataset: Dataset) -> Held | None:
 def num_of_these(photos: pa.ChunkedArray) -> int:
     """How many of them a column of sha256s has, each counted once."""
     return int(pc.count_distinct(photos.filter(_are_these(photos))).as_py())
+
+
+def num_learned(digests: Iterable[str]) -> int:
+    """How many of them some sha256s name, each by all of its digits or by its first ones."""
+    beginnings = tuple(digests)
+    return sum(sha256.startswith(beginnings) for sha256 in photographs())
 
 
 def _are_these(photos: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from storage.datasets.dataset import Dataset
 from storage.errors import IntegrityError
 from storage.exports.records import exports_of
+from storage.lineage.ancestry import Learner, learned_from
 from storage.local import PARTIAL, delete, delete_files, here, listed, sync, whole_file, write_whole
 from storage.records import json_object
 from storage.runs import Run, list_runs
@@ -220,21 +221,30 @@ def copies_of(store: Store, versions: Sequence[Before]) -> list[Export]:
 def runs_of(store: Store, versions: Sequence[Before]) -> list[tuple[Run, Before]]:
     """The runs that were trained on some versions."""
     by_manifest = {version.manifest_sha256: version for version in versions}
-    found = []
-    for run in list_runs(store):
-        version = by_manifest.get(run.record.dataset.manifest_sha256)
-        if version is not None:
-            found.append((run, version))
-    return found
+    return [
+        (learner.run, by_manifest[learner.manifest_sha256])
+        for learner in learned_from(store, by_manifest)
+        if learner.through is None
+    ]
 
 
-def touched(run: Run, version: Before) -> Touched:
-    """What a run left, and how near its audits found it to what was forgotten."""
-    keys = {sha256[:16] for sha256 in version.images}
+def touched(store: Store, versions: Sequence[Before]) -> list[Touched]:
+    """What the runs left that learned from some versions, and how near audits found them to what was forgotten."""
+    by_manifest = {version.manifest_sha256: version for version in versions}
+    keys = _keys(versions)
+    return [
+        _touched(learner, by_manifest[learner.manifest_sha256], keys)
+        for learner in learned_from(store, by_manifest)
+    ]
+
+
+def _touched(learner: Learner, version: Before, keys: Collection[str]) -> Touched:
+    run = learner.run
     near = [copies for path in _audits(run) for copies in _near_copies(path, keys)]
     return Touched(
         run_id=run.id,
         dataset=version.reference,
+        through=learner.through,
         checkpoints=[path.name for path in run.checkpoints()],
         grids=len(listed(run.grids_dir, "*.png")),
         audited=any(True for _ in _audits(run)),
@@ -261,10 +271,10 @@ def _near_copies(path: Path, keys: Collection[str]) -> Iterator[NearCopies]:
                 )
 
 
-def erase_audits(run: Run, version: Before) -> None:
-    """Take what was forgotten out of a run's audits: whose it is, and the sheet that shows it."""
-    keys = {sha256[:16] for sha256 in version.images}
-    for path in _audits(run):
+def erase_audits(store: Store, versions: Sequence[Before]) -> None:
+    """Take what was forgotten out of runs' audits: whose it is, and the sheet that shows it."""
+    keys = _keys(versions)
+    for path in (path for run in list_runs(store) for path in _audits(run)):
         record = json_object(path.read_bytes(), path)
         pairs = [pair[space] for pair in record["pairs"] for space in SPACES if pair[space]["key"] in keys]
         if pairs:
@@ -272,3 +282,8 @@ def erase_audits(run: Run, version: Before) -> None:
                 one["source"] = None
             delete(path.with_suffix(".png"))
             write_whole(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _keys(versions: Sequence[Before]) -> set[str]:
+    """As audits name images."""
+    return {sha256[:16] for version in versions for sha256 in version.images}
