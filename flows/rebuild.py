@@ -78,7 +78,7 @@ def rebuild(dataset: Dataset, options: BuildOptions, run: Run) -> Rebuilt:
 
         def found(context: Context, report: Report, config: BuildConfig) -> Crawled:
             photos = known if known is not None else crawl(context, report, config, ())
-            return screened(photos, context, config, by_signals=known is not None)
+            return screened(photos, context, config, by_ledger=known is not None)
 
         given = options.model_copy(update={"store": scratch.root})
         made = build_from(found, config, given, run).dataset

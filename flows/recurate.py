@@ -80,7 +80,7 @@ def recurate(dataset: Dataset, config: BuildConfig, options: BuildOptions, run: 
 
     def crawl(context: Context, report: Report, config: BuildConfig) -> Crawled:
         found = relicensed(crawled(dataset, config.licenses), config.licenses)
-        return screened(found, context, config, by_signals=True)
+        return screened(found, context, config, by_ledger=True)
 
     return build_from(crawl, config, options, run)
 

@@ -23,7 +23,6 @@ from preprocessing.crawl.crawler import check_contact, crawl, known_of
 from preprocessing.crawl.fetch import FetchConfig, Fetcher, Wanted
 from preprocessing.crawl.hosts import Memory
 from preprocessing.crawl.ledger import Ledger
-from preprocessing.crawl.retry import PASSING, outcome_of
 from preprocessing.crawl.rows import Entry, partition_of, timestamp
 from preprocessing.crawl.signals import Signals, policy
 from preprocessing.crawl.standing import Standing
@@ -144,8 +143,8 @@ def _withdrawal(
     entry: Entry | None, config: FetchConfig, row: Row, pages: Mapping[str, bytes | Rejected]
 ) -> tuple[str, str | None] | None:
     """The signal by which a photograph was withdrawn, and its words; None where it was not."""
-    rejected = entry and Standing(config, datetime.now(UTC)).refusal(entry)
-    if entry and rejected and outcome_of(rejected) != PASSING:
+    rejected = entry and Standing(config, datetime.now(UTC)).withdrawal(entry)
+    if entry and rejected:
         verdict = policy(Signals.model_validate_json(entry.signals or "{}"), config.signals)
         if (
             rejected.reason in (Reason.OPTED_OUT, Reason.ROBOTS_DISALLOWED, Reason.SYNTHETIC)

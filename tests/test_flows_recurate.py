@@ -21,6 +21,7 @@ from preprocessing.columns import REJECTION_SCHEMA, rejections_of
 from preprocessing.config import BuildConfig
 from preprocessing.crawl.fetch import FetchConfig
 from preprocessing.explain import explain
+from preprocessing.recheck import recheck
 from preprocessing.sources import open_source
 from preprocessing.sources.licenses import LicensesConfig
 from storage.datasets.dataset import open_dataset
@@ -167,6 +168,45 @@ def test_a_stricter_policy_gives_what_a_build_gives(photos: Path, cluster: str, 
         web.url(marked)
     ]
     assert again.record.config["fetch"] == whole.record.config["fetch"]
+
+
+def test_what_a_later_crawl_found_gone_stays_out(photos: Path, cluster: str, tmp_path: Path) -> None:
+    """Photographs whose addresses have answered 404, 410 or 403 since are rejected, as a build then rejects them; what
+    has failed in passing stays."""
+    files = {
+        f"/{path.name}": path.read_bytes() for path in sorted(photos.glob("*.jpg")) if path.stem != "zz-again"
+    }
+    later = dict(zip(files, (410, 404, 403, 503), strict=False))
+    statuses: dict[str, int] = {}
+
+    def answer(request: Request) -> bytes:
+        if status := statuses.get(request.target):
+            return reply(status=status)
+        return reply(files[request.target]) if request.target in files else reply(status=404)
+
+    with serving(answer) as web:
+        listed = tmp_path / "urls.jsonl"
+        lines = [{"url": web.url(target), "license": "CC0-1.0"} for target in files]
+        listed.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        fetch: dict[str, Any] = {"user_agent": "test/1", "allow_networks": ["127.0.0.0/8"], "retries": 0}
+        curate = {"pdq_max_distance": None}
+        config = BuildConfig.model_validate(
+            {"source": f"urls:{listed}", "resolution": 64, "curate": curate, "fetch": fetch}
+        )
+        options = BuildOptions(store=tmp_path / "store", scheduler=cluster, chunk_size=5)
+        before = build(config, options, run_with(silent))
+        statuses |= later
+        recheck(before.dataset, config.fetch)
+        num_requests = len(web.requests)
+        given = BuildConfig.model_validate({"curate": curate})
+        again = recurate(*recuration(Store(options.store), "faces", given), options, run_with(silent))
+        assert len(web.requests) == num_requests
+        whole = build(config, options, run_with(silent))
+    assert again.dataset.version == whole.dataset.version != before.dataset.version
+    refused = {
+        row["ref"]: row["detail"] for row in again.dataset.rejections() if row["reason"] == "http_status"
+    }
+    assert refused == {web.url(target): str(status) for target, status in later.items() if status != 503}
 
 
 def test_an_impossible_rule_publishes_nothing(first: Built, unreadable: Path, cluster: str) -> None:

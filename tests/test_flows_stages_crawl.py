@@ -231,7 +231,7 @@ def test_a_stricter_policy_asks_nobody(tmp_path: Path) -> None:
         num_requests = len(web.requests)
         opt_outs = SignalsConfig(x_robots_tag=("noai", "noindex"))
         config = config.model_copy(update={"fetch": config.fetch.model_copy(update={"opt_outs": opt_outs})})
-        again = screened(crawled, here(store), config, by_signals=True)
+        again = screened(crawled, here(store), config, by_ledger=True)
         assert reasons_of(again) == {"0": "opted_out"}
         assert [row["detail"] for row in again.rejections.to_pylist()] == ["x-robots-tag: noindex"]
         assert outcomes(crawl(here(store), silent, config))[1:] == outcomes(again)[1:]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 
 import pyarrow as pa
@@ -27,12 +28,11 @@ from preprocessing.crawl.blocklist import (
     is_forgotten,
     open_blocklist,
 )
-from preprocessing.crawl.fetch import refused
 from preprocessing.crawl.ledger import Held, Ledger
 from preprocessing.crawl.looks import Looks, LooksTable
 from preprocessing.crawl.rows import FOLDER
 from preprocessing.crawl.segments import LEGACY
-from preprocessing.crawl.signals import Signals, SignalsConfig
+from preprocessing.crawl.standing import Standing
 from preprocessing.crawl.urls import WebAddress, web_address
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Rejected
@@ -41,20 +41,19 @@ from storage.tables import BATCH_ROWS, arrow, fitted
 from storage.tombstones import Tombstones
 
 
-def screened(crawled: Crawled, context: Context, config: BuildConfig, *, by_signals: bool = False) -> Crawled:
+def screened(crawled: Crawled, context: Context, config: BuildConfig, *, by_ledger: bool = False) -> Crawled:
     """What the crawl gave, without what must not be used; that is rejected, each by its reason, or it is no item any
     more, where it has a tombstone.
 
-    What was said of photographs is judged anew where `by_signals`; a crawl has done so itself.
+    What the ledger has of photographs is judged anew where `by_ledger`; a crawl has done so itself.
     """
     blocklist = open_blocklist(context.store, config.block)
     crawled = without(crawled, pa.array(_buried(crawled, blocklist), pa.string()))
     found = {rejection.ref: rejection for rejection in _by_hash(crawled, blocklist, context, config.block)}
-    if by_signals and any(context.store.path(folder).is_dir() for folder in (FOLDER, LEGACY)):
+    if by_ledger and any(context.store.path(folder).is_dir() for folder in (FOLDER, LEGACY)):
+        standing = Standing(config.fetch, datetime.now(UTC))
         with Ledger(context.store).read() as held:
-            found |= {
-                rejection.ref: rejection for rejection in _by_signals(crawled, held, config.fetch.signals)
-            }
+            found |= {rejection.ref: rejection for rejection in _withdrawn(crawled, held, standing)}
     if not found:
         return crawled
     refused_now = rejection_columns(found.values())
@@ -143,22 +142,15 @@ def blocked_photographs(
     return found, {sha256: looks for sha256, looks in blocklist.looks.items() if known.get(sha256) != looks}
 
 
-def _by_signals(crawled: Crawled, held: Held, policy: SignalsConfig) -> Iterator[Rejection]:
-    """Photographs of which something was said that this policy honours."""
-    verdicts: dict[str, Rejected | None] = {}
+def _withdrawn(crawled: Crawled, held: Held, standing: Standing) -> Iterator[Rejection]:
+    """Photographs of which something was said that this policy honours, or whose address is gone by now."""
     refs = crawled.photos["ref"]
     for start in range(0, len(refs), BATCH_ROWS):
         addresses = {ref: _address(ref) for ref in refs.slice(start, BATCH_ROWS).to_pylist()}
         entries = held.get(address for address in addresses.values() if address)
         for ref, address in addresses.items():
-            signals = entries[address.key].signals if address and address.key in entries else None
-            if signals is None:
-                continue
-            if signals not in verdicts:
-                if len(verdicts) > BATCH_ROWS:  # what redirects said is of one photograph each
-                    verdicts.clear()
-                verdicts[signals] = refused(Signals.model_validate_json(signals), policy)
-            if rejected := verdicts[signals]:
+            entry = entries.get(address.key) if address else None
+            if entry and (rejected := standing.withdrawal(entry)):
                 yield Rejection(ref, rejected.reason, detail=rejected.detail)
 
 

@@ -18,7 +18,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from preprocessing.crawl.fetch import FetchConfig, refused
-from preprocessing.crawl.retry import DOUBTFUL, FINAL, PASSING
+from preprocessing.crawl.retry import DOUBTFUL, FINAL, PASSING, outcome_of
 from preprocessing.crawl.rows import GONE, KEPT, Entry, timestamp
 from preprocessing.crawl.signals import Signals
 from preprocessing.reject import Reason, Rejected
@@ -76,6 +76,11 @@ class Standing:
         if promised not in (None, entry.sha256):
             return Rejected(Reason.CHECKSUM_MISMATCH, f"expected {promised}")
         return None
+
+    def withdrawal(self, entry: Entry) -> Rejected | None:
+        """Why a photograph that was had once may not be used any more; None where it may, or its host may answer again."""
+        rejected = self.refusal(entry)
+        return rejected if rejected and outcome_of(rejected) != PASSING else None
 
     def is_due(self, entry: Entry, promised: Collection[str | None], *, is_stored: bool) -> bool:
         """Whether to ask for the address of a row.
