@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import bounded
 from storage.store import Store
 from storage.verify import verify
 
@@ -28,12 +28,6 @@ for words in json.loads(sys.argv[1]):
             status = end.code
     print(json.dumps([status, said.getvalue()]))
 """
-
-
-def bounded() -> None:
-    """What is started then keeps to files' permissions, though root started it: the bounding set lacks both rights."""
-    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH; others than root have neither
-        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 
 
 def lines_of(command: list[str], *, is_bounded: bool) -> list[tuple[int, list[str]]]:

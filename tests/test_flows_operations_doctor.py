@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from raw_web import Request, reply, serving
 
 import flows.operations.doctor
+from commands import bounded
 from flows.operations.doctor import findings
 from storage.datasets.records import VersionSummary
 from storage.runs import create_run
@@ -23,7 +26,7 @@ DATASET = VersionSummary(
 
 def found(store: Store) -> dict[str, tuple[str, str]]:
     """What is said of each thing: its state and the sentence."""
-    return {one.of: (one.state, one.says) for one in findings(store)}
+    return {one.of: (one.state, one.says) for one in findings(store.root)}
 
 
 @pytest.fixture(autouse=True)
@@ -43,10 +46,102 @@ def test_litter_and_little_room_are_told(tmp_path: Path, monkeypatch: pytest.Mon
     """What a kill left is counted, and a disk that is nearly full is a problem."""
     store = Store(tmp_path / "store")
     store.put("chunks/align/a.parquet", b"")
-    store.path("chunks/align/.0123.partial").write_bytes(b"")
+    left = store.path("chunks/align/.0123.partial")
+    left.write_bytes(b"")
+    assert found(store)["litter"] == ("ok", "none"), "a build may be writing it"
+    os.utime(left, (0, 0))
     assert found(store)["litter"] == ("warning", "1 file of processes that were killed")
     monkeypatch.setattr(flows.operations.doctor, "NO_BYTES", 1 << 60)
     assert found(store)["room"][0] == "problem"
+
+
+def test_folders_that_may_not_be_listed_or_written_to_are_told(tmp_path: Path) -> None:
+    """What cannot be seen is named and is a problem; what is beside it is looked at all the same."""
+    store = Store(tmp_path / "store")
+    for key in ("chunks/align/a.parquet", "runs/one/run.json", "cache/exports/a.json", "originals/00/0"):
+        store.put(key, b"")
+    litter = store.path("chunks/.0123.partial")
+    litter.write_bytes(b"")
+    os.utime(litter, (0, 0))
+    hidden = [store.path(folder) for folder in ("chunks/align", "runs", "cache/exports")]
+    store.path("originals").chmod(0o500)
+    for folder in hidden:
+        folder.chmod(0)
+    command = [sys.executable, "-m", "flows.cli", "doctor", "--store", str(store.root), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=bounded)
+    assert done.returncode == 1, done.stderr
+    said = [(one["of"], one["state"], one["says"]) for one in json.loads(done.stdout)]
+    paths = ", ".join(sorted(map(str, hidden)))
+    assert ("folders", "problem", f"{paths} cannot be listed: what is in there is not known") in said
+    assert ("folders", "warning", f"{store.path('originals')} cannot be written to") in said
+    assert ("runs", "problem", f"{store.path('runs')} cannot be read: Permission denied") in said
+    assert ("exports", "problem", f"{hidden[2]} cannot be read: Permission denied") in said
+    assert ("litter", "warning", "1 file of processes that were killed") in said
+    store.root.chmod(0)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=bounded)
+    store.root.chmod(0o700)
+    assert done.returncode == 1, done.stderr
+    states = {one["of"]: one["state"] for one in json.loads(done.stdout)}
+    assert states["store"] == "problem"
+    assert states["server"] == "warning"
+
+
+def test_a_store_that_cannot_be_opened_is_a_problem_among_others(tmp_path: Path) -> None:
+    """A file in its place, or a bucket that nobody keeps, is named, and all else is looked at too."""
+    (tmp_path / "file").write_bytes(b"")
+    said = {one.of: one for one in findings(tmp_path / "file")}
+    assert said["store"].state == "problem"
+    assert said["store"].says == f"store {tmp_path / 'file'} is a file, and a store is a folder or a bucket"
+    assert said["store"].todo
+    assert said["server"].says == "none is configured"
+
+
+def test_a_full_disk_is_no_question_of_rights(tmp_path: Path) -> None:
+    """Where there is no room it is said to be made, and the probe is not taken for litter."""
+    mounted = 'mount -t tmpfs -o size=4k none "$0" && head -c 4096 /dev/zero > "$0/all"; exec "$@"'
+    root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    inside = ["unshare", *root, "--mount", "sh", "-c", mounted, str(tmp_path)]
+    if subprocess.run([*inside, "test", "-e", tmp_path / "all"], check=False, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    command = [sys.executable, "-m", "flows.cli", "doctor", "--store", str(tmp_path), "--json"]
+    done = subprocess.run([*inside, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    said = {one["of"]: one for one in json.loads(done.stdout)}
+    assert said["store"]["says"] == f"{tmp_path} cannot be written to: No space left on device"
+    assert said["store"]["todo"] == "make room, as below"
+    assert said["room"]["state"] == "problem"
+    assert said["litter"]["says"] == "none"
+
+
+def test_a_driver_that_lists_no_gpu_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nvidia-smi is there and fails, its own words are said; where it is not, there is simply none."""
+    monkeypatch.delenv("LIKENESS_GPUS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert found(Store(tmp_path / "store"))["GPUs"] == ("ok", "none: training is on the CPU")
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'Driver/library version mismatch'\nexit 18\n")
+    program.chmod(0o755)
+    state, says = found(Store(tmp_path / "store"))["GPUs"]
+    assert (state, says) == ("problem", "nvidia-smi lists none: Driver/library version mismatch")
+
+
+def test_a_password_is_told_to_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that asks for PREFECT_API_AUTH_STRING is told it; without it that is what is to be done."""
+
+    def answer(request: Request) -> bytes:
+        if request.headers.get("authorization") != "Basic YWRtaW46c2VjcmV0":
+            return reply(b"", 401)
+        return reply(b'"3"' if request.target.endswith("version") else b"[]")
+
+    with serving(answer) as web:
+        monkeypatch.setenv("PREFECT_API_URL", web.url("/api"))
+        server = next(one for one in findings(tmp_path) if one.of == "server")
+        assert "refuses: HTTP Error 401" in server.says
+        assert server.todo == "set PREFECT_API_AUTH_STRING"
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
+        server = next(one for one in findings(tmp_path) if one.of == "server")
+        assert server.says.startswith("Prefect 3 answers")
 
 
 def test_locks_of_runs_and_open_trackings_are_told(tmp_path: Path) -> None:
@@ -64,7 +159,7 @@ def test_locks_of_runs_and_open_trackings_are_told(tmp_path: Path) -> None:
     with sqlite3.connect(store.path("mlflow.db")) as database:
         database.execute("create table experiments (artifact_location text)")
         database.execute("insert into experiments values ('file:///elsewhere/mlartifacts')")
-    said = [one for one in findings(store) if one.of == "MLflow"]
+    said = [one for one in findings(store.root) if one.of == "MLflow"]
     assert [one.state for one in said] == ["warning", "warning"]
     assert "file:///elsewhere/mlartifacts, which is not in this store" in said[0].says
     assert run.id in said[1].says

@@ -402,7 +402,7 @@ def test_what_a_killed_export_leaves_is_told_and_goes(
     assert find_garbage(dataset.store, keep=3, grace_s=3600).leftovers == []
     assert find_garbage(dataset.store, keep=3, grace_s=-1).leftovers == [left]
     assert str(left) in "".join(
-        finding.says for finding in findings(dataset.store) if finding.of == "exports"
+        finding.says for finding in findings(dataset.store.root) if finding.of == "exports"
     )
     mine = tmp_path / "mine"
     mine.mkdir()

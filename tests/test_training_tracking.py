@@ -292,7 +292,7 @@ def mlflow_server(folder: Path, *flags: str) -> Iterator[str]:
 
 def said_of_mlflow(run: Run) -> tuple[str, str]:
     """What `likeness doctor` says of MLflow."""
-    [finding] = [one for one in findings(run.store) if one.of == "MLflow"]
+    [finding] = [one for one in findings(run.store.root) if one.of == "MLflow"]
     return finding.state, finding.says
 
 

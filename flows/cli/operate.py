@@ -153,7 +153,7 @@ def doctor(
     from flows.operations.doctor import findings
 
     found = []
-    for finding in findings(Store(options.store)):
+    for finding in findings(options.store):
         found.append(finding)
         if not json_:
             say(str(finding))

@@ -27,13 +27,12 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.operations.init import check_folder
+from flows.operations.processes import PROCESS
 from flows.operations.server import open_server
 from storage.errors import ConfigError, ServiceError
 
 PREFECT = [sys.executable, "-m", "prefect"]
 MISSING = "missing"
-PROCESS = "process"
-"""The type of pools that are made here; one of another type is an operator's, with its template."""
 Say = Callable[[str], None]
 
 

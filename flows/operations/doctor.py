@@ -8,31 +8,34 @@ imported, and says what it can where there is no server. Nothing is changed.
 
 from __future__ import annotations
 
+import base64
+import errno
 import importlib.util
 import json
 import os
 import re
 import shutil
 import sqlite3
-import tempfile
+import subprocess
 import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.operations.gpus import free_cards, visible_cards
-from flows.operations.processes import living_flow_runs, worker_name
+from flows.operations.gpus import STAND_INS, VISIBLE, free_cards, visible_cards
+from flows.operations.processes import PROCESS, living_flow_runs, worker_name
 from flows.options import TRACKING_URI
 from storage.environment import PROJECT_ROOT
 from storage.errors import PipelineError
 from storage.exports.under_way import left_over
-from storage.local import PARTIAL, passed_over
+from storage.local import FULL, PARTIAL, partial_beside, passed_over
 from storage.runs import list_runs
 from storage.store import Store
 from storage.wording import numbered
@@ -41,10 +44,17 @@ State = Literal["ok", "warning", "problem"]
 TIMEOUT_S = 10.0
 PENDING_S = 300.0
 """A run that is about to start for longer will not."""
+STARTING_S = 60.0
+"""How long a process may take to be there once a worker has taken its run."""
 LOOK_S = 2.0
 """How long litter is looked for."""
-LOW_BYTES, NO_BYTES = 20 * 2**30, 2 * 2**30
-"""Room on a disk that is little, and that is none."""
+OLD_S = 24 * 3600.0
+"""As `likeness gc` has it: what is younger may be being written."""
+MOST = 3
+"""Folders that are named of many."""
+LOW_BYTES, NO_BYTES, NO_FILES = 20 * 2**30, 2 * 2**30, 10_000
+"""Room on a disk that is little, and that is none: bytes, and files that it can still have."""
+OWNER = "see who owns it, and what docs/operations.md says of several users"
 MEMORY_LEASES = "prefect.server.concurrency.lease_storage.memory"
 
 
@@ -62,35 +72,64 @@ class Finding:
 
 
 class Server:
-    """The HTTP interface of a Prefect server."""
+    """The HTTP interface of a server, and the password that it is told."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: Mapping[str, str] = {}) -> None:
         self.url = url.rstrip("/")
+        self.headers = {**headers, "Content-Type": "application/json"}
 
     def get(self, path: str) -> Any:
         """What it answers; OSError where it does not."""
-        return self._asked(urllib.request.Request(f"{self.url}{path}"))
+        return self._asked(path, None)
 
     def post(self, path: str, body: Any) -> Any:
         """What it answers to a question that is an object."""
-        headers = {"Content-Type": "application/json"}
-        return self._asked(urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), headers))
+        return self._asked(path, json.dumps(body).encode())
 
-    @staticmethod
-    def _asked(request: urllib.request.Request) -> Any:
+    def _asked(self, path: str, body: bytes | None) -> Any:
+        request = urllib.request.Request(f"{self.url}{path}", body, self.headers)
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return json.load(answer)
 
 
-def findings(store: Store) -> Iterator[Finding]:
-    """Everything that is looked at, one by one."""
-    yield from _versions()
-    yield from _models()
-    yield from _gpus()
-    yield from _store(store)
-    yield from _runs(store)
-    yield from _mlflow(store)
-    yield from _server(store)
+def _basic(user_and_password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(user_and_password.encode()).decode()}"}
+
+
+def findings(place: str | Path) -> Iterator[Finding]:
+    """Everything that is looked at, one by one, with the store at `place`."""
+    looks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("versions", _versions),
+        ("models", _models),
+        ("GPUs", _gpus),
+    ]
+    try:
+        store = Store(place)
+    except (PipelineError, OSError) as error:
+        todo = "start what keeps the bucket, or choose another --store"
+        why, store = Finding("store", "problem", _said(error), todo), None
+    for name, look in looks:
+        yield from _looked(name, look())
+    if store is None:
+        yield why
+    else:
+        for name, look_at in (("store", _store), ("runs", _runs), ("MLflow", _mlflow)):
+            yield from _looked(name, look_at(store))
+    yield from _looked("server", _server(store))
+
+
+def _looked(of: str, found: Iterator[Finding]) -> Iterator[Finding]:
+    """What a look finds; that it may not look is a problem too, and no other look's."""
+    try:
+        yield from found
+    except (PipelineError, OSError) as error:
+        yield Finding(of, "problem", _said(error), OWNER)
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be read: {error.strerror}"
+    return str(error)
 
 
 def server_url() -> str | None:
@@ -147,66 +186,139 @@ def _models() -> Iterator[Finding]:
 
 def _gpus() -> Iterator[Finding]:
     there = visible_cards()
-    if not there:
+    if there:
+        free = free_cards(there)
+        yield Finding("GPUs", "ok", f"{numbered(len(there), 'GPU')}, {len(free)} free of trainings")
+    elif why := _broken_driver():
+        yield Finding(
+            "GPUs", "problem", f"nvidia-smi lists none: {why}", "mend the driver, or start the machine again"
+        )
+    else:
         yield Finding("GPUs", "ok", "none: training is on the CPU")
-        return
-    free = free_cards(there)
-    yield Finding("GPUs", "ok", f"{numbered(len(there), 'GPU')}, {len(free)} free of trainings")
+
+
+def _broken_driver() -> str | None:
+    """What NVIDIA's driver says where it is installed and lists no GPU."""
+    if STAND_INS in os.environ or os.environ.get(VISIBLE) == "" or shutil.which("nvidia-smi") is None:
+        return None
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    said = " ".join(f"{done.stdout} {done.stderr}".split())
+    return None if done.returncode == 0 and said.startswith("GPU ") else said or f"status {done.returncode}"
 
 
 def _store(store: Store) -> Iterator[Finding]:
     """Whether the store can be written to, has room, and is tidy."""
-    if not store.root.is_dir():
+    try:
+        os.stat(store.root)
+    except FileNotFoundError:
         yield Finding("store", "ok", f"{store.root} is not there yet: the first build makes it")
         return
+    probe = partial_beside(store.root / "probe")
     try:
-        with tempfile.NamedTemporaryFile(dir=store.root, suffix=PARTIAL) as file:
+        with probe.open("wb") as file:
             file.write(b"likeness doctor")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        todo = "see who owns it, and what docs/operations.md says of several users"
+        todo = "make room, as below" if error.errno in FULL else OWNER
         yield Finding("store", "problem", f"{store.root} cannot be written to: {error.strerror}", todo)
     else:
         yield Finding("store", "ok", f"{store.root} can be written to")
-    free = shutil.disk_usage(store.root).free
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    yield _room(store)
+    walked = _walked(store)
+    if walked.unlisted:
+        says = f"{_some(walked.unlisted)} cannot be listed: what is in there is not known"
+        yield Finding("folders", "problem", says, OWNER)
+    if walked.fixed:
+        yield Finding("folders", "warning", f"{_some(walked.fixed)} cannot be written to", OWNER)
+    if walked.litter:
+        more = "" if walked.is_all else " or more"
+        says = f"{numbered(walked.litter, 'file')}{more} of processes that were killed"
+        yield Finding("litter", "warning", says, "likeness gc --delete, while nothing works")
+    else:
+        none = "none" if not walked.unlisted else "none where it can be seen"
+        yield Finding("litter", "ok", none if walked.is_all else f"none that {LOOK_S:g} s of looking found")
+    yield from _looked("exports", _exports(store))
+
+
+def _room(store: Store) -> Finding:
+    disk = os.statvfs(store.root)
+    free, says = disk.f_bavail * disk.f_frsize, f"{disk.f_bavail * disk.f_frsize / 2**30:.1f} GiB are free"
     state: State = "problem" if free < NO_BYTES else "warning" if free < LOW_BYTES else "ok"
-    says = f"{free / 2**30:.1f} GiB are free in {store.root}"
-    yield Finding("room", state, says, None if state == "ok" else "likeness gc says what may go")
-    litter, is_all = _litter(store)
-    exports = left_over(store)
-    if exports:
+    if disk.f_files and disk.f_favail < NO_FILES:
+        state, says = "problem", f"{says}, and {numbered(disk.f_favail, 'file')} can still be made"
+    return Finding(
+        "room", state, f"{says} in {store.root}", None if state == "ok" else "likeness gc says what may go"
+    )
+
+
+@dataclass
+class _Walked:
+    """What a store's folders hold, as far as there was time to look."""
+
+    litter: int = 0
+    unlisted: list[str] = field(default_factory=list)
+    fixed: list[str] = field(default_factory=list)
+    """Folders that every build writes to, and this user may not."""
+    is_all: bool = True
+
+
+def _walked(store: Store) -> _Walked:
+    """Files that a kill cut short, and folders that may not be entered or written to."""
+    found, deadline, old = _Walked(), time.monotonic() + LOOK_S, time.time() - OLD_S
+
+    def refused(error: OSError) -> None:
+        if error.errno != errno.ENOENT:  # it went in the meantime
+            found.unlisted.append(str(error.filename))
+
+    for place, folders, files in os.walk(store.root, onerror=refused):
+        for name in (*folders, *files):
+            if name.endswith(PARTIAL):
+                with suppress(OSError):
+                    found.litter += os.lstat(os.path.join(place, name)).st_mtime < old
+        folders[:] = [name for name in folders if not name.endswith(PARTIAL)]
+        depth = len(Path(place).relative_to(store.root).parts)
+        if 0 < depth <= 2 and os.access(place, os.R_OK | os.X_OK) and not os.access(place, os.W_OK):
+            found.fixed.append(place)
+        if time.monotonic() > deadline:
+            found.is_all = False
+            break
+    return found
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - MOST} more" if len(paths) > MOST else ""
+    return f"{', '.join(sorted(paths)[:MOST])}{more}"
+
+
+def _exports(store: Store) -> Iterator[Finding]:
+    if exports := left_over(store):
         says = f"exports that were killed have left {', '.join(map(str, exports))}"
         yield Finding(
             "exports", "warning", says, "the next export-dataset deletes it, or likeness gc --delete"
         )
-    if litter:
-        more = "" if is_all else " or more"
-        says = f"{numbered(litter, 'file')}{more} of processes that were killed"
-        yield Finding("litter", "warning", says, "likeness gc --delete, while nothing works")
-    else:
-        yield Finding("litter", "ok", "none" if is_all else f"none that {LOOK_S:g} s of looking found")
-
-
-def _litter(store: Store) -> tuple[int, bool]:
-    """How many files are left that a kill cut short, and whether there was time to look everywhere."""
-    found, deadline = 0, time.monotonic() + LOOK_S
-    for _, folders, files in os.walk(store.root):
-        found += sum(name.endswith(PARTIAL) for name in (*folders, *files))
-        if time.monotonic() > deadline:
-            return found, False
-    return found, True
 
 
 def _runs(store: Store) -> Iterator[Finding]:
     """Which runs are being trained, and whether a record cannot be read."""
     trained = []
-    for run in list_runs(store, passed_over):
+    refused: list[OSError] = []
+    for run in list_runs(store, refused.append):
         try:
             if run.finished() is None and is_trained(store, run.id):
                 trained.append(run.id)
         except (PipelineError, OSError) as error:
-            yield Finding("runs", "problem", str(error), "likeness verify says more of a run's files")
+            yield Finding("runs", "problem", _said(error), "likeness verify says more of a run's files")
+    for folder in refused:
+        yield Finding("runs", "problem", _said(folder), OWNER)
     yield Finding("runs", "ok", f"in training: {', '.join(trained) or 'none'}")
 
 
@@ -222,7 +334,7 @@ def _mlflow(store: Store) -> Iterator[Finding]:
     """Whether MLflow keeps artifacts where they can be found, and shows nobody's run as running."""
     served_at = os.environ.get(TRACKING_URI, "")
     if served_at.startswith(("http://", "https://")):
-        yield _mlflow_server(Server(served_at))
+        yield _mlflow_server(Server(served_at, _mlflow_password()))
         yield from _left_open(store)
         return
     path = store.path("mlflow.db")
@@ -242,6 +354,14 @@ def _mlflow(store: Store) -> Iterator[Finding]:
     else:
         yield Finding("MLflow", "ok", "artifacts lie in the store")
     yield from _left_open(store)
+
+
+def _mlflow_password() -> dict[str, str]:
+    """As MLflow's client has it."""
+    if token := os.environ.get("MLFLOW_TRACKING_TOKEN"):
+        return {"Authorization": f"Bearer {token}"}
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "PASSWORD"))
+    return _basic(f"{user}:{password}") if user and password else {}
 
 
 def _mlflow_server(server: Server) -> Finding:
@@ -274,26 +394,44 @@ def _is_left_open(store: Store, folder: Path) -> bool:
         tracked = json.loads((folder / "mlflow.json").read_bytes())
     except (OSError, ValueError):
         return False
-    return tracked.get("ended") is False and not is_trained(store, folder.name)
+    try:
+        return tracked.get("ended") is False and not is_trained(store, folder.name)
+    except OSError:  # `_runs` has said so
+        return False
 
 
-def _server(store: Store) -> Iterator[Finding]:
+def _server(store: Store | None) -> Iterator[Finding]:
     """What the Prefect server says of itself, its workers and its runs."""
     url = server_url()
     if url is None:
         yield Finding("server", "warning", "none is configured", "set PREFECT_API_URL, or likeness init here")
         return
-    server = Server(url)
-    looks: list[Callable[[Server, Store], Iterator[Finding]]] = [_health, _leases, _pools, _flow_runs]
+    server = Server(url, _prefect_password())
+    looks: list[Callable[[Server, Store | None], Iterator[Finding]]] = [_health, _leases, _pools, _flow_runs]
     try:
         for look in looks:
             yield from look(server, store)
+    except urllib.error.HTTPError as error:
+        todo = (
+            "set PREFECT_API_AUTH_STRING"
+            if error.code in (401, 403)
+            else "see its log, and what listens there"
+        )
+        yield Finding("server", "problem", f"{url} refuses: {error}", todo)
     except (OSError, ValueError, KeyError, TypeError) as error:
         todo = "start it: likeness services, or prefect server start"
         yield Finding("server", "problem", f"no Prefect server answers at {url}: {error}", todo)
 
 
-def _health(server: Server, store: Store) -> Iterator[Finding]:
+def _prefect_password() -> dict[str, str]:
+    """As Prefect's client has it."""
+    if key := os.environ.get("PREFECT_API_KEY"):
+        return {"Authorization": f"Bearer {key}"}
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    return _basic(secret) if secret else {}
+
+
+def _health(server: Server, store: Store | None) -> Iterator[Finding]:
     version = server.get("/admin/version")
     ours = next((one.version for one in distributions(name="prefect")), None)
     if version == ours:
@@ -303,7 +441,7 @@ def _health(server: Server, store: Store) -> Iterator[Finding]:
         yield Finding("server", "warning", says, "make them the same")
 
 
-def _leases(server: Server, store: Store) -> Iterator[Finding]:
+def _leases(server: Server, store: Store | None) -> Iterator[Finding]:
     """Whether limits outlive a restart of the server."""
     settings = server.get("/admin/settings")
     kept = settings.get("server", {}).get("concurrency", {}).get("lease_storage")
@@ -318,7 +456,7 @@ def _leases(server: Server, store: Store) -> Iterator[Finding]:
         yield Finding("leases", "ok", f"{numbered(len(limits), 'limit')}, kept by {kept}")
 
 
-def _pools(server: Server, store: Store) -> Iterator[Finding]:
+def _pools(server: Server, store: Store | None) -> Iterator[Finding]:
     """Whether every pool of a deployment has a worker that lives."""
     pools = {pool["name"]: pool for pool in server.post("/work_pools/filter", {})}
     deployments = server.post("/deployments/filter", {})
@@ -332,17 +470,26 @@ def _pools(server: Server, store: Store) -> Iterator[Finding]:
         online = [worker["name"] for worker in workers if worker["status"] == "ONLINE"]
         if pools[name]["is_paused"]:
             yield Finding(f"pool {name}", "warning", "is paused", f"prefect work-pool resume {name}")
+        for queue in server.post(f"/work_pools/{name}/queues/filter", {}):
+            if queue["is_paused"] and not pools[name]["is_paused"]:
+                todo = f"prefect work-queue resume {queue['name']} --pool {name}"
+                yield Finding(f"pool {name}", "warning", f"its queue {queue['name']} is paused", todo)
         if online:
             yield Finding(f"pool {name}", "ok", f"workers online: {', '.join(online)}")
         else:
-            yield Finding(f"pool {name}", "problem", "has no worker", f"likeness worker {name}")
+            kind = pools[name]["type"]
+            command = f"prefect worker start --type {kind} --pool" if kind != PROCESS else "likeness worker"
+            yield Finding(f"pool {name}", "problem", "has no worker", f"{command} {name}")
 
 
-def _flow_runs(server: Server, store: Store) -> Iterator[Finding]:
+def _flow_runs(server: Server, store: Store | None) -> Iterator[Finding]:
     """Whether a run is shown as working that nobody works on."""
     kinds = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
+    began = (
+        living_flow_runs()
+    )  # of a run that ends meanwhile there is no process any more when its state is known
     runs = server.post("/flow_runs/filter", kinds)
-    living, dead = living_flow_runs(), []
+    living, dead = began | living_flow_runs(), []
     for run in runs:
         if run["id"] not in living and (why := _why_dead(run, store)):
             dead.append(f"{run['name']} ({run['state_name']}: {why})")
@@ -353,15 +500,16 @@ def _flow_runs(server: Server, store: Store) -> Iterator[Finding]:
         yield Finding("flow runs", "ok", f"{numbered(len(runs), 'run')} under way")
 
 
-def _why_dead(run: dict[str, Any], store: Store) -> str | None:
+def _why_dead(run: dict[str, Any], store: Store | None) -> str | None:
     """Why a run without a process here is nobody's, None where another machine may work on it."""
     pool, signed_by = run["work_pool_name"], run["labels"].get("prefect.worker.name")
     trained = next((tag.removeprefix("run:") for tag in run["tags"] if tag.startswith("run:")), None)
-    if pool is not None and signed_by == worker_name(pool):
-        return "its process on this machine is gone"
+    is_ours = pool is not None and signed_by == worker_name(pool)
     if run["state_type"] == "PENDING":
-        since = datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"])
-        return f"for {since.total_seconds():.0f} s" if since.total_seconds() > PENDING_S else None
-    if trained is not None and store.exists(f"runs/{trained}/lock") and not is_trained(store, trained):
+        since = (datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"])).total_seconds()
+        return f"for {since:.0f} s" if since > (STARTING_S if is_ours else PENDING_S) else None
+    if is_ours:
+        return "its process on this machine is gone"
+    if store and trained and store.exists(f"runs/{trained}/lock") and not is_trained(store, trained):
         return f"the lock of {trained} is free"
     return None

@@ -7,6 +7,8 @@ import platform
 
 import psutil
 
+PROCESS = "process"
+"""The type of pools that are made here; one of another type is an operator's, with its template."""
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 """What Prefect tells a flow run's process in its environment."""
 

@@ -22,9 +22,8 @@ from flows.operations.abandoned import (
     close_trackings,
     find_abandoned,
 )
-from flows.operations.deploy import PROCESS
 from flows.operations.gpus import visible_cards
-from flows.operations.processes import worker_name
+from flows.operations.processes import PROCESS, worker_name
 from flows.operations.server import open_server
 from flows.operations.steps import FOLDER
 from flows.options import STORE

@@ -78,7 +78,7 @@ class Standing:
         return None
 
     def withdrawal(self, entry: Entry) -> Rejected | None:
-        """Why a photograph that was had once may not be used any more; None where it may, or its host may answer again."""
+        """Why a photograph that was had may not be used any more; None where it may, or its host may answer again."""
         rejected = self.refusal(entry)
         return rejected if rejected and outcome_of(rejected) != PASSING else None
 
