@@ -11,6 +11,7 @@ numbers. Comments, docstrings, layout and what is imported for types alone are n
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -103,11 +104,9 @@ def _read(module: str, root: Path) -> tuple[str, list[str]]:
     if path is None:
         raise ValueError(f"{module} is no module of {root}")
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    parts: list[str] = []
+    syntax = _syntax(path.read_bytes())
     imported: list[str] = []
-    with _PARSING:
-        tree = ast.parse(path.read_bytes())
-    for node in _write(tree, parts):
+    for node in syntax.imports:
         match node:
             case ast.Import(names=names):
                 imported += [alias.name for alias in names]
@@ -122,13 +121,13 @@ def _read(module: str, root: Path) -> tuple[str, list[str]]:
                 raise ValueError(
                     f"{module} imports by a name made at run time, which cannot be followed: write an import"
                 )
-    return bytes_digest(" ".join(parts).encode()), imported
+    return syntax.sha256, imported
 
 
 def _file(module: str, root: Path) -> Path | None:
-    path = root.joinpath(*module.split("."))
-    found = (path / "__init__.py", path.with_suffix(".py"))
-    return next((file for file in found if file.is_file()), None)
+    path = os.path.join(root, *module.split("."))
+    found = (f"{path}{os.sep}__init__.py", f"{path}.py")
+    return next((Path(file) for file in found if os.path.isfile(file)), None)
 
 
 def _version(distribution: str) -> str | None:
@@ -138,42 +137,94 @@ def _version(distribution: str) -> str | None:
         return None
 
 
+@dataclass(frozen=True)
+class _Syntax:
+    """What a module's text says: the sha256 of that, and the nodes by which it imports others."""
+
+    sha256: str
+    imports: list[ast.AST]
+
+
+@cache
+def _syntax(text: bytes) -> _Syntax:
+    """The syntax of a module's text, which several entries may reach."""
+    with _PARSING:
+        tree = ast.parse(text)
+    parts: list[str] = []
+    imports = _write(tree, parts)
+    return _Syntax(bytes_digest(" ".join(parts).encode()), imports)
+
+
 def _write(tree: ast.AST, parts: list[str]) -> list[ast.AST]:
     """Write syntax to `parts`, alike on every Python that reads it; the nodes in it by which modules are imported.
 
-    Not `ast.dump` and not `ast.unparse`: what they write changes with Python's version.
+    Not `ast.dump` and not `ast.unparse`: what they write changes with Python's version. A tree of the project has tens
+    of thousands of nodes, each asked for its kind once.
     """
     imports: list[ast.AST] = []
+    add = parts.append
 
-    def write(node: Any) -> None:
-        if isinstance(node, ast.AST):
-            parts.append(type(node).__name__)
-            for field in node._fields:
-                value = getattr(node, field, None)
-                # whether a name is read or set follows from where it stands; newer Pythons have more empty fields
-                if field != "ctx" and value is not None and value != []:
-                    parts.append(field)
-                    write(value)
-            parts.append(".")
-            if isinstance(node, _IMPORTS) or (isinstance(node, _NAMED) and _name(node) in _BY_NAME):
-                imports.append(node)
-        elif isinstance(node, list):
-            parts.append("[")
-            for element in node:
-                if isinstance(element, ast.If) and _name(element.test) == "TYPE_CHECKING":
-                    write(element.orelse)
-                elif not _is_text(element):
-                    write(element)
-            parts.append("]")
-        else:
-            parts.append(repr(node))
+    def write(node: ast.AST) -> None:
+        name, fields, named = _shape(type(node))
+        add(name)
+        values = vars(node)
+        for field in fields:
+            value = values.get(field)
+            if value is None:
+                continue
+            kind = type(value)
+            if kind is str:
+                add(field)
+                add(repr(value))
+            elif kind is list:
+                if value:  # newer Pythons have more empty fields
+                    add(field)
+                    write_all(value)
+            elif isinstance(value, ast.AST):
+                add(field)
+                write(value)
+            else:
+                add(field)
+                add(repr(value))
+        add(".")
+        if named is not None and (named == _ALWAYS or values[named] in _BY_NAME):
+            imports.append(node)
+
+    def write_all(nodes: list[Any]) -> None:
+        add("[")
+        for node in nodes:
+            kind = type(node)
+            if kind is ast.If and _name(node.test) == "TYPE_CHECKING":
+                write_all(node.orelse)
+            elif not isinstance(node, ast.AST):
+                add(repr(node))
+            elif kind is not ast.Expr or not _is_text(node):
+                write(node)
+        add("]")
 
     write(tree)
     return imports
 
 
-_IMPORTS = (ast.Import, ast.ImportFrom)
-_NAMED = (ast.Name, ast.Attribute, ast.alias)
+@cache
+def _shape(kind: type[ast.AST]) -> tuple[str, tuple[str, ...], str | None]:
+    """What nodes of a kind are called, their fields, and which of these says whether a node imports.
+
+    Whether a name is read or set (`ctx`) follows from where it stands.
+    """
+    named = next((field for named, field in _NAMED.items() if issubclass(kind, named)), None)
+    return kind.__name__, tuple(field for field in kind._fields if field != "ctx"), named
+
+
+_ALWAYS = "*"
+_NAMED: dict[type[ast.AST], str] = {
+    ast.Import: _ALWAYS,
+    ast.ImportFrom: _ALWAYS,
+    ast.Name: "id",
+    ast.Attribute: "attr",
+    ast.alias: "name",
+}
+"""Kinds of nodes that may import, and the field that is to be one of `_BY_NAME`."""
 _BY_NAME = ("import_module", "__import__")
 
 

@@ -57,22 +57,6 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module whose text is what it was is not parsed again, which takes most of the time."""
-    known: dict[tuple[str, bytes], tuple[str, list[str]]] = {}
-
-    def read(module: str, root: Path) -> tuple[str, list[str]]:
-        path = storage.code._file(module, root)
-        assert path is not None, module
-        if (key := (module, path.read_bytes())) not in known:
-            known[key] = anew(module, root)
-        return known[key]
-
-    anew = storage.code._read
-    monkeypatch.setattr(storage.code, "_read", read)
-
-
 def modules(root: Path) -> dict[str, Path]:
     """Every module of the packages in a folder, with its file."""
     found = {}
@@ -82,7 +66,6 @@ def modules(root: Path) -> dict[str, Path]:
     return found
 
 
-@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_every_module_of_the_closure_counts(entry: str, copied: Path) -> None:
     """With one statement more in any one module that the work reaches, the digest is another, each time."""
