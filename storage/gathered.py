@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from storage.digest import json_digest
 from storage.errors import IntegrityError
 from storage.store import Store
-from storage.tables import Stored, arrow, numbers, rows_holding, where
+from storage.tables import Stored, arrow, numbers, repeated, rows_holding, where
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +81,15 @@ class Gathered:
     def __reduce__(self) -> tuple[type[Gathered], tuple[Store, str, pa.Schema, str, str]]:
         return Gathered, (self.store, self.prefix, self.schema, self.key, self.order)
 
-    def rows(self, wanted: pa.Array, columns: Sequence[str]) -> pa.Table:
+    def rows(self, wanted: pa.Array, columns: Sequence[str], since: Gathered | None = None) -> pa.Table:
         """The rows whose key is among `wanted`, which are different texts, in no order.
 
         Their `columns`, then NUMBER, that of the key among `wanted`, TABLE and ROW. Where several tables hold rows of
-        one key, those of the first by name. A table that cannot be read counts as absent, with a warning.
+        one key, those of the first by name. A table that cannot be read counts as absent, with a warning. So does one
+        that was there already, as it is now, at the time of `since`.
         """
-        names = list(self._stamps)
+        before = {} if since is None else since._stamps
+        names = [name for name, stamp in self._stamps.items() if before.get(name) != stamp]
         numbered = {name: number for number, name in enumerate(names)}
 
         def keyed(source: Source, known: Collection[str]) -> tuple[Source, _Places, pa.ChunkedArray]:
@@ -96,11 +98,12 @@ class Gathered:
             places = _Places(np.array(counted, np.int32)[tables], rows)
             return source, places, source.stored.read([self.key])[self.key]
 
-        sources, places, keys = zip(*self._each(keyed), strict=True) if self._stamps else ((), (), ())
+        each = list(self._each(keyed, numbered.keys()))
+        sources, places, keys = zip(*each, strict=True) if each else ((), (), ())
         chunks = [chunk for column in keys for chunk in column.chunks]
         asked = rows_holding(wanted, pa.chunked_array(chunks, pa.string()))
         limits = np.cumsum([0, *(len(column) for column in keys)])
-        del keys, chunks
+        del each, keys, chunks
         everywhere = _Places.together(places)
         chosen = np.flatnonzero((asked >= 0) & (everywhere.tables >= 0))
         first = np.full(len(wanted), len(names), np.int32)
@@ -124,7 +127,7 @@ class Gathered:
             counts = np.array([name in known for name, _ in source.tables], bool)
             return table.take(arrow(np.flatnonzero(counts[source.places()[0]])))
 
-        yield from self._each(read)
+        yield from self._each(read, self._stamps.keys())
 
     def at(self, places: pa.Table) -> pa.Table:
         """The whole rows at `places`, in that order; these have TABLE, ROW and the columns `key` and `order`.
@@ -257,11 +260,14 @@ class Gathered:
                 del left[name]
         return gathered, left
 
-    def _each(self, read: Callable[[Source, Collection[str]], Result]) -> Iterator[Result]:
-        """What `read` gives of every source, of whose tables it is told which count."""
+    def _each(self, read: Callable[[Source, Collection[str]], Result], names: Set[str]) -> Iterator[Result]:
+        """What `read` gives of every source of tables of these names, of which it is told which of its own count."""
         gathered, left = self._sources
-        left = dict(left)
+        left = {name: stamp for name, stamp in left.items() if name in names}
         for source, known in gathered:
+            known = known & names
+            if not known:
+                continue
             try:
                 result = read(source, known)
             except IntegrityError as error:
@@ -332,7 +338,14 @@ class _Batch:
             {METADATA: json.dumps({"format": FORMAT, "tables": listed}).encode()}
         )
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", row_group_size=PART_ROWS, write_page_checksum=True)
+        pq.write_table(
+            table,
+            buffer,
+            compression="zstd",
+            row_group_size=PART_ROWS,
+            write_page_checksum=True,
+            use_dictionary=repeated(table.schema),
+        )
         key = f"{self.of.prefix}/{FOLDER}/{json_digest([FORMAT, listed])}.parquet"
         self.of.store.put_derived(key, buffer.getvalue())
 

@@ -49,14 +49,19 @@ def put_table(store: Store, key: str, rows: Iterable[Row], schema: pa.Schema) ->
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """Write the rows of a table to a file, with a checksum for each page.
-
-    Only texts and whole numbers are looked for in a dictionary: of measurements few are the same, and a dictionary of
-    them takes most of the time and saves no room.
-    """
-    repeated = [field.name for field in table.schema if not _is_measured(field.type)]
+    """Write the rows of a table to a file, with a checksum for each page."""
     table = table.replace_schema_metadata(_with_format(table.schema).metadata)
-    pq.write_table(table, path, compression="zstd", write_page_checksum=True, use_dictionary=repeated)
+    pq.write_table(
+        table, path, compression="zstd", write_page_checksum=True, use_dictionary=repeated(table.schema)
+    )
+
+
+def repeated(schema: pa.Schema) -> list[str]:
+    """The columns whose values a file looks for in a dictionary: texts and whole numbers.
+
+    Of measurements few are the same, and a dictionary of them takes most of the time and saves no room.
+    """
+    return [field.name for field in schema if not _is_measured(field.type)]
 
 
 def _is_measured(kind: pa.DataType) -> bool:
@@ -199,6 +204,11 @@ def leaders(column: pa.ChunkedArray, by: pa.ChunkedArray | None = None) -> NDArr
     return first
 
 
+def _are_all(rows: NDArray[np.int64], num: int) -> bool:
+    """Whether these are the numbers of all rows of so many, in order."""
+    return len(rows) == num and bool(np.array_equal(rows, np.arange(num)))
+
+
 def _file(path: Path) -> Path:
     """The same path; OSError for what would be waited for without end."""
     if path.exists() and not path.is_file():
@@ -252,13 +262,16 @@ class Stored:
 
     def take(self, rows: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of these numbers, ascending; only the row groups that hold them are read."""
+        if _are_all(rows, self.num_rows):
+            return self.read(columns).replace_schema_metadata(None)
         starts = self.starts()
         limits = np.searchsorted(rows, np.append(starts, self.num_rows))
         schema = pa.schema([self.schema.field(name) for name in columns or self.schema.names])
         parts = [pa.Table.from_batches([], schema)]
         for group in np.flatnonzero(np.diff(limits)).tolist():
             chosen = rows[limits[group] : limits[group + 1]] - starts[group]
-            parts.append(self.part(group, columns).take(arrow(chosen)))
+            part = self.part(group, columns)
+            parts.append(part if _are_all(chosen, part.num_rows) else part.take(arrow(chosen)))
         return pa.concat_tables(parts)
 
     def starts(self) -> NDArray[np.int64]:

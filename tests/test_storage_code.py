@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import storage.code
 from storage.code import NOT_TOUCHING, PACKAGES, ROOT, TOUCHING, code_digest, code_of
 
 ENTRIES = ("flows.stages.align", "flows.stages.shard", "training.metrics.features")

@@ -188,6 +188,28 @@ def test_a_damaged_table_counts_as_absent(store: Store, caplog: pytest.LogCaptur
         opened(store).gather()
 
 
+@pytest.mark.parametrize("is_gathered", [False, True])
+def test_what_was_written_since_is_found_alone(store: Store, is_gathered: bool) -> None:
+    """Rows of tables that are new, or were written again, gathered or not, and of no other; each is read once."""
+    opened(store).gather()
+    before = opened(store)
+    wanted = pa.array([f"p{photo}" for photo in range(60)])
+    assert before.rows(wanted, ["photo"]).num_rows
+    assert opened(store).rows(wanted, ["photo"], since=before).num_rows == 0
+    write(store, "z", range(30, 34))
+    write(store, "a", range(11, 13), size=7)
+    if is_gathered:
+        opened(store).gather()
+    else:
+        for path in segments(store):
+            path.write_bytes(b"not to be read")
+    found = opened(store).rows(wanted, ["photo", "size"], since=before)
+    assert {row["photo"]: row[TABLE] for row in found.to_pylist()} == {
+        **dict.fromkeys(["p11", "p12"], "a.parquet"),
+        **dict.fromkeys(["p30", "p31", "p32", "p33"], "z.parquet"),
+    }
+
+
 def test_a_place_that_holds_something_else_is_an_error(store: Store) -> None:
     """Rows are asked for by place and by what they are: another row there, or none, is an error, not an answer."""
     found = opened(store).rows(pa.array(["p1", "p2"]), ["photo", "image"])

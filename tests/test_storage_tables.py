@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,20 @@ def test_a_written_table_is_read_back(tmp_path: Path) -> None:
     write_table(tmp_path / "table.parquet", table_of(rows, SCHEMA))
     stored = Stored(tmp_path / "table.parquet", SCHEMA.names)
     assert stored.rows() == stored.part(0).to_pylist() == rows
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[], [0], [8], [0, 1, 2, 3], [3, 4, 5, 6, 7], [0, 1, 2, 4, 8], list(range(9)), [0] * 9, [0, 0, 2, 3]],
+)
+def test_rows_are_taken_by_their_numbers(tmp_path: Path, rows: list[int]) -> None:
+    """Some, those of whole parts, all of them, and one several times; of all columns, or some, in the order asked."""
+    table = table_of([{"name": f"row {row}", "points": [row / 3] * (row % 4)} for row in range(9)], SCHEMA)
+    pq.write_table(table, tmp_path / "table.parquet", row_group_size=4)
+    stored = Stored(tmp_path / "table.parquet", SCHEMA.names)
+    for columns in (None, ["points", "name"]):
+        expected = (table if columns is None else table.select(columns)).take(arrow(np.array(rows, np.int64)))
+        assert stored.take(np.array(rows, np.int64), columns).equals(expected)
 
 
 def test_a_table_of_other_columns_is_refused() -> None:

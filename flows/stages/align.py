@@ -134,9 +134,12 @@ def align(
             )
             yield list(zip(mine, theirs, strict=True))
 
-    found = [opened().rows(sha256s, names)]
+    before = opened()
+    found = [before.rows(sha256s, names)]
     number = numbers(found[0]["number"])
-    left = np.setdiff1d(np.arange(len(distinct)), number)
+    is_left = np.ones(len(distinct), bool)
+    is_left[number] = False
+    left = np.flatnonzero(is_left)
     left = left[numbers(pc.sort_indices(sha256s.take(arrow(left))))]
     missing = sha256s.take(arrow(left))
     del sha256s  # a digest of each photograph is held in `photos`
@@ -155,10 +158,11 @@ def align(
     )
     for num_photos, outcomes in context.workers.map(work, jobs()):
         note(num_photos, outcomes)
-    opened().gather()
+    now = opened() if len(left) else before
     if len(left):
-        found.append(opened().rows(missing, names))
+        found.append(now.rows(missing, names, since=before))
         number = np.concatenate([number, left[numbers(found[1]["number"])]])
+    now.gather()
     if len(distinct_rows(number)) < len(distinct):
         raise IntegrityError(f"{context.store.path(prefix)} lacks chunks that were just written: build again")
     return Aligned(opened(), *_apart(found, distinct[number], photos), reused)
