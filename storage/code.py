@@ -207,7 +207,7 @@ def _write(tree: ast.AST, parts: list[str]) -> list[ast.AST]:
 
 
 @cache
-def _shape(kind: type[ast.AST]) -> tuple[str, tuple[str, ...], str | None]:
+def _shape(kind: Any) -> tuple[str, tuple[str, ...], str | None]:
     """What nodes of a kind are called, their fields, and which of these says whether a node imports.
 
     Whether a name is read or set (`ctx`) follows from where it stands.
