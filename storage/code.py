@@ -165,7 +165,7 @@ def _write(tree: ast.AST, parts: list[str]) -> list[ast.AST]:
     add = parts.append
 
     def write(node: ast.AST) -> None:
-        name, fields, named = _shape(type(node))
+        name, fields, named = _SHAPES[type(node)]
         add(name)
         values = vars(node)
         for field in fields:
@@ -206,16 +206,6 @@ def _write(tree: ast.AST, parts: list[str]) -> list[ast.AST]:
     return imports
 
 
-@cache
-def _shape(kind: Any) -> tuple[str, tuple[str, ...], str | None]:
-    """What nodes of a kind are called, their fields, and which of these says whether a node imports.
-
-    Whether a name is read or set (`ctx`) follows from where it stands.
-    """
-    named = next((field for named, field in _NAMED.items() if issubclass(kind, named)), None)
-    return kind.__name__, tuple(field for field in kind._fields if field != "ctx"), named
-
-
 _ALWAYS = "*"
 _NAMED: dict[type[ast.AST], str] = {
     ast.Import: _ALWAYS,
@@ -226,6 +216,20 @@ _NAMED: dict[type[ast.AST], str] = {
 }
 """Kinds of nodes that may import, and the field that is to be one of `_BY_NAME`."""
 _BY_NAME = ("import_module", "__import__")
+
+
+def _shape(kind: type[ast.AST]) -> tuple[str, tuple[str, ...], str | None]:
+    """What nodes of a kind are called, their fields, and which of these says whether a node imports.
+
+    Whether a name is read or set (`ctx`) follows from where it stands.
+    """
+    named = next((field for named, field in _NAMED.items() if issubclass(kind, named)), None)
+    return kind.__name__, tuple(field for field in kind._fields if field != "ctx"), named
+
+
+_SHAPES = {
+    kind: _shape(kind) for kind in vars(ast).values() if isinstance(kind, type) and issubclass(kind, ast.AST)
+}
 
 
 def _name(node: ast.AST) -> str | None:
