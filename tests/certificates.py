@@ -16,9 +16,17 @@ SIGNER = "A test"
 
 
 def write_certificates(
-    folder: Path, key: PrivateKey | None = None, *, may_sign: bool = True
+    folder: Path,
+    key: PrivateKey | None = None,
+    *,
+    may_sign: bool = True,
+    days: tuple[int, int] = (-1, 1),
+    by_itself: bool = False,
 ) -> tuple[Path, Path]:
-    """The files of a key and of its chain: its own certificate, and that of the authority that gave it."""
+    """The files of a key and of its chain: its own certificate, and that of the authority that gave it.
+
+    The certificate holds from one of `days` from now to the other. With `by_itself` there is no authority.
+    """
     authority = ec.generate_private_key(ec.SECP256R1())
     key = key or ec.generate_private_key(ec.SECP256R1())
     top, own = _name("An authority"), _name(SIGNER)
@@ -30,7 +38,7 @@ def write_certificates(
         .add_extension(_usage(sign_certificates=True), critical=True)
     )
     leaf = (
-        _certificate(own, top, key)
+        _certificate(own, own if by_itself else top, key, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(above), critical=False)
         .add_extension(_usage(), critical=True)
@@ -38,7 +46,10 @@ def write_certificates(
     if may_sign:
         purpose = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION])
         leaf = leaf.add_extension(purpose, critical=False)
-    chain = [made.sign(authority, hashes.SHA256()).public_bytes(Encoding.PEM) for made in (leaf, root)]
+    if by_itself:
+        chain = [leaf.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)]
+    else:
+        chain = [made.sign(authority, hashes.SHA256()).public_bytes(Encoding.PEM) for made in (leaf, root)]
     paths = folder / "key.pem", folder / "certificates.pem"
     paths[0].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     paths[1].write_bytes(b"".join(chain))
@@ -50,7 +61,9 @@ def _name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(oid, value) for oid, value in names])
 
 
-def _certificate(of: x509.Name, by: x509.Name, key: PrivateKey) -> x509.CertificateBuilder:
+def _certificate(
+    of: x509.Name, by: x509.Name, key: PrivateKey, days: tuple[int, int] = (-30, 30)
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -58,8 +71,8 @@ def _certificate(of: x509.Name, by: x509.Name, key: PrivateKey) -> x509.Certific
         .issuer_name(by)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now + timedelta(days=days[0]))
+        .not_valid_after(now + timedelta(days=days[1]))
     )
 
 

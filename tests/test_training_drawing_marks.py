@@ -11,6 +11,7 @@ import c2pa
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from PIL import Image
 
 from certificates import SIGNER, PrivateKey, write_certificates
@@ -190,10 +191,44 @@ def test_keys_that_cannot_sign_are_told(tmp_path: Path) -> None:
             Signer.open(*files)
 
 
-def test_certificates_of_another_purpose_leave_no_file(tmp_path: Path) -> None:
-    """What C2PA will not take to sign with is told when it signs, and nothing is written."""
-    signer = Signer.open(*write_certificates(tmp_path, may_sign=False))
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match="cannot sign a C2PA manifest"):
-        write_png(picture(), tmp_path / "p.png", LINEAGE, signer)
-    assert sorted(tmp_path.iterdir()) == before
+def test_certificates_that_cannot_sign_are_told_before_anything_is_drawn(tmp_path: Path) -> None:
+    """Those of another purpose, of another time, self-signed, or in another order, by the name of their file."""
+    for certificates, message in (
+        ({"may_sign": False}, "cannot sign a C2PA manifest"),
+        ({"days": (-20, -10)}, "cannot sign a C2PA manifest: .* not valid at time of signing"),
+        ({"days": (10, 20)}, "cannot sign a C2PA manifest: .* not valid at time of signing"),
+        ({"by_itself": True}, "is self-signed"),
+    ):
+        key, chain = write_certificates(tmp_path, **certificates)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=rf"certificates\.pem {message}"):
+            Signer.open(key, chain)
+    end = "-----END CERTIFICATE-----\n"
+    _, other = write_certificates(tmp_path)[1].read_text().split(end)[:2]
+    key, chain = write_certificates(tmp_path)
+    own, root = chain.read_text().split(end)[:2]
+    for order, message in (
+        ((root, own), "is not that of the key"),
+        ((own, own, root), "certificate 2 of .* did not issue the one before it"),
+        ((own, other), "certificate 2 of .* did not issue the one before it"),
+    ):
+        chain.write_text("".join(one + end for one in order))
+        with pytest.raises(ConfigError, match=message):
+            Signer.open(key, chain)
+
+
+@pytest.mark.parametrize(
+    "form", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8], ids=["traditional", "pkcs8"]
+)
+@pytest.mark.parametrize(
+    "make",
+    [lambda: ec.generate_private_key(ec.SECP256R1()), lambda: rsa.generate_private_key(65537, 2048)],
+    ids=["es256", "ps256"],
+)
+def test_a_key_signs_in_whatever_pem_it_is_written(tmp_path: Path, make: Any, form: PrivateFormat) -> None:
+    """As `openssl ecparam -genkey` writes it too, and beside its certificates in one file that begins with a mark."""
+    private: PrivateKey = make()
+    key, chain = write_certificates(tmp_path, private)
+    written = private.private_bytes(Encoding.PEM, form, NoEncryption())
+    key.write_bytes(b"\xef\xbb\xbf" + chain.read_bytes() + written)
+    write_png(picture(), tmp_path / "p.png", LINEAGE, Signer.open(key, key))
+    assert reported(tmp_path / "p.png")["validation_state"] == "Valid"

@@ -12,15 +12,22 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from xml.sax.saxutils import quoteattr
+
+from PIL import Image
 
 from storage.errors import ConfigError
 from storage.local import partial_beside
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 _TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype"
 SYNTHETIC = f"{_TYPES}/trainedAlgorithmicMedia"
@@ -88,51 +95,72 @@ class Signer:
     """A private key and its chain of certificates, the signer's first, both PEM."""
 
     key: bytes
+    """PKCS #8, which is what C2PA's library reads."""
     certificates: bytes
     algorithm: str
     """As C2PA calls it, such as es256."""
+    path: Path
+    """Where the certificates are from, for messages."""
 
     @classmethod
     def open(cls, key: Path, certificates: Path) -> Signer:
-        """Read both files; ConfigError where they are not what C2PA takes, or do not belong together."""
+        """Read both files, and sign a trial with them; ConfigError where they cannot, or do not belong together."""
         if importlib.util.find_spec("c2pa") is None:
             raise ConfigError("signing needs c2pa-python: pip install 'likeness[sign]'")
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+            load_pem_private_key,
+        )
         from cryptography.x509 import load_pem_x509_certificates
 
-        key_bytes, chain = _read(key), _read(certificates)
         try:
-            private = load_pem_private_key(key_bytes, password=None)
+            private = load_pem_private_key(_read(key), password=None)
         except (ValueError, TypeError) as error:  # the latter where it is encrypted
             raise ConfigError(f"sign: {key} is no private key in PEM without a password") from error
         try:
-            signing = load_pem_x509_certificates(chain)[0]
+            chain = load_pem_x509_certificates(_read(certificates))
         except ValueError as error:
             raise ConfigError(f"sign: {certificates} holds no certificate in PEM") from error
-        if signing.public_key() != private.public_key():
+        if chain[0].public_key() != private.public_key():
             raise ConfigError(f"sign: the first certificate of {certificates} is not that of the key {key}")
-        return cls(key_bytes, chain, _algorithm(private, key))
+        algorithm = _algorithm(private, key)
+        _check_chain(chain, certificates)
+        signer = cls(
+            private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            b"".join(one.public_bytes(Encoding.PEM) for one in chain),
+            algorithm,
+            certificates,
+        )
+        trial = BytesIO()
+        Image.new("L", (1, 1)).save(trial, "PNG")
+        signer._sign(trial, BytesIO(), "image/png", {})
+        return signer
 
     def sign(self, path: Path, media_type: str, metadata: Mapping[str, Any]) -> None:
         """Put a signed manifest into a file, in place of the file; ConfigError where the certificates will not do."""
+        signed = partial_beside(path)
+        try:
+            with path.open("rb") as source, signed.open("w+b") as target:
+                self._sign(source, target, media_type, metadata)
+            os.replace(signed, path)
+        finally:
+            signed.unlink(missing_ok=True)
+
+    def _sign(self, source: BinaryIO, target: BinaryIO, media_type: str, metadata: Mapping[str, Any]) -> None:
         import c2pa
 
         info = c2pa.C2paSignerInfo(self.algorithm, self.certificates, self.key, None)
-        signed = partial_beside(path)
         try:
             with (
                 c2pa.Context.from_dict(SETTINGS) as context,
                 c2pa.Signer.from_info(info) as signer,
                 c2pa.Builder(manifest(metadata), context) as builder,
-                path.open("rb") as source,
-                signed.open("w+b") as target,
             ):
                 builder.sign(signer, media_type, source, target)
-            os.replace(signed, path)
         except c2pa.C2paError as error:
-            raise ConfigError(f"sign: these certificates cannot sign a C2PA manifest: {error}") from error
-        finally:
-            signed.unlink(missing_ok=True)
+            raise ConfigError(f"sign: {self.path} cannot sign a C2PA manifest: {error}") from error
 
 
 def manifest(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,6 +201,24 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"sign: {path} cannot be read: {error.strerror}") from error
+
+
+def _check_chain(chain: Sequence[Certificate], path: Path) -> None:
+    """ConfigError where the first is its own authority, or one is not by the next: C2PA's library looks at neither."""
+    from cryptography.exceptions import InvalidSignature
+
+    if chain[0].issuer == chain[0].subject:
+        raise ConfigError(
+            f"sign: the first certificate of {path} is self-signed: C2PA asks for an authority's"
+        )
+    for number, (one, above) in enumerate(pairwise(chain), 2):
+        try:
+            one.verify_directly_issued_by(above)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise ConfigError(
+                f"sign: certificate {number} of {path} did not issue the one before it: the signer's own comes first, "
+                f"then that which issued it, and so on"
+            ) from error
 
 
 def _algorithm(private: Any, path: Path) -> str:
