@@ -48,6 +48,7 @@ from storage.environment import run_facts
 from storage.errors import ConfigError, EmptyDatasetError
 from storage.gathered import Gathered
 from storage.lineage.openlineage import build_job, reported, version_dataset
+from storage.local import real_path
 from storage.store import Store
 from storage.tables import arrow, fitted, rows_holding
 from storage.wording import numbered
@@ -133,7 +134,7 @@ def check_build(config: BuildConfig, store: Store) -> None:
     config.faces_identity()  # loads the user's models
     read_verdicts(config.curate.reviews)
     source = open_source(config.source, config.fetch, config.sources)
-    if isinstance(source, FolderSource) and store.root.is_relative_to(source.root.resolve()):
+    if isinstance(source, FolderSource) and store.root.is_relative_to(real_path(source.root)):
         raise ConfigError(
             f"store {store} lies inside the source folder {source.root}, so a build would take its own results "
             f"for photographs: choose a --store elsewhere"

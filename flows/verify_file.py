@@ -74,7 +74,7 @@ class Verdict:
             return "none"
         settings = [f"{name} {_short(self.lineage[name])}" for name in ("seeds",) if name in self.lineage]
         drawn = generator_of(self.lineage) or "by nobody that it names"
-        return ", ".join([self.lineage.get("kind", "grid"), drawn, *settings])
+        return ", ".join([str(self.lineage.get("kind", "grid")), drawn, *settings])
 
     def _pixels(self) -> str:
         if self.pixels_hold is None:

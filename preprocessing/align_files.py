@@ -22,7 +22,7 @@ from preprocessing.reject import Reason
 from preprocessing.sources.folder import FolderSource
 from storage.digest import bytes_digest
 from storage.errors import ConfigError
-from storage.local import write_whole
+from storage.local import real_path, write_whole
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def check_align(photos: Sequence[Path], out: Path, config: FacesConfig) -> None:
     """ConfigError for a model that is not there, and where crops would lie among the photographs of a folder."""
     config.identity()  # loads the user's models
     for photo in photos:
-        if _is_folder(photo) and photo.resolve() == out.resolve():
+        if _is_folder(photo) and real_path(photo) == real_path(out):
             raise ConfigError(
                 f"--out {out} is a folder of photographs, and its crops would be taken for some"
             )

@@ -83,7 +83,7 @@ def keep_within(folder: Path) -> None:
 
 def _target(path: Path) -> Path:
     """The file that a path leads to; IntegrityError where it leads out of a folder of `keep_within`."""
-    target = Path(os.path.realpath(path))
+    target = real_path(path)
     for folder in path.parents:
         if os.fspath(folder) in _kept_within and not target.is_relative_to(folder):
             raise IntegrityError(f"{path} leads out of the store {folder}, and nothing is written there")
@@ -108,6 +108,11 @@ def image_of(path: Path) -> Image | None:
     """The image that a file or folder lies in."""
     place = os.fspath(path)
     return next((image for folder, image in _images.items() if place.startswith(folder)), None)
+
+
+def real_path(path: Path) -> Path:
+    """The absolute path without links; of links that lead round, unlike `Path.resolve`, as far as they lead."""
+    return Path(os.path.realpath(path))
 
 
 def here(path: Path) -> Path:

@@ -41,6 +41,7 @@ from storage.local import (
     is_linked,
     keep_within,
     link_whole,
+    real_path,
     sync,
     whole_file,
 )
@@ -401,8 +402,8 @@ def _folder_of(root: str) -> Path:
     """The folder in which a store is worked on, by its folder or its URL."""
     found = _URL.match(root)
     if found is None:
-        return Path(root).expanduser().resolve()
+        return real_path(Path(root).expanduser())
     scheme, rest = found.groups()
     if scheme == "file":
-        return Path(url2pathname(urlsplit(f"file:///{rest}").path)).resolve()
+        return real_path(Path(url2pathname(urlsplit(f"file:///{rest}").path)))
     return Mirror.of_url(f"{scheme}://{rest}").root

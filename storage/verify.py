@@ -41,7 +41,7 @@ from storage.exports.records import ExportRecord
 from storage.imports import Import
 from storage.layout import misplaced
 from storage.lineage.origin import check_pixels, is_whole, read_provenance
-from storage.local import here, listed, passed_over
+from storage.local import here, listed, passed_over, real_path
 from storage.records import json_object
 from storage.runs import CheckpointState, Run, find_run, list_runs, recorded_metrics
 from storage.shards import check_shard, open_index
@@ -86,7 +86,7 @@ def told(store: Store, seen: Store, problem: str) -> str:
 def _asked(store: Store, reference: str | None) -> tuple[dict[str, str], Checks]:
     if reference is None:
         return {"store": str(store)}, partial(checks_of_store, store)
-    folder = Path(reference).resolve()
+    folder = real_path(Path(reference))
     if (folder / "state.json").is_file():
         return {"checkpoint": reference}, partial(checks_of_checkpoint, Run(folder.parent.parent), folder)
     if exported := record_of(Path(reference)):

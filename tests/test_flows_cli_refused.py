@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import bounded
+from commands import bounded, likeness
 from storage.store import Store
 from storage.verify import verify
 
@@ -219,3 +219,23 @@ def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
         assert line.startswith(f"likeness: {disk}/prefect."), line
         assert "cannot be " in line
         assert line.endswith(why), line
+
+
+def test_links_that_lead_round_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a store, as what is verified, traced, aligned or looked for, in every command that takes a path."""
+    (loop := tmp_path / "loop").symlink_to("loop")
+    source = tmp_path / "photos"
+    source.mkdir()
+    for words in (
+        ["verify", loop, "--store", tmp_path / "store"],
+        ["verify", "faces", "--store", loop],
+        ["trace", loop, "--store", tmp_path / "store"],
+        ["build", "--source", f"folder:{loop}", "--name", "x", "--store", tmp_path / "store"],
+        ["build", "--source", f"folder:{source}", "--name", "x", "--store", loop],
+        ["align", loop, "--out", tmp_path / "out"],
+        ["align", source, "--out", loop],
+        ["init", loop],
+    ):
+        status, _, err = likeness(capsys, *words)
+        said = [line for line in err.splitlines() if line.startswith("likeness: ")]
+        assert (status, len(said)) == (1, 1), (words, err)

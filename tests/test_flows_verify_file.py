@@ -103,6 +103,38 @@ def test_altered_pixels_are_told(run: Run, tmp_path: Path, capsys: pytest.Captur
         trace(run.store, str(other))
 
 
+def test_what_hides_drawn_pixels_is_told(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture of which a viewer shows other frames, or holes, was altered; one that is opaque throughout was not."""
+    path = drawn(run, tmp_path / "grid.png", capsys)
+    with Image.open(path) as image:
+        carried = PngInfo()
+        carried.add_itxt("likeness", image.info["likeness"])
+        image.save(tmp_path / "film.png", pnginfo=carried, save_all=True, append_images=[image.rotate(180)])
+        clear = image.convert("RGBA")
+        clear.save(tmp_path / "opaque.png", pnginfo=carried)
+        clear.putpixel((3, 3), (*clear.getpixel((3, 3))[:3], 0))  # type: ignore[index]
+        clear.save(tmp_path / "hole.png", pnginfo=carried)
+    for name, wanted in (("opaque", 0), ("film", 1), ("hole", 1)):
+        status, out, _ = likeness(capsys, "verify", tmp_path / f"{name}.png", "--store", run.store.root)
+        assert (status, "ALTERED" in out) == (wanted, wanted == 1), name
+
+
+def test_a_lineage_of_other_types_is_told(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Entries that are no text are one sentence, and all else of the file is told."""
+    path = drawn(run, tmp_path / "grid.png", capsys)
+    with Image.open(path) as image:
+        carried = PngInfo()
+        carried.add_itxt("likeness", json.dumps({**json.loads(image.info["likeness"]), "kind": {"a": 1}}))
+        image.save(tmp_path / "odd.png", pnginfo=carried)
+    status, out, err = likeness(capsys, "verify", tmp_path / "odd.png", "--store", run.store.root)
+    assert (status, "as they were drawn" in out, len(err.splitlines())) == (1, True, 1)
+    assert "kind: Input should be a valid string" in err
+
+
 def test_a_signature_covers_what_pixels_do_not(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

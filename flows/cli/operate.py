@@ -14,6 +14,7 @@ from flows.cli.output import answer, print_value, say
 from flows.cli.parameters import FLAT, DryRun, Json
 from flows.options import RunOptions, StoreOptions
 from storage.errors import ConfigError
+from storage.local import real_path
 from storage.store import Store
 
 
@@ -45,13 +46,13 @@ def init(
 
     if dry_run:
         files = [path.name for path in init_folder(folder, dry_run=True)]
-        return print_value({"folder": str(folder.resolve()), "to_write": files}, json_)
+        return print_value({"folder": str(real_path(folder)), "to_write": files}, json_)
     written = init_folder(folder)
     answer(
         json_,
-        {"folder": str(folder.resolve()), "written": [path.name for path in written]},
+        {"folder": str(real_path(folder)), "written": [path.name for path in written]},
         *(f"wrote {path}" for path in written),
-        f"next, in {folder.resolve()}: likeness services",
+        f"next, in {real_path(folder)}: likeness services",
     )
 
 
@@ -84,7 +85,7 @@ def services(
     store.check_is_folder(
         "likeness services", "MLflow keeps its database and artifacts in files of the store"
     )
-    servers = Team(team_folder.resolve(), s3_port) if team else None
+    servers = Team(real_path(team_folder), s3_port) if team else None
     if dry_run:
         return print_value(planned_services(ports, store, servers), compact=False)
     run_services(ports, store, say, servers)

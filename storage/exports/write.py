@@ -29,6 +29,7 @@ from storage.exports.pictures import Job, licences_text
 from storage.exports.records import RECORD, SUMS, Exported, ExportRecord
 from storage.exports.sinks import Sink, open_sink, sink_digest
 from storage.exports.under_way import delete_left_over, under_way
+from storage.local import real_path
 from storage.tables import numbers
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def checked_job(
         raise ConfigError(f"--out {out} is there already: nothing is written over it")
     if blocking := next((above for above in out.parents if above.exists() and not above.is_dir()), None):
         raise ConfigError(f"--out {out} cannot be there: {blocking} is no folder")
-    if out.resolve().is_relative_to(dataset.store.root):
+    if real_path(out).is_relative_to(dataset.store.root):
         raise ConfigError(f"--out {out} lies inside the store {dataset.store}: choose a place elsewhere")
     return job, found
 
@@ -112,7 +113,7 @@ def export(job: Job, layout: Layout, out: Path) -> Exported:
             layout=layout.name,
             resolution=job.resolution,
             images=dataset.num_images,
-            out=str(out.resolve()),
+            out=str(real_path(out)),
             bytes=sink.num_bytes,
             sha256=sink_digest(whole, RECORD),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from storage.digest import bytes_digest, file_digest
 from storage.errors import IntegrityError
 from storage.lineage.mp4 import LINEAGE, media_digest, uuid_content
-from storage.local import whole_file, write_whole
+from storage.local import real_path, whole_file, write_whole
 from storage.records import FileName, Part, Sha256, json_object, problem_of
 
 GRID_TEXT = "likeness"
@@ -76,7 +76,7 @@ def whole_with_sidecar(path: Path, metadata: Mapping[str, Any]) -> Iterator[Path
     with whole_file(path) as partial:
         yield partial
         record = {GRID_TEXT: dict(metadata), "file": path.name, "sha256": file_digest(partial)}
-        path.resolve().unlink(missing_ok=True)
+        real_path(path).unlink(missing_ok=True)
         write_whole(sidecar_path(path), (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
 
 
@@ -99,10 +99,17 @@ def pixels_digest(pixels_HWC: NDArray[np.uint8]) -> str:
 
 
 def pixels_hold(path: Path, metadata: Mapping[str, Any]) -> bool | None:
-    """Whether a file's pixels are those that it was written with; None where it does not say which those were."""
+    """Whether a file's pixels are those that it was written with; None where it does not say which those were.
+
+    Nothing here is drawn with further frames or with holes, so a picture that has any was altered.
+    """
     if PIXELS_SHA256 in metadata:
         with Image.open(path) as image:
+            if getattr(image, "n_frames", 1) > 1:
+                return False
             try:
+                if image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255):
+                    return False
                 pixels = np.asarray(image.convert("RGB"))
             except (OSError, SyntaxError):  # a PNG that is cut, or of a wrong checksum
                 return False
