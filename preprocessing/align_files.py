@@ -22,7 +22,7 @@ from preprocessing.reject import Reason
 from preprocessing.sources.folder import FolderSource
 from storage.digest import bytes_digest
 from storage.errors import ConfigError
-from storage.local import real_path, write_whole
+from storage.local import file_bytes, real_path, write_whole
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ def unreadable(found: Sequence[Job]) -> list[AlignedFile]:
         problem = job.problem
         if problem is None:
             try:
-                with job.photo.open("rb"):
-                    pass
+                os.close(os.open(job.photo, os.O_RDONLY | os.O_NONBLOCK))  # a pipe is not waited for
             except OSError as error:
                 problem = f"cannot be read: {error.strerror}"
         if problem is not None:
@@ -140,7 +139,7 @@ def align_file(job: Job, config: FacesConfig) -> AlignedFile:
     if job.problem is not None:
         return AlignedFile(job.photo, [], [], job.problem)
     try:
-        data = job.photo.read_bytes()
+        data = file_bytes(job.photo)
     except OSError as error:
         return AlignedFile(job.photo, [], [], f"cannot be read: {error.strerror}")
     results = faces_in_photo(printable(job.photo), bytes_digest(data), data, config)

@@ -28,6 +28,7 @@ from preprocessing.sources.licenses import license_of
 from storage.config import Config
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, NotFoundError
+from storage.local import file_bytes
 from storage.store import Store
 from storage.tombstones import plain_name
 
@@ -192,7 +193,7 @@ def _digits(text: str) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.expanduser().read_bytes()
+        return file_bytes(path.expanduser())
     except OSError as error:
         raise NotFoundError(f"--image {path} cannot be read: {error.strerror}") from error
 

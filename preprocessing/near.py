@@ -25,6 +25,7 @@ from storage.datasets.dataset import Dataset, all_versions
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, FormatError, IntegrityError, NotFoundError
 from storage.lineage.products import warn_of
+from storage.local import file_bytes
 from storage.store import Store
 from storage.tables import Stored
 
@@ -47,7 +48,7 @@ def near(store: Store, picture: Path, max_bits: int) -> list[Match]:
     NotFoundError where the picture shows no face that could be compared, or no photograph is so near.
     """
     try:
-        data = picture.read_bytes()
+        data = file_bytes(picture)
     except OSError as error:
         raise ConfigError(f"{picture} cannot be read: {error.strerror}") from error
     faces: dict[FacesConfig, NDArray[np.uint8]] = {}

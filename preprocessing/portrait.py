@@ -24,6 +24,7 @@ from preprocessing.reject import Rejected
 from preprocessing.scores.models import embedding_of
 from storage.digest import bytes_digest
 from storage.errors import ConfigError, SourceError
+from storage.local import file_bytes
 
 EMBEDDED_PX = 256
 """The least side of a crop that a face is embedded in."""
@@ -37,7 +38,7 @@ def portrait(photo: Path, output_px: int, align: Align = "auto") -> tuple[NDArra
     Of such a picture `shows_face` says whether a face was found in it.
     """
     try:
-        data = photo.read_bytes()
+        data = file_bytes(photo)
     except OSError as error:
         raise SourceError(f"{photo} cannot be read: {error.strerror}") from error
     facts: dict[str, Any] = {"photo": photo.name, "photo_sha256": bytes_digest(data)}

@@ -115,6 +115,17 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def file_bytes(path: Path) -> bytes:
+    """All of a file that a user names; FileNotFoundError for what might never end, such as a pipe or a device."""
+    if not (path.is_file() or path.is_dir()):  # a folder says itself that it is one
+        try:
+            path.stat()
+        except OSError as error:
+            raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+        raise FileNotFoundError(errno.ENOENT, "it is no file", str(path))
+    return path.read_bytes()
+
+
 def here(path: Path) -> Path:
     """A file that is to be read, brought from the bucket where its folder is an image of one and it is not here yet."""
     if image := image_of(path):

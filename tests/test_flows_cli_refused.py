@@ -239,3 +239,20 @@ def test_links_that_lead_round_are_one_sentence(tmp_path: Path, capsys: pytest.C
         status, _, err = likeness(capsys, *words)
         said = [line for line in err.splitlines() if line.startswith("likeness: ")]
         assert (status, len(said)) == (1, 1), (words, err)
+
+
+def test_nobody_waits_for_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the place of a photograph, what might never end is one sentence."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    store, out = ["--store", tmp_path / "store"], ["--out", tmp_path / "out.png"]
+    for path in (pipe, Path("/dev/zero")):
+        for words in (
+            ["project", "bundled", path, *out],
+            ["align", path, *out],
+            ["forget", "--image", path, *store],
+            ["curate", "--explain", path, *store],
+            ["verify", path, *store],
+            ["trace", path, *store],
+        ):
+            status, _, err = likeness(capsys, *words)
+            assert (status, len(err.splitlines())) == (1, 1), (words, err)

@@ -114,7 +114,7 @@ def test_what_hides_drawn_pixels_is_told(
         image.save(tmp_path / "film.png", pnginfo=carried, save_all=True, append_images=[image.rotate(180)])
         clear = image.convert("RGBA")
         clear.save(tmp_path / "opaque.png", pnginfo=carried)
-        clear.putpixel((3, 3), (*clear.getpixel((3, 3))[:3], 0))  # type: ignore[index]
+        clear.putpixel((3, 3), (*clear.getpixel((3, 3))[:3], 0))
         clear.save(tmp_path / "hole.png", pnginfo=carried)
     for name, wanted in (("opaque", 0), ("film", 1), ("hole", 1)):
         status, out, _ = likeness(capsys, "verify", tmp_path / f"{name}.png", "--store", run.store.root)

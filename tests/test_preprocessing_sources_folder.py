@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -61,20 +63,28 @@ def test_reading_gives_the_bytes_of_now(tmp_path: Path) -> None:
 
 
 def test_unreadable_files_are_rejections(tmp_path: Path) -> None:
-    """Broken links, pipes behind links and files that vanish are rejections, and the rest is read."""
+    """Broken links, pipes, sockets, devices and files that vanish are rejections, and the rest is read."""
     write(tmp_path, {"a.jpg": b"a", "gone.jpg": b"x"})
     (tmp_path / "link.jpg").symlink_to("nowhere")
     (tmp_path / "self.jpg").symlink_to("self.jpg")
     pipe = tmp_path.parent / "pipe"
     os.mkfifo(pipe)
-    (tmp_path / "pipe.jpg").symlink_to(pipe)
+    for name in ("pipe.jpg", "pipe.jsonl", "pipe.csv"):  # nobody writes to it: who reads it waits for ever
+        (tmp_path / name).symlink_to(pipe)
+    os.mkfifo(tmp_path / "own-pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+    (tmp_path / "zeros.jsonl").symlink_to("/dev/zero")
     opened = source(tmp_path)
     items = opened.items()
     (tmp_path / "gone.jpg").unlink()
     outcomes = list(opened.read(items))
     assert outcomes[0] == (Item("a.jpg"), b"a")
     rejected = [outcome for outcome in outcomes[1:] if isinstance(outcome, Rejection)]
-    assert [r.ref for r in rejected] == ["gone.jpg", "link.jpg", "pipe.jpg", "self.jpg"]
+    assert [r.ref for r in rejected] == [
+        "gone.jpg", "link.jpg", "own-pipe.jpg", "pipe.csv", "pipe.jpg", "pipe.jsonl", "self.jpg", "socket",
+        "zeros.jsonl",
+    ]  # fmt: skip
     assert {r.reason for r in rejected} == {Reason.UNREADABLE_FILE}
     assert {r.detail for r in rejected} == {"FileNotFoundError"}
 
@@ -165,6 +175,8 @@ def test_a_promised_checksum_is_kept(tmp_path: Path) -> None:
         (["[1]"], "m.jsonl:2", "is no JSON object"),
         (["", '{"license": "X"}'], "m.jsonl:3", "lacks `file`"),
         (['{"file": 7}'], "m.jsonl:2", "lacks `file`"),
+        (['{"file": "\\ud800.jpg"}'], "m.jsonl:2", "names no file"),
+        (['{"file": "b.jpg", "author": "C", "author": "D"}'], "m.jsonl:2", "is no JSON object"),
         (['{"file": "a.jpg", "sha256": "abc"}'], "m.jsonl:2", "sha256 'abc' is not 64"),
         (['{"file": "a.jpg", "author": 7}'], "m.jsonl:2", "author is 7, not text"),
         (
@@ -188,6 +200,62 @@ def test_a_bad_row_is_one_rejection(tmp_path: Path, lines: list[str], ref: str, 
     assert problem.detail.startswith(detail), problem.detail
     assert len(opened.problems) == 1
     assert opened.problems[0].startswith(f"{ref} {detail}")
+
+
+@pytest.mark.parametrize(
+    ("rows", "refs"),
+    [
+        ("a.jpg,Smith, John,CC0-1.0\nb.jpg,B,\n", ["m.csv:2"]),
+        ('a.jpg,"A\nb.jpg,B\n', ["m.csv"]),
+        ('a.jpg,"A" x,\nb.jpg,B\n', ["m.csv:2"]),
+        (f"a.jpg,{'x' * 200_000}\nb.jpg,B\n", ["m.csv:2"]),
+    ],
+    ids=["more cells than columns", "a lone quote", "text behind a quote", "a cell without an end"],
+)
+def test_a_bad_row_of_csv_is_one_rejection(tmp_path: Path, rows: str, refs: list[str]) -> None:
+    """A row that other programs would read otherwise says nothing, is counted, and leaves those after it."""
+    write(tmp_path, {"a.jpg": b"a", "b.jpg": b"b"})
+    (tmp_path / "m.csv").write_text("file,author,license\n" + rows)
+    opened = source(tmp_path)
+    items = opened.items()
+    author = None if refs == ["m.csv"] else "B"
+    assert items == [Item("a.jpg"), Item("b.jpg", author=author), *map(Item, refs)]
+    assert [r.reason for r in opened.read(items) if isinstance(r, Rejection)] == [Reason.BAD_METADATA]
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.csv"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_of_windows_are_read(tmp_path: Path, name: str, encoding: str) -> None:
+    """With a mark at the beginning, in UTF-16, with CRLF, and with blanks around the names of columns."""
+    write(tmp_path, {"ü.jpg": b"a"})
+    texts = {"m.csv": " file , author\r\nü.jpg,Ä\r\n", "m.jsonl": '{"file": "ü.jpg", "author": "Ä"}\r\n'}
+    (tmp_path / name).write_bytes(texts[name].encode(encoding))
+    assert source(tmp_path).items() == [Item("ü.jpg", author="Ä")]
+
+
+def test_a_table_of_bad_rows_alone_is_one_rejection(tmp_path: Path) -> None:
+    """Nobody can tell what it is about, so that it is named and counted once, and is no table of something else."""
+    write(
+        tmp_path,
+        {"a.jpg": b"a", "m.jsonl": b'{"file": "a.jpg", "author": "\xff"}\n', "n.csv": b"file,file\na,b\n"},
+    )
+    opened = source(tmp_path)
+    items = opened.items()
+    assert [item.ref for item in items] == ["a.jpg", "m.jsonl", "n.csv"]
+    assert [problem.partition(" ")[0] for problem in opened.problems] == ["m.jsonl", "n.csv"]
+
+
+def test_a_name_in_another_form_of_unicode_is_the_same_name(tmp_path: Path) -> None:
+    """Facts of a composed name are those of the file that macOS wrote decomposed, where only one file can be meant."""
+    composed, decomposed = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    write(tmp_path / "one", {decomposed: b"e"})
+    write(tmp_path / "both", {decomposed: b"e", composed: b"f"})
+    if len(os.listdir(tmp_path / "both")) == 1:
+        pytest.skip("both forms are one name on this file system")
+    for name in ("one", "both"):
+        write_jsonl(tmp_path / name / "m.jsonl", {"file": composed, "author": "A"})
+    assert source(tmp_path / "one").items() == [Item(decomposed, author="A")]
+    assert source(tmp_path / "both").items() == [Item(decomposed), Item(composed, author="A")]
 
 
 def test_a_strict_build_ends_at_a_bad_row(tmp_path: Path) -> None:

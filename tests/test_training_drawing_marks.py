@@ -199,7 +199,7 @@ def test_certificates_that_cannot_sign_are_told_before_anything_is_drawn(tmp_pat
         ({"days": (10, 20)}, "cannot sign a C2PA manifest: .* not valid at time of signing"),
         ({"by_itself": True}, "is self-signed"),
     ):
-        key, chain = write_certificates(tmp_path, **certificates)  # type: ignore[arg-type]
+        key, chain = write_certificates(tmp_path, **certificates)
         with pytest.raises(ConfigError, match=rf"certificates\.pem {message}"):
             Signer.open(key, chain)
     end = "-----END CERTIFICATE-----\n"

@@ -20,6 +20,7 @@ from preprocessing.photo.c2pa import statements
 from preprocessing.photo.embedded import embedded
 from preprocessing.photo.xmp import properties
 from storage.errors import IntegrityError, SourceError
+from storage.local import file_bytes
 
 SETTINGS = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
 UNTRUSTED = "signingCredential.untrusted"
@@ -61,7 +62,7 @@ class Claims:
 def claims_of(path: Path) -> Claims:
     """What a file claims; SourceError where it cannot be read, IntegrityError where its manifest cannot be."""
     try:
-        data = path.read_bytes()
+        data = file_bytes(path)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     found = embedded(data)

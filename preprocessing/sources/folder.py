@@ -15,8 +15,11 @@ import io
 import json
 import logging
 import os
+import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,9 +27,10 @@ from preprocessing.crawl.readers import read_photograph
 from preprocessing.crawl.signals import Signal, SignalsConfig, policy
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Reason
-from preprocessing.sources.metadata import checked, item_from_row
+from preprocessing.sources.metadata import KEYS, checked, item_from_row, once
 from storage.digest import bytes_digest
 from storage.errors import SourceError
+from storage.local import file_bytes
 from storage.wording import numbered
 
 logger = logging.getLogger(__name__)
@@ -92,7 +96,7 @@ class FolderSource:
                 refs.append(self._ref(path))
         refs.sort()
         facts = self._facts([*self._beside(), *sorted(tables)])
-        if absent := facts.keys() - set(refs):
+        if absent := self._renamed(facts, refs):
             logger.warning(
                 "%s that metadata describes %s not in %s",
                 numbered(len(absent), "file"),
@@ -110,9 +114,7 @@ class FolderSource:
                 continue
             path = self._paths.get(item.ref, self.root / item.ref)
             try:
-                if not path.is_file():  # a broken link, or something that never ends, such as a pipe
-                    raise FileNotFoundError
-                data = path.read_bytes()
+                data = file_bytes(path)
             except OSError as error:
                 yield Rejection(item.ref, Reason.UNREADABLE_FILE, detail=type(error).__name__)
             else:
@@ -139,7 +141,7 @@ class FolderSource:
                 continue
             if _is_folder(entry):
                 yield from self._files(Path(entry.path), (*above, identity))
-            elif os.path.isfile(entry.path) or entry.is_symlink():
+            else:  # a broken link, a pipe or a socket too: reading it rejects it
                 yield Path(entry.path)
 
     def _ref(self, path: Path) -> str:
@@ -148,6 +150,20 @@ class FolderSource:
         if ref != path.relative_to(self.root).as_posix():
             self._paths[ref] = path
         return ref
+
+    @staticmethod
+    def _renamed(facts: dict[str, Item], refs: Sequence[str]) -> set[str]:
+        """Give facts to the one file whose name is another form of the same Unicode text; those that are of no file."""
+        absent = facts.keys() - set(refs)
+        nameless = defaultdict(list)
+        for ref in refs if absent else ():
+            if ref not in facts:
+                nameless[unicodedata.normalize("NFC", ref)].append(ref)
+        for form, names in Counter(unicodedata.normalize("NFC", ref) for ref in absent).items():
+            if names == 1 and len(nameless[form]) == 1:
+                [ref] = (ref for ref in absent if unicodedata.normalize("NFC", ref) == form)
+                facts[nameless[form][0]] = replace(facts.pop(ref), ref=nameless[form][0])
+        return facts.keys() - set(refs)
 
     def _note(self, ref: str, reason: Reason, detail: str | None) -> None:
         self._problems[ref] = Rejection(ref, reason, detail=detail)
@@ -161,6 +177,13 @@ class FolderSource:
                 rows = list(_rows(path))
             except OSError as error:
                 self._note(name, Reason.UNREADABLE_FILE, type(error).__name__)
+                continue
+            if rows and all(row is None for _, row in rows):
+                self._note(
+                    name,
+                    Reason.BAD_METADATA,
+                    "has no row that is a JSON object or a row of CSV and says each thing once",
+                )
                 continue
             if rows and not any(row and _file(row) is not None for _, row in rows):
                 logger.warning("%s has no key `file` or `file_name` in any row: not read as metadata", path)
@@ -193,16 +216,23 @@ class FolderSource:
     def _described(self, row: dict[str, Any] | None, path: Path, where: str) -> Item | None:
         """What one row says; None of a file outside of the root. SourceError where it cannot be understood."""
         if row is None:
-            raise SourceError(f"{where} is no JSON object, or no row of CSV")
+            raise SourceError(f"{where} is no JSON object, or no row of CSV, or says one thing twice")
         file = _file(row)
         if not isinstance(file, str) or not file:
             raise SourceError(f"{where} lacks `file`, the photograph's path relative to the table's folder")
-        if (ref := self._ref_of(file, path)) is None:
+        try:
+            ref = self._ref_of(file, path)
+        except UnicodeEncodeError as error:
+            raise SourceError(f"{where} names no file: {error.reason}") from error
+        if ref is None:
             return None
         return item_from_row(ref, row, where)
 
     def _ref_of(self, file: str, path: Path) -> str | None:
-        """The ref of the file that a row in the table at `path` is about; None outside of the root."""
+        """The ref of the file that a row in the table at `path` is about; None outside of the root.
+
+        UnicodeEncodeError where it is no name that a file could have.
+        """
         described = Path(os.path.normpath(path.parent / file))
         return self._ref(described) if described.is_relative_to(self.root) else None
 
@@ -219,7 +249,7 @@ class FolderSource:
                 isinstance(file := _file(row or {}), str) and self._ref_of(file, path) is not None
                 for _, row in _rows(path)
             )
-        except OSError:
+        except (OSError, UnicodeEncodeError):
             return False
 
 
@@ -232,41 +262,65 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _file(row: dict[str, Any]) -> Any:
-    """The path that a row is about; None where it has no key for it."""
-    return next((row[key] for key in FILE_KEYS if key in row), None)
+    """The path that a row is about; None where it says none."""
+    return next((row[key] for key in FILE_KEYS if row.get(key) is not None), None)
 
 
 def _is_table(path: Path) -> bool:
-    """Whether it is a JSONL, or a CSV that has a column for the photograph's path."""
+    """Whether it is a JSONL, or a CSV that has a column for the photograph's path; never what might never end."""
+    if not os.path.isfile(path):
+        return False
     if path.suffix.lower() != ".csv":
         return path.suffix.lower() == ".jsonl"
     try:
-        with path.open(encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
-            return bool(set(FILE_KEYS) & set(next(csv.reader(file), ())))
+        columns = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True).fieldnames or ()
+        return bool(set(FILE_KEYS) & {name.strip() for name in columns})
     except (OSError, csv.Error):
         return False
 
 
+def _text(path: Path) -> str:
+    """A table's text: UTF-16 where it begins with that mark, as Windows writes it, and else UTF-8."""
+    with path.open("rb") as file:
+        is_utf16 = file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
+    return path.read_text(encoding="utf-16" if is_utf16 else "utf-8-sig", errors="backslashreplace")
+
+
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The rows of a table that are not blank, with their line numbers; None for one that is no JSON object."""
-    text = path.read_text(encoding="utf-8-sig", errors="backslashreplace")
+    """The rows of a table that are not blank, with their line numbers; None for one that is no JSON object.
+
+    None too for a row of CSV of more cells than columns, or with a lone quote, and for what says one thing twice.
+    """
+    text = _text(path)
     if path.suffix.lower() == ".jsonl":
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield number, _json_object(line)
         return
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        for row in reader:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # a lone quote would swallow lines
+    columns: list[str] | None = None
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error:
+            yield reader.line_num, None
+            continue
+        if cells is None:
+            return
+        if columns is None:
+            columns = [name.strip() for name in cells]
+            if any(columns.count(name) > 1 for name in (*FILE_KEYS, *KEYS)):
+                yield reader.line_num, None
+                return
+        elif cells:
             # CSV has no null: an empty cell says nothing
-            yield reader.line_num, {key: value or None for key, value in row.items() if key}
-    except csv.Error:
-        yield reader.line_num, None
+            row = {key: value or None for key, value in zip(columns, cells, strict=False) if key}
+            yield reader.line_num, row if len(cells) <= len(columns) else None
 
 
 def _json_object(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

@@ -29,7 +29,7 @@ from preprocessing.crawl.crawler import check_contact
 from preprocessing.crawl.urls import web_address
 from preprocessing.reject import Rejected
 from preprocessing.sources.access import Access
-from preprocessing.sources.metadata import KEYS
+from preprocessing.sources.metadata import KEYS, once
 from preprocessing.sources.rests import asker
 from storage.digest import bytes_digest
 from storage.errors import SourceError
@@ -199,7 +199,7 @@ def _jsonl_rows(of: List) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_once)
+            row = json.loads(line, object_pairs_hook=once)
         except (ValueError, RecursionError) as error:
             yield number, f"is not JSON: {error}"
             continue
@@ -214,14 +214,6 @@ def _jsonl_rows(of: List) -> Iterator[Row]:
                 yield number, str(error).strip()
                 continue
         yield number, {key: row[name] for key, name in known[there].items()}
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; ValueError where it says one name several times, of which readers take the first or the last."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError("a name stands there several times")
-    return row
 
 
 def _parquet_rows(of: List) -> Iterator[Row]:

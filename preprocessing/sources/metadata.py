@@ -41,6 +41,14 @@ def checked(item: Item, data: bytes) -> tuple[Item, bytes] | Rejection:
     return item, data
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where it says one name several times, of which readers take the first or the last."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise ValueError("a name stands there several times")
+    return row
+
+
 def _text(value: Any, key: str, where: str) -> str | None:
     # Parquet through pandas writes a missing text as NaN, which alone differs from itself.
     if value != value:

@@ -108,7 +108,10 @@ def pixels_hold(path: Path, metadata: Mapping[str, Any]) -> bool | None:
             if getattr(image, "n_frames", 1) > 1:
                 return False
             try:
-                if image.has_transparency_data and image.convert("RGBA").getextrema()[3] != (255, 255):
+                if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (
+                    255,
+                    255,
+                ):
                     return False
                 pixels = np.asarray(image.convert("RGB"))
             except (OSError, SyntaxError):  # a PNG that is cut, or of a wrong checksum
