@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -43,11 +43,17 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https")
 """Of URLs that obstore opens; `file` is a folder."""
 RETRY: RetryConfig = {
-    "max_retries": 6,
+    "max_retries": 60,
     "retry_timeout": timedelta(minutes=2),
-    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10)},
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=200),
+        "max_backoff": timedelta(seconds=10),
+        "base": 3,  # a wait is random up to so many times the last: by the default, 2, they hardly grow
+    },
 }
-"""Of a request that was not answered, or with a server's error."""
+"""Of a request that was not answered, or with a server's error: two minutes, which a store's restart takes."""
+FIRST: RetryConfig = {"max_retries": 6, "retry_timeout": timedelta(seconds=30)}
+"""Of one without which nothing is lost, as the first of a command: a few seconds."""
 CLIENT: ClientConfig = {"timeout": timedelta(hours=1), "read_timeout": timedelta(seconds=30)}
 """A server that is silent for half a minute has dropped the connection."""
 TRIES = 4
@@ -76,9 +82,14 @@ class Listed:
 class Bucket:
     """The objects below a URL; ConfigError where it can be none."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, retry: RetryConfig = RETRY) -> None:
         self.url = url.rstrip("/") or url
-        self._objects = opened(self.url)
+        self._objects = opened(self.url, retry)
+
+    @cached_property
+    def hasty(self) -> Bucket:
+        """The same, which fails within seconds where nobody answers, and not after minutes."""
+        return Bucket(self.url, FIRST)
 
     @property
     def lists(self) -> bool:
@@ -276,7 +287,7 @@ class _StoppedError(ServiceError):
     """Bytes that end early, which another try may mend."""
 
 
-def opened(url: str) -> LocalStore:
+def opened(url: str, retry: RetryConfig = RETRY) -> LocalStore:
     """The client of a URL, by obstore, whose kinds have the same methods."""
     scheme = url.partition(":")[0]
     if scheme not in SCHEMES:
@@ -293,7 +304,7 @@ def opened(url: str) -> LocalStore:
         )
     is_plain = scheme == "http" or any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
     try:
-        return from_url(url, client_options={**CLIENT, "allow_http": is_plain}, retry_config=RETRY)  # type: ignore[return-value]
+        return from_url(url, client_options={**CLIENT, "allow_http": is_plain}, retry_config=retry)  # type: ignore[return-value]
     except (BaseError, OSError, ValueError) as error:
         raise ConfigError(f"store {url} cannot be opened: {_reason(error)}") from error
 

@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
 from storage.bucket import Bucket, Listed
@@ -48,7 +48,8 @@ def leased(bucket: Bucket, name: str, *, shared: bool, wait: bool) -> Iterator[b
                 yield False
                 return
         finally:
-            bucket.delete([key])
+            with suppress(ServiceError):  # it ends by its age too, and what is told is why the block ended
+                bucket.hasty.delete([key])
         time.sleep(PAUSE_S * (1 + random.random()))
 
 
@@ -76,7 +77,7 @@ def _renewed(bucket: Bucket, key: str) -> Iterator[None]:
         while not ended.wait(RENEW_S):
             began = time.monotonic()
             try:
-                bucket.put(key, b"")
+                bucket.hasty.put(key, b"")
             except PipelineError:  # it is tried again, and asked below whether it was in time
                 continue
             renewed = began

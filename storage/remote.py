@@ -11,15 +11,19 @@ Keys are those of `storage.store`. Not here: how a bucket is asked (`storage.buc
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
-from storage.bucket import Bucket, opened
+from storage.bucket import FIRST, Bucket, opened
 from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.store import Store
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
 
 
 class Remote(Bucket):
@@ -27,6 +31,7 @@ class Remote(Bucket):
 
     def __init__(self, url: str, *, new: bool = False) -> None:
         self.url = url.rstrip("/") or url
+        self._has_answered = True
         self.local: Store | None = None
         """The same store, where it is a folder of this machine."""
         scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", url)
@@ -37,7 +42,23 @@ class Remote(Bucket):
                 raise NotFoundError(f"there is no store {path}")
             self._objects = _folder(self.local, new)
         else:
-            self._objects = opened(url)
+            self._objects = opened(url, FIRST)
+            self._has_answered = False
+
+    def _copy(self, key: str, file: BinaryIO, limit: int, size: int | None) -> str:
+        sha256 = super()._copy(key, file, limit, size)
+        self._answered()
+        return sha256
+
+    def _head(self, key: str) -> ObjectMeta | None:
+        found = super()._head(key)
+        self._answered()
+        return found
+
+    def _answered(self) -> None:
+        """From now on a failure is waited out: it is no wrong address."""
+        if not self._has_answered:
+            self._objects, self._has_answered = opened(self.url), True
 
     def _checked(self, key: str) -> None:
         """Of a folder: that no link leads out of it, and that the object is a file."""

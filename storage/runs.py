@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 DISK_FULL = os.EX_IOERR
 """The status of a training process that a full disk has ended, whose last words may have found no room either."""
+UNREACHED = os.EX_UNAVAILABLE
+"""The status of one that a server has ended, as that of its store: it refused, or was silent for too long."""
 
 
 class RunChange(Part):

@@ -82,6 +82,7 @@ class Store:
         keep_within(path)
         if self.mirror is not None and path not in _seen and _URL.match(str(root)):
             delete_left_over(path.parent)
+            self.mirror.bucket.hasty.names("")  # a wrong address is told at once
             self.mirror.refresh()
             _seen.add(path)
 

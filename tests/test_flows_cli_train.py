@@ -216,14 +216,16 @@ def test_wrong_names_are_told_before_torch_is_loaded(store: Path) -> None:
 
 
 def test_a_full_disk_ends_training_in_one_sentence(capsys: pytest.CaptureFixture[str], store: Path) -> None:
-    """Where a checkpoint finds no room, one line names the run's folder, and no half of a checkpoint stays."""
+    """Where a checkpoint finds no room, one line names the run's folder and what goes on; no half of one stays."""
     run = prepared(capsys, store, "--total-kimg", "0.016")
     words = ["train", "--resume", run.id, "--store", str(store), "--tracking-uri", "none"]
     with full_disk(4000):
         status, out, err = likeness(capsys, *words)
     lines = [line for line in err.splitlines() if line.startswith("likeness: ")]
-    said = f"likeness: training of {run.id} ended: there is no room left to write in {run.folder}"
-    assert (status, lines) == (1, [said]), err
+    said = f"likeness: training of {run.id} ended: there is no room left to write in {run.folder}, at 0"
+    [line] = lines
+    assert (status, line.startswith(said)) == (1, True), err
+    assert f"once there is, likeness train --resume {run.id} --store {store} goes on" in line
     assert "Traceback" not in out + err
     assert not list(run.folder.rglob(".*.partial"))
     assert run.checkpoints() == []

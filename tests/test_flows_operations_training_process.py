@@ -18,10 +18,12 @@ import pytest
 import torch
 
 import tiny_run
+import training.__main__
+from flows.operations import training_process
 from flows.operations.gpus import cards
 from flows.operations.training_process import prepare_run, train_run
 from flows.options import TrainOptions
-from storage.errors import ConfigError, KilledError, TrainingError
+from storage.errors import ConfigError, KilledError, ServiceError, TrainingError
 from storage.runs import Run
 from storage.store import Store
 from training.config import TrainConfig
@@ -133,6 +135,25 @@ def test_a_killed_training_says_by_what_and_how_to_go_on(store: Path) -> None:
         train_run(run, TrainOptions(store=store, tracking_uri="none"), kill)
     assert "was killed by SIGKILL, perhaps out of memory, at 0." in str(raised.value)
     assert f"likeness train --resume {run.id} --store {store} goes on" in str(raised.value)
+
+
+def test_a_training_that_lost_its_store_says_how_to_go_on(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server that refuses or is silent ends a process with a status of its own, which leads to what goes on."""
+    run = prepare_run("sample", LONG, TrainOptions(store=store), None)
+
+    def silent(*_: object) -> None:
+        raise ServiceError("s3://bucket/store/runs/a cannot be had: it answers 503 Service Unavailable")
+
+    monkeypatch.setattr(training.__main__, "train_aloud", silent)
+    status = training.__main__.main([str(run.folder)])
+    run.log_path.write_text(capsys.readouterr().err)
+    said = str(training_process.ended(run, status, 0))
+    assert said.startswith(
+        f"training of {run.id} ended, at 0 of 1000 kimg, 0 of them saved: s3://bucket/store/runs/a"
+    )
+    assert said.endswith(f"; likeness train --resume {run.id} --store {store} goes on")
 
 
 def test_trainings_wait_for_a_card(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

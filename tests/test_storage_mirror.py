@@ -310,3 +310,26 @@ def test_what_does_not_belong_in_a_bucket_is_named(machine: Machine, bucket: str
     assert not [problem for problem in found for key in belongs if problem.startswith(f"{store.path(key)} ")]
     told = verify(store, None)[1].problems
     assert [problem for problem in told if problem.startswith(f"{bucket}/tombstones/mine.txt ")], told
+
+
+def test_a_server_that_fails_for_a_while_is_waited_for(s3: str, bucket: str) -> None:
+    """What a process is about to write is written after ten seconds of 503; before its first answer it waits less."""
+    began: list[float] = []
+
+    def fault(number: int, method: str, path: str) -> str | None:
+        if method == "PUT" and not began:
+            began.append(time.monotonic())
+        return "503" if began and time.monotonic() < began[0] + 10 else None
+
+    code = "import sys; from storage.store import Store; Store(sys.argv[1]).put('chunks/a', b'1')"
+    with faulty(s3, fault) as address:
+        told = {**os.environ, "AWS_ENDPOINT_URL": address}
+        done = subprocess.run([sys.executable, "-c", code, bucket], env=told, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began[0] >= 10
+    with faulty(s3, lambda *_: "503") as address:
+        told = {**os.environ, "AWS_ENDPOINT_URL": address}
+        asked = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code, bucket], env=told, capture_output=True, text=True)
+    assert "cannot be had: it answers 503" in done.stderr
+    assert time.monotonic() - asked < 90, "as long as a store that has answered is waited for"

@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 
 from storage.config import tracking_address
-from storage.errors import PipelineError
+from storage.errors import PipelineError, ServiceError
 from storage.local import FULL, REFUSED
-from storage.runs import DISK_FULL
+from storage.runs import DISK_FULL, UNREACHED
 from training.engine.ranks import run_ranks
 from training.process import StopRequest, train_aloud
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             train_aloud(*settings)
     except PipelineError as error:
         print(error, file=sys.stderr)
-        return 1
+        return UNREACHED if isinstance(error, ServiceError) else 1
     except OSError as error:
         if error.errno not in (*FULL, *REFUSED):
             raise

@@ -407,7 +407,13 @@ def _server(store: Store | None) -> Iterator[Finding]:
         yield Finding("server", "warning", "none is configured", "set PREFECT_API_URL, or likeness init here")
         return
     server = Server(url, _prefect_password())
-    looks: list[Callable[[Server, Store | None], Iterator[Finding]]] = [_health, _leases, _pools, _flow_runs]
+    looks: list[Callable[[Server, Store | None], Iterator[Finding]]] = [
+        _health,
+        _leases,
+        _pools,
+        _schedules,
+        _flow_runs,
+    ]
     try:
         for look in looks:
             yield from look(server, store)
@@ -482,6 +488,33 @@ def _pools(server: Server, store: Store | None) -> Iterator[Finding]:
             yield Finding(f"pool {name}", "problem", "has no worker", f"{command} {name}")
 
 
+def _schedules(server: Server, store: Store | None) -> Iterator[Finding]:
+    """Whether the server plans what is scheduled, and nothing waits for a time that its clock had passed before."""
+    planned = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    early = [run["name"] for run in server.post("/flow_runs/filter", planned) if _age_s(run["created"]) < -60]
+    if early:
+        says = f"the clock was set back: what was made before waits until then, as {_some(early)}"
+        todo = "start the server again (likeness services plans anew by itself), and Run now in Prefect's UI"
+        yield Finding("schedules", "problem", says, todo)
+    idle, num = [], 0
+    for one in server.post("/deployments/filter", {}):
+        if one["paused"] or not any(schedule["active"] for schedule in one["schedules"]):
+            continue
+        num += 1
+        of_it = {**planned, "deployments": {"id": {"any_": [one["id"]]}}, "limit": 1}
+        if not server.post("/flow_runs/filter", of_it):
+            idle.append(one["name"])
+    if idle:
+        todo = "a minute after a deployment see the log of the server, or of its services"
+        yield Finding("schedules", "warning", f"no run is planned of {', '.join(idle)}", todo)
+    elif not early:
+        yield Finding("schedules", "ok", f"runs of {numbered(num, 'deployment')} are planned")
+
+
+def _age_s(timestamp: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds()
+
+
 def _flow_runs(server: Server, store: Store | None) -> Iterator[Finding]:
     """Whether a run is shown as working that nobody works on."""
     kinds = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
@@ -506,7 +539,7 @@ def _why_dead(run: dict[str, Any], store: Store | None) -> str | None:
     trained = next((tag.removeprefix("run:") for tag in run["tags"] if tag.startswith("run:")), None)
     is_ours = pool is not None and signed_by == worker_name(pool)
     if run["state_type"] == "PENDING":
-        since = (datetime.now(UTC) - datetime.fromisoformat(run["state"]["timestamp"])).total_seconds()
+        since = _age_s(run["state"]["timestamp"])
         return f"for {since:.0f} s" if since > (STARTING_S if is_ours else PENDING_S) else None
     if is_ours:
         return "its process on this machine is gone"

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 
 from flows.operations import team as stack
+from flows.operations.clock import Clock, plan_at_once
 from flows.operations.deploy import PREFECT, deployment_names
 from flows.operations.init import check_folder
 from flows.operations.supervised import Service, Supervised, answers
@@ -176,9 +177,13 @@ def run_services(ports: Ports, store: Store, say: Callable[[str], None], team: T
         say(
             f"Prefect {where['prefect']}   MLflow {where['mlflow']}   files {where['files']}   Ctrl-C stops them"
         )
+        clock = Clock()
         while True:
             time.sleep(TEND_S)
             kept.tend(names)
+            if back_s := clock.set_back_s():
+                say(f"the clock was set back by {back_s:.0f} s: what Prefect plans is planned again")
+                _plan_again(kept, team)
     except subprocess.CalledProcessError:
         raise ServiceError("nothing could be deployed, as said above") from None
     finally:
@@ -186,6 +191,17 @@ def run_services(ports: Ports, store: Store, say: Callable[[str], None], team: T
         with suppress(OSError):  # the terminal may be gone
             say("stopping; a training saves first, for two minutes at most")
         stop(kept)
+
+
+def _plan_again(kept: Supervised, team: Team | None) -> None:
+    """Have Prefect's services not wait until the clock is where it was."""
+    if team is None:
+        kept.restart(SERVER)
+    else:
+        plan_at_once(team.redis_socket)
+    kept.bring_up([SERVER])
+    command = [sys.executable, "-m", "flows.operations.clock"]
+    subprocess.run(command, env=kept.environment, check=False, start_new_session=True)
 
 
 def _mind_signals(handler: Callable[[int, FrameType | None], None]) -> None:

@@ -88,8 +88,7 @@ class Supervised:
                 if (status := process.poll()) is None:
                     if self.services[name].refuses_for_ever and self._has_room_again(name):
                         self.say(f"{name} is started again: its disk was full, and has room now")
-                        self._end(name)
-                        self._told.add(process.pid)
+                        self.restart(name)
                     continue
                 if process.pid not in self._told:
                     self._told.add(process.pid)
@@ -99,6 +98,12 @@ class Supervised:
                     continue
             if all(self.is_ready(need) for need in self.services[name].needs):
                 self._start(name)
+
+    def restart(self, name: str) -> None:
+        """End one, which `tend` starts again; that does not count as its own end."""
+        self._end(name)
+        self._starts[name].clear()
+        self._told.add(self.running[name].pid)
 
     def is_ready(self, name: str) -> bool:
         """Whether a service runs and answers."""
@@ -112,7 +117,6 @@ class Supervised:
             self._had_no_room.add(name)
         elif room >= 2 and name in self._had_no_room:  # not at once: room to write a little is soon gone
             self._had_no_room.remove(name)
-            self._starts[name].clear()
             return True
         return False
 

@@ -21,11 +21,12 @@ from flows.operations.fetched import fetch_version
 from flows.operations.gpus import Held, cards
 from flows.options import MLFLOW_URL, TrainOptions
 from storage.datasets.dataset import Dataset, open_part
-from storage.errors import ConfigError, KilledError, TrainingError
+from storage.errors import ConfigError, KilledError, ServiceError, TrainingError
 from storage.imports import known_import
 from storage.local import send
 from storage.runs import (
     DISK_FULL,
+    UNREACHED,
     InitFrom,
     Run,
     RunResult,
@@ -178,7 +179,7 @@ def train_run(
         returncode, log_start = _trained(run, options, on_tick, held)
     if returncode != 0:
         close_tracked(run)
-        raise _ended(run, returncode, log_start)
+        raise ended(run, returncode, log_start)
     return _summary(run, run.result)
 
 
@@ -202,15 +203,25 @@ def _trained(run: Run, options: TrainOptions, on_tick: OnTick, held: Held) -> tu
                 on_tick(row)
         finally:
             stop_process(process, STOP_S)
-            send(run.log_path)
+            try:
+                send(run.log_path)
+            except ServiceError as error:  # it is here; what is told is why the process ended
+                log.warning("the log is not in the store: %s", error)
     return process.returncode, log_start
 
 
-def _ended(run: Run, returncode: int, log_start: int) -> TrainingError:
+def ended(run: Run, returncode: int, log_start: int) -> TrainingError:
     """Why a training process ended without a result, how far it was, and how to go on."""
     who = f"training of {run.id}"
     if returncode == DISK_FULL:
-        return TrainingError(f"{who} ended: there is no room left to write in {run.folder}")
+        return TrainingError(
+            f"{who} ended: there is no room left to write in {run.folder}, {how_far(run)}; once there is, "
+            f"{resume_command(run)} goes on"
+        )
+    if returncode == UNREACHED:
+        return TrainingError(
+            f"{who} ended, {how_far(run)}: {_last_words(run.log_path, log_start)}; {resume_command(run)} goes on"
+        )
     if returncode > 0:
         return TrainingError(f"{who} failed: {_last_words(run.log_path, log_start)}")
     name = signal.Signals(-returncode).name
