@@ -11,6 +11,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from photo_files import (
     CONFIG,
@@ -43,7 +44,7 @@ def test_every_allowed_format_is_read(format: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
 def test_orientation_is_honoured(orientation: int, format: str) -> None:
     """A picture stored in any of the eight orientations comes back upright, turned once and not twice."""
     pixels = decode(with_orientation(picture(), orientation, format, quality=98), CONFIG)
@@ -92,6 +93,21 @@ def test_a_heic_whose_container_says_nothing_is_turned_by_its_exif() -> None:
         assert pixels.shape == (24, 40, 3), orientation
         measured = difference(pixels, np.asarray(picture()))
         assert measured < 4, f"orientation {orientation} differs by {measured}"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+def test_no_turn_of_xmp_is_made(format: str) -> None:
+    """An orientation that stands in XMP alone turns nothing, as in browsers."""
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    options: dict[str, Any] = {"xmp": packet}
+    if format == "PNG":
+        options = {"pnginfo": PngInfo()}
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", packet.decode())
+    if format == "TIFF":
+        options = {"tiffinfo": {700: packet}}
+    data = encode(picture(), format, **options)
+    assert packet in data
+    assert decode(data, CONFIG).shape == (24, 40, 3)
 
 
 def test_a_damaged_exif_is_read_as_upright() -> None:
@@ -185,6 +201,34 @@ def test_transparency_is_composited_on_white() -> None:
     assert pixels[0, 0].tolist() == [255, 255, 255]
     assert abs(int(pixels[0, 1, 1]) - 127) <= 1
     assert pixels[0, 2].tolist() == [255, 0, 0]
+
+
+def test_one_grey_of_16_bits_may_stand_for_clear() -> None:
+    """The very number that a PNG names is white, and not its neighbours of the same upper half."""
+    numbers = np.array([[0x5A00, 0x5A5A, 0x5A5B]], np.uint16)
+    data = encode(Image.fromarray(numbers), "PNG")
+    head = 8 + 25
+    pixels = decode(data[:head] + chunk(b"tRNS", struct.pack(">H", 0x5A5A)) + data[head:], CONFIG)
+    assert pixels[0, :, 0].tolist() == [0x5A, 255, 0x5A]
+
+
+def test_a_gif_is_clear_around_its_first_frame() -> None:
+    """A frame that does not fill its screen stands on white, whatever its first colour."""
+    data = bytearray(encode(Image.new("L", (2, 1), 90), "GIF"))
+    data[6:10] = struct.pack("<HH", 4, 2)
+    at = data.index(b",\0\0\0\0")
+    data[at + 1 : at + 5] = struct.pack("<HH", 1, 1)
+    assert decode(bytes(data), CONFIG)[:, :, 1].tolist() == [[255] * 4, [255, 90, 90, 255]]
+
+
+def test_an_animated_png_is_its_first_frame() -> None:
+    """Not the picture that stands before it for viewers that cannot animate."""
+    before, first, second = (Image.new("RGB", (4, 3), (red, 0, 0)) for red in (10, 20, 30))
+    for default_image, red in ((True, 20), (False, 10)):
+        data = encode(
+            before, "PNG", save_all=True, append_images=[first, second], default_image=default_image
+        )
+        assert decode(data, CONFIG)[0, 0].tolist() == [red, 0, 0]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P"])

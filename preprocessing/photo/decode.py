@@ -25,6 +25,7 @@ from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
     Image,
+    ImageChops,
     ImageCms,
     JpegImagePlugin,
     TiffImagePlugin,
@@ -119,6 +120,7 @@ def decoded(data: bytes, config: DecodeConfig) -> Decoded:
         # Pillow warns of odd metadata: of no use to anyone here.
         warnings.simplefilter("ignore")
         image = _opened(data)
+        _without_xmp(image)  # before a TIFF is loaded, which turns it
         eighths = 8
         if image.format == "JPEG":
             eighths = eighths_within(image, config.max_pixels)
@@ -129,6 +131,8 @@ def decoded(data: bytes, config: DecodeConfig) -> Decoded:
             _refuse_bombs(image, data, config)
             pixels = jpeg_pixels(image, data, eighths) if image.format == "JPEG" else None
             if pixels is None:
+                if image.info.get("default_image") and getattr(image, "n_frames", 1) > 1:
+                    image.seek(1)  # before an animated PNG's first frame stands a picture for old viewers
                 if eighths < 8:
                     times = 2 if eighths >= 4 else 4
                     image.draft(image.mode, (-(-width_px // times), -(-height_px // times)))
@@ -231,13 +235,21 @@ def _srgb(
         image = Image.frombuffer(image.mode, pixels.shape[1::-1], pixels, "raw", image.mode, 0, 1)
     if image.mode in ("I", "F"):
         raise Rejected(Reason.UNSUPPORTED_IMAGE, f"{image.format}: unsupported pixel type {image.mode}")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    mode = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK", "LAB": "LAB"}.get(image.mode, "RGB")
     alpha = None
+    if image.mode.startswith("I;16"):
+        numbers = np.asarray(image).astype(np.uint16)
+        if isinstance(clear := image.info.get("transparency"), int):
+            alpha = Image.fromarray(np.where(numbers == clear, 0, 255).astype(np.uint8))
+        image = Image.fromarray((numbers >> 8).astype(np.uint8))
+    mode = {"1": "L", "L": "L", "LA": "L", "La": "L", "CMYK": "CMYK", "LAB": "LAB"}.get(image.mode, "RGB")
+    drawn = getattr(image, "dispose_extent", None) if image.format == "GIF" else None
     if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
+    if drawn and tuple(drawn) != (0, 0, *image.size):  # the rest of a GIF's screen is clear
+        covered = Image.new("L", image.size, 0)
+        covered.paste(255, tuple(drawn))
+        alpha = covered if alpha is None else ImageChops.darker(alpha, covered)
     image = _in_mode(image, mode)
     transform = _to_srgb(icc, mode) if icc else None
     image = transform.apply(_in_mode(image, transform.input_mode)) if transform else _in_mode(image, "RGB")
@@ -294,13 +306,12 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
     Read after loading: Pillow turns TIFF files itself then, and drops their tag. HEIC and AVIF say it in their
     container, and what their EXIF or XMP repeats does not count: libheif turns the pixels, and Pillow writes AVIF's
-    word into EXIF. Of a HEIC whose container says nothing, EXIF is believed.
+    word into EXIF. Of a HEIC whose container says nothing, EXIF is believed. XMP is not, as in browsers.
     """
     if image.format == "HEIF":
         said = image.info.get("original_orientation")
         return said if said in _TURNS and not _HEIF_TURN.search(data) else 1
-    if image.format == "AVIF":
-        image.info.pop("xmp", None)
+    _without_xmp(image)
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except MemoryError:
@@ -309,6 +320,12 @@ def _orientation(image: Image.Image, data: bytes) -> int:
         # Damaged EXIF raises whatever its parser meets; the pixels decide whether the image is kept.
         return 1
     return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _without_xmp(image: Image.Image) -> None:
+    """Have Pillow not look for a turn in XMP, where EXIF says none."""
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
