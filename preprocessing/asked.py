@@ -30,6 +30,7 @@ from storage.digest import bytes_digest
 from storage.errors import ConfigError, NotFoundError
 from storage.local import file_bytes
 from storage.store import Store
+from storage.tables import arrow, groups
 from storage.tombstones import plain_name
 
 MIN_DIGITS = 8
@@ -144,8 +145,8 @@ class Wanted:
 
     def _licensed(self, rows: pa.Table) -> pa.ChunkedArray:
         mask = pa.chunked_array([pa.array(np.zeros(rows.num_rows, bool))], pa.bool_())
-        pairs = rows.group_by(["license", "license_url"]).aggregate([])
-        for pair in pairs.to_pylist():
+        pairs = rows.select(["license", "license_url"])
+        for pair in pairs.take(arrow(groups(pairs)[0])).to_pylist():
             if not self.licenses.isdisjoint(_licenses(pair["license"], pair["license_url"])):
                 same = [
                     rows[name].is_null()

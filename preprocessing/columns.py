@@ -11,13 +11,12 @@ from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from preprocessing.records import SOURCE_COLUMNS, Face, Item, Photo, Rejection, face_row
 from preprocessing.reject import Reason
 from preprocessing.scores.catalogue import MEASURED, Score
-from storage.tables import arrow, numbers, rows_holding, table_of
+from storage.tables import arrow, filled, numbers, rows_holding, table_of
 
 _TYPES = {
     "float": pa.float64(),
@@ -107,4 +106,4 @@ def rejections_of(columns: pa.Table) -> list[Rejection]:
 
 def values_of(score: Score, faces: pa.Table) -> NDArray[np.float64]:
     """A score, a number, of every face; NaN where it was not measured."""
-    return numbers(pc.fill_null(faces[score.name].cast(pa.float64()), np.nan))
+    return numbers(filled(faces[score.name].cast(pa.float64()), np.nan))

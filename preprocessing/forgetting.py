@@ -32,7 +32,7 @@ from storage.layout import check_listed
 from storage.lineage.ancestry import learned_from
 from storage.local import listed
 from storage.store import Store, original_key
-from storage.tables import Stored, arrow
+from storage.tables import Stored, arrow, filled
 from storage.tombstones import plain_name
 
 MAX_SUGGESTIONS = 20
@@ -261,7 +261,7 @@ def _faces(store: Store, versions: Sequence[Dataset]) -> Iterator[pa.Table]:
 def _pdqs(faces: pa.Table, found: Found) -> set[str]:
     """The looks of the faces of what is meant, as far as they say something."""
     mine = faces.filter(pc.is_in(faces["photo_sha256"], value_set=texts_of(found.photos)))
-    is_good = pc.fill_null(pc.greater_equal(mine["pdq_quality"], MIN_QUALITY), False)
+    is_good = filled(pc.greater_equal(mine["pdq_quality"], MIN_QUALITY), False)
     return set(mine["pdq"].filter(is_good).to_pylist())
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from storage.digest import json_digest
 from storage.errors import IntegrityError
 from storage.store import Store
-from storage.tables import Stored, arrow, numbers, repeated, rows_holding, where
+from storage.tables import Stored, arrow, numbers, repeated, rows_holding, texts, where
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Gathered:
         chosen = chosen[first[asked[chosen]] == everywhere.tables[chosen]]
         schema = pa.schema([self.schema.field(name) for name in columns])
         nowhere = _Places(first[:0], first[:0])
-        parts = [_placed(pa.Table.from_batches([], schema), first[:0], nowhere, pa.array(names, pa.string()))]
+        parts = [_placed(pa.Table.from_batches([], schema), first[:0], nowhere, texts(*names))]
         for source, start, stop in zip(sources, limits, limits[1:], strict=False):
             mine = chosen[slice(*chosen.searchsorted([start, stop]))]
             parts += self._taken(source, mine - start, everywhere.at(mine), asked[mine], names, columns)
@@ -218,9 +218,9 @@ class Gathered:
                 except IntegrityError as error:
                     logger.warning("%s: its rows are made again", error)
                     continue
-                yield _placed(taken, asked[mine], places.at(mine), pa.array(names, pa.string()))
+                yield _placed(taken, asked[mine], places.at(mine), texts(*names))
             return
-        yield _placed(taken, asked, places, pa.array(names, pa.string()))
+        yield _placed(taken, asked, places, texts(*names))
 
     @cached_property
     def _stamps(self) -> dict[str, Stamp]:

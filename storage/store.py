@@ -348,9 +348,9 @@ class Store:
         is_within = Path(os.path.realpath(entry.path)).is_relative_to(self.root)
         return is_within and (stat.st_dev, stat.st_ino) not in above
 
-    def put_original(self, data: bytes) -> str:
-        """Keep a photograph's original bytes under their sha256 and return it."""
-        sha256 = bytes_digest(data)
+    def put_original(self, data: bytes, sha256: str | None = None) -> str:
+        """Keep a photograph's original bytes under their sha256, which the caller may have taken, and return it."""
+        sha256 = sha256 or bytes_digest(data)
         key = original_key(sha256)
         if self.mirror is not None:
             is_there = self.mirror.size(key) == len(data)

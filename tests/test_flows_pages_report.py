@@ -73,7 +73,8 @@ def encoded(seed: int) -> bytes:
 def scored(number: int, photo_sha256: str, image: bytes) -> Face:
     """A face whose crop side is its number, and whose other scores are something."""
     numbers = {"pdq": "0" * 64, "embedding": None, "filter_score": None}
-    scores = Scores(**{score.name: numbers.get(score.name, number / 100) for score in MEASURED})
+    others = {score.name: number if score.kind == "int" else number / 100 for score in MEASURED}
+    scores = Scores(**{**others, **numbers})
     return Face(
         photo_sha256, 0, 400, 300, (0.0, 0.0, 9.0, 9.0), number / 50, ((0.0, 0.0),) * 68, ((0.0, 0.0),) * 4,
         float(number), scores, bytes_digest(image), b"",

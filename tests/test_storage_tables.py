@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 from storage.tables import (
     Stored,
     arrow,
+    column_of,
     counted,
     distinct_rows,
     fitted,
+    groups,
     leaders,
     resized,
     rows_holding,
@@ -30,7 +34,7 @@ SCHEMA = pa.schema([pa.field("name", pa.string()), pa.field("points", pa.list_(p
 texts = st.lists(st.sampled_from(["", "a", "b", "ba", "é", "Z"]), max_size=30)
 
 
-def chunked(values: list[str]) -> pa.ChunkedArray:
+def chunked(values: Sequence[str | None]) -> pa.ChunkedArray:
     """A column in pieces, an empty one among them."""
     cut = len(values) // 3
     return pa.chunked_array([values[:cut], [], values[cut:]], pa.string())
@@ -111,3 +115,59 @@ def test_a_table_of_other_columns_is_refused() -> None:
 def test_each_row_number_once(rows: list[int]) -> None:
     """The different numbers, in order."""
     assert distinct_rows(np.array(rows, np.int64)).tolist() == sorted(set(rows))
+
+
+KINDS: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
+    (pa.string(), st.text()),
+    (pa.bool_(), st.booleans()),
+    (pa.int8(), st.integers(-(2**7), 2**7 - 1)),
+    (pa.int32(), st.integers(-(2**31), 2**31 - 1)),
+    (pa.int64(), st.integers(-(2**63), 2**63 - 1)),
+    (pa.float64(), st.floats(allow_nan=False) | st.integers(-100, 100)),
+    (pa.list_(pa.float64()), st.lists(st.floats(allow_nan=False))),
+    (pa.list_(pa.string()), st.lists(st.none() | st.text())),
+    (pa.list_(pa.list_(pa.int32())), st.lists(st.none() | st.lists(st.integers(0, 9)))),
+]
+
+
+@pytest.mark.parametrize(("kind", "values"), KINDS, ids=[str(kind) for kind, _ in KINDS])
+@given(data=st.data())
+def test_plain_values_are_a_column(
+    kind: pa.DataType, values: st.SearchStrategy[Any], data: st.DataObject
+) -> None:
+    """Values of every kind that tables have, some missing, are what pyarrow makes of them."""
+    plain = data.draw(st.lists(st.none() | values, max_size=20))
+    made = column_of(plain, kind)
+    made.validate(full=True)
+    assert made.equals(pa.array(plain, kind))
+    assert made.to_pylist() == plain
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (1, pa.string()),
+        ("\ud800", pa.string()),
+        ("1", pa.int32()),
+        (1.5, pa.int64()),
+        (2**31, pa.int32()),
+        ("1.5", pa.float64()),
+        (["a"], pa.list_(pa.float64())),
+        (7, pa.list_(pa.float64())),
+        (b"a", pa.binary()),
+    ],
+)
+def test_a_value_of_another_kind_is_none(value: Any, kind: pa.DataType) -> None:
+    """What a column's kind does not hold is an error, and no other value."""
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        column_of([value], kind)
+
+
+@given(st.lists(st.tuples(*[st.none() | st.sampled_from(["", "a", "b"])] * 3), max_size=30))
+def test_rows_that_are_alike_are_one_group(rows: list[tuple[str | None, ...]]) -> None:
+    """Groups come in the order of their first rows, and a row that lacks a text is like others that lack it."""
+    table = pa.table([chunked([row[number] for row in rows]) for number in range(3)], names=["a", "b", "c"])
+    first, group = groups(table)
+    distinct = list(dict.fromkeys(rows))
+    assert first.tolist() == [rows.index(row) for row in distinct]
+    assert group.tolist() == [distinct.index(row) for row in rows]

@@ -40,7 +40,18 @@ from preprocessing.reject import Reason, in_order
 from preprocessing.scores.catalogue import NUMBERS, Score
 from storage.datasets.dataset import Dataset
 from storage.shards import KEY_DIGITS
-from storage.tables import Row, arrow, leaders, numbers, rows_by_value, rows_holding
+from storage.tables import (
+    Row,
+    arrow,
+    column_of,
+    filled,
+    groups,
+    leaders,
+    numbers,
+    rows_by_value,
+    rows_holding,
+    texts,
+)
 
 KEPT_SHOWN, REJECTED_SHOWN = 96, 200
 PHOTOS_SHOWN = 40
@@ -142,7 +153,7 @@ class _Pages:
     @cached_property
     def rejected(self) -> dict[Reason, NDArray[np.int64]]:
         """The rejections of each reason, in the order of the pipeline and of the refs."""
-        face = pc.fill_null(self.rejections["face_index"], -1)
+        face = filled(self.rejections["face_index"], -1)
         keys = pa.table({"ref": self.rejections["ref"], "face": face})
         order = numbers(pc.sort_indices(keys, [("ref", "ascending"), ("face", "ascending")])).astype(np.int64)
         there = rows_by_value(self.rejections["reason"].take(arrow(order)))
@@ -155,7 +166,7 @@ class _Pages:
         photos, faces = self.crawled.photos, self.aligned.faces
         photo = rows_holding(photos["sha256"], self.rejections["photo_sha256"]).astype(np.int64)
         photo = np.where(photo < 0, photo, leaders(photos["sha256"], photos["rank"])[photo])
-        wanted = photo << 32 | numbers(pc.fill_null(self.rejections["face_index"], 0))
+        wanted = photo << 32 | numbers(filled(self.rejections["face_index"], 0))
         there = numbers(faces["photo"]).astype(np.int64) << 32 | numbers(faces["face_index"])
         order = np.argsort(there)
         nearest = order[np.searchsorted(there, wanted, sorter=order).clip(max=len(there) - 1)]
@@ -208,13 +219,24 @@ class _Pages:
         items = self.crawled.items.select(["license", "license_url", "author"])
         kept = np.zeros(items.num_rows, np.int64)
         np.add.at(kept, self.items_of_faces[self.curated.kept], 1)
-        items = items.append_column("kept", arrow(kept))
-        found = items.group_by(["license", "license_url"]).aggregate(
-            [("author", "count", pc.CountOptions(mode="all")), ("author", "count_distinct"),
-             ("author", "count", pc.CountOptions(mode="only_null")), ("kept", "sum")]
-        )  # fmt: skip
-        names = ["name", "url", "photographs", "authors", "no_author", "kept"]
-        rows = found.rename_columns(names).to_pylist()
+        first, group = groups(items.select(["license", "license_url"]))
+        of_authors, _ = groups(items)
+        has_author = numbers(items["author"].is_valid().cast(pa.int8())).astype(bool)
+
+        def summed(rows: NDArray[np.int64], weights: NDArray[np.int64] | None = None) -> list[int]:
+            found = np.bincount(group[rows], weights, minlength=len(first))
+            return [int(number) for number in found.tolist()]
+
+        everyone = np.arange(items.num_rows)
+        columns = {
+            "name": items["license"].take(arrow(first)).to_pylist(),
+            "url": items["license_url"].take(arrow(first)).to_pylist(),
+            "photographs": summed(everyone),
+            "authors": summed(of_authors[has_author[of_authors]]),
+            "no_author": summed(everyone[~has_author]),
+            "kept": summed(everyone, kept),
+        }
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         for row in rows:
             row["link"] = row["url"] if _is_web(row["url"]) else None
         return sorted(rows, key=lambda row: (-row["photographs"], str(row["name"]), str(row["url"])))
@@ -364,7 +386,7 @@ class _Pages:
             rejection.photo_sha256 if number in whole else crops.get(face)
             for number, (rejection, face) in enumerate(zip(rejections, faces, strict=True))
         ]
-        refs = pa.array([rejection.ref for rejection in rejections], pa.string())
+        refs = texts(*(rejection.ref for rejection in rejections))
         items = rows_holding(self.crawled.items["ref"], refs).tolist()
         twin_data = self.thumbnails.data_uris([crops.get(twin) for twin in twins], THUMBNAIL_PX)
         pictures = []
@@ -409,7 +431,7 @@ class _Pages:
 
     def _twins(self, rejections: Sequence[Rejection], faces: Sequence[int]) -> list[int]:
         """The face whose crop is kept in the place of each; of a photograph that is there twice its largest face."""
-        instead = pa.array([rejection.duplicate_of for rejection in rejections], pa.string())
+        instead = column_of([rejection.duplicate_of for rejection in rejections], pa.string())
         kept = rows_holding(self.kept_images, instead).tolist()
         return [
             int(self.curated.kept[twin])

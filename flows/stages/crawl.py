@@ -40,7 +40,7 @@ from preprocessing.sources import Source, WebSource
 from preprocessing.sources.imported import ImportedSource, refusal_of_origin
 from storage.digest import bytes_digest
 from storage.store import Store, original_key
-from storage.tables import BATCH_ROWS, Row, arrow, counted, fitted, rows_holding
+from storage.tables import BATCH_ROWS, Row, arrow, counted, filled, fitted, numbers, rows_holding, table_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ def crawl(
         chunks = spread(range(wanted.num_rows), context)
         jobs = (_items(wanted.slice(rows[0], len(rows))) for rows in chunks)
         for rows in context.workers.map(read, jobs):
-            outcomes.append(pa.Table.from_pylist(rows, OUTCOME_SCHEMA))
+            outcomes.append(table_of(rows, OUTCOME_SCHEMA))
             count(_counted(outcomes[-1]))
     del wanted
     crawled = pa.concat_tables(outcomes)
@@ -146,7 +146,7 @@ def read_rows(items: Sequence[Item], source: Source, store: Store, block: BlockC
                 row |= {"reason": blocked.reason.value, "detail": blocked.detail}
             else:
                 row["num_bytes"] = len(data)
-                store.put_original(data)
+                store.put_original(data, sha256)
         rows.append(row)
     return rows
 
@@ -179,7 +179,7 @@ def _fetched(
     """The outcomes of items, how many were known before anybody was asked, and what came of each host."""
     items, bad = addressed_items(listed, source.address)
     count(_counted(bad), "")
-    partition = items["partition"].to_numpy()
+    partition = numbers(items["partition"])
     used = np.unique(partition).tolist()
     num_workers = max(1, min(num_workers, len(used)))
     share = -(-source.fetch.max_concurrency // num_workers)
@@ -217,7 +217,7 @@ def fetch_group(
 
 
 def _counted(outcomes: pa.Table) -> Counter[str]:
-    return Counter(counted(pc.fill_null(outcomes["reason"], "photos")))
+    return Counter(counted(filled(outcomes["reason"], "photos")))
 
 
 def _outcomes_of(rejections: pa.Table) -> pa.Table:

@@ -37,7 +37,7 @@ from preprocessing.crawl.urls import WebAddress, web_address
 from preprocessing.records import Item, Rejection
 from preprocessing.reject import Rejected
 from storage.store import Store
-from storage.tables import BATCH_ROWS, arrow, fitted
+from storage.tables import BATCH_ROWS, arrow, fitted, texts
 from storage.tombstones import Tombstones
 
 
@@ -48,7 +48,7 @@ def screened(crawled: Crawled, context: Context, config: BuildConfig, *, by_ledg
     What the ledger has of photographs is judged anew where `by_ledger`; a crawl has done so itself.
     """
     blocklist = open_blocklist(context.store, config.block)
-    crawled = without(crawled, pa.array(_buried(crawled, blocklist), pa.string()))
+    crawled = without(crawled, texts(*_buried(crawled, blocklist)))
     found = {rejection.ref: rejection for rejection in _by_hash(crawled, blocklist, context, config.block)}
     if by_ledger and any(context.store.path(folder).is_dir() for folder in (FOLDER, LEGACY)):
         standing = Standing(config.fetch, datetime.now(UTC))
@@ -101,9 +101,7 @@ def _buried(crawled: Crawled, blocklist: Blocklist) -> list[str]:
                     refs.append(ref)
     for table, column in ((crawled.photos, "sha256"), (crawled.rejections, "photo_sha256")):
         buried = blocklist.tombstones.among("sha256", table[column].drop_null().unique().to_pylist())
-        refs += (
-            table["ref"].filter(pc.is_in(table[column], value_set=pa.array(buried, pa.string()))).to_pylist()
-        )
+        refs += table["ref"].filter(pc.is_in(table[column], value_set=texts(*buried))).to_pylist()
     return refs
 
 
@@ -113,7 +111,7 @@ def _by_hash(
     """Photographs of which one has a hash that is on a list."""
     wanted = crawled.photos
     if not blocklist.looks_at_bytes:
-        listed = pa.array(sorted(blocklist.sha256), pa.string())
+        listed = texts(*sorted(blocklist.sha256))
         wanted = wanted.filter(pc.is_in(wanted["sha256"], value_set=listed))
     distinct = wanted["sha256"].unique().to_pylist()
     reasons: dict[str, Rejection] = {}

@@ -30,7 +30,7 @@ from storage.errors import IntegrityError, NotFoundError
 from storage.local import unnamed_file, whole_file, write_whole
 from storage.shards import KEY_DIGITS, Index, PackedRecord, Sample, index_json, index_name, write_shard
 from storage.store import Store
-from storage.tables import BATCH_ROWS, Row, Stored, arrow, rows_holding, write_table
+from storage.tables import BATCH_ROWS, Row, Stored, arrow, column_of, rows_holding, texts, write_table
 
 if (
     TYPE_CHECKING
@@ -76,7 +76,7 @@ class Sharded:
         """The rows of each shard's images, in order, without what their source says of them."""
         for shard in self.shards:
             rows = Stored(store.file(table_name(shard["object"])), []).read()
-            yield rows.append_column("shard", pa.array([shard["file"]] * rows.num_rows, pa.string()))
+            yield rows.append_column("shard", texts(*[shard["file"]] * rows.num_rows))
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _placed(images: pa.Table, index: Index) -> pa.Table:
     """Rows of images with their places in a tar."""
     entries = index.entries[::2]
     for name in ("offset", "size"):
-        numbers = pa.array([getattr(entry, name) for entry in entries], pa.int64())
+        numbers = column_of([getattr(entry, name) for entry in entries], pa.int64())
         images = images.append_column(name, numbers)
     return images
 

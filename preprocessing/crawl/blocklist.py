@@ -30,7 +30,7 @@ from preprocessing.reject import BLOCKED, Reason, Rejected
 from storage.config import Config
 from storage.errors import SourceError
 from storage.store import Store
-from storage.tables import arrow, where
+from storage.tables import arrow, filled, texts, where
 from storage.tombstones import Tombstones
 
 FORGOTTEN = "tombstone"
@@ -154,8 +154,8 @@ class Blocklist:
 
 def is_forgotten(reasons: pa.ChunkedArray, details: pa.ChunkedArray) -> pa.ChunkedArray:
     """Of which rejections, by the columns that say why, a tombstone is the reason."""
-    by_list = pc.is_in(reasons, value_set=pa.array(sorted(BLOCKED), pa.string()))
-    return pc.and_(by_list, pc.fill_null(pc.equal(details, FORGOTTEN), False))
+    by_list = pc.is_in(reasons, value_set=texts(*sorted(BLOCKED)))
+    return pc.and_(by_list, filled(pc.equal(details, texts(FORGOTTEN)[0]), False))
 
 
 def open_blocklist(store: Store, config: BlockConfig) -> Blocklist:
@@ -186,7 +186,7 @@ def alike(faces: pa.Table, looks: Hashes) -> NDArray[np.int64]:
     """The numbers of faces whose crops look like one of `looks`, by their columns `pdq` and `pdq_quality`."""
     if not len(looks):
         return np.empty(0, np.int64)
-    rows = where(pc.fill_null(pc.greater_equal(faces["pdq_quality"], MIN_QUALITY), False))
+    rows = where(filled(pc.greater_equal(faces["pdq_quality"], MIN_QUALITY), False))
     known = faces["pdq"].take(arrow(rows)).combine_chunks()
     found = _hashes_of(known.to_pylist())
     is_near = np.zeros(len(found), bool)

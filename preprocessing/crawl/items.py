@@ -36,7 +36,7 @@ from preprocessing.records import Item
 from preprocessing.reject import Reason, Rejected
 from storage.local import write_whole
 from storage.store import Store
-from storage.tables import BATCH_ROWS, arrow, leaders
+from storage.tables import BATCH_ROWS, arrow, column_of, leaders, numbers
 
 ITEM_COLUMNS = tuple(field.name for field in fields(Item))
 OUTCOME_SCHEMA = pa.schema(
@@ -92,11 +92,11 @@ def addressed_items(listed: pa.Table, address_of: AddressOf) -> tuple[pa.Table, 
             else:
                 urls.append(address.key)
                 partitions.append(partition_of(host_of(address)))
-        part = part.append_column("url", pa.array(urls, pa.string()))
-        part = part.append_column("partition", pa.array(partitions, pa.int8()))
+        part = part.append_column("url", column_of(urls, pa.string()))
+        part = part.append_column("partition", column_of(partitions, pa.int8()))
         parts.append(part.filter(part["url"].is_valid()) if None in urls else part)
     columns = zip(*bad, strict=True) if bad else [[] for _ in OUTCOME_SCHEMA]
-    outcomes = [pa.array(column, of.type) for column, of in zip(columns, OUTCOME_SCHEMA, strict=True)]
+    outcomes = [column_of(column, of.type) for column, of in zip(columns, OUTCOME_SCHEMA, strict=True)]
     added = [pa.field("url", pa.string()), pa.field("partition", pa.int8())]
     empty = pa.Table.from_batches([], pa.schema([*listed.schema, *added]))
     return pa.concat_tables([empty, *parts]), pa.table(outcomes, schema=OUTCOME_SCHEMA)
@@ -115,7 +115,7 @@ def fetch_items(
 
     `count` is told what became of items, as they come to an end, and in a line how far it is with each host.
     """
-    partition_of_items = items["partition"].to_numpy()
+    partition_of_items = numbers(items["partition"])
     now = datetime.now(UTC)
     begun = _begun(items, store, now) if asking.refetch else None
     standing = Standing(config, now, asking.retry, begun.read_text() if begun else None)
@@ -125,8 +125,8 @@ def fetch_items(
         for partition in np.unique(partition_of_items).tolist():
             mine = np.flatnonzero((partition_of_items == partition) & outcomes.is_first)
             for start in range(0, len(mine), BATCH_ROWS):
-                numbers = mine[start : start + BATCH_ROWS]
-                wanted += _wanted(numbers, items, address_of, held[partition], standing, outcomes)
+                rows = mine[start : start + BATCH_ROWS]
+                wanted += _wanted(rows, items, address_of, held[partition], standing, outcomes)
         wanted.sort(key=lambda one: one.number)  # as they are listed
         num_known = outcomes.num
         blocklist = open_blocklist(store, block or BlockConfig())
@@ -248,7 +248,7 @@ class _Outcomes:
     def table(self) -> pa.Table:
         """Of OUTCOME_SCHEMA, in the order of the items."""
         columns = [
-            pa.array(column, of.type)
+            column_of(column, of.type)
             for column, of in zip(zip(*self._found, strict=True), list(OUTCOME_SCHEMA)[1:], strict=True)
         ]
         return pa.table([self._items["ref"], *columns], schema=OUTCOME_SCHEMA)

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,7 +21,7 @@ from preprocessing.crawl.urls import host_of, web_address
 from preprocessing.reject import Reason, Rejected
 from storage.digest import file_digest
 from storage.errors import IntegrityError
-from storage.tables import FORMAT_KEY, Stored
+from storage.tables import FORMAT_KEY, Stored, column_of, filled, texts
 
 SEGMENT_ROWS = 100_000
 """At most in one segment, so that few rows are held at a time."""
@@ -33,7 +32,7 @@ LEGACY = "chunks/crawl"
 def segment_of(entries: Sequence[Entry]) -> bytes:
     """Rows as a table; the same rows are the same bytes."""
     columns = [
-        pa.array(column, field.type)
+        column_of(column, field.type)
         for column, field in zip(zip(*entries, strict=True), LEDGER_SCHEMA, strict=True)
     ]
     schema = LEDGER_SCHEMA.with_metadata({FORMAT_KEY: b"1"})
@@ -99,10 +98,10 @@ def led_through(path: Path, keys: Collection[str], hosts: Collection[str]) -> se
     stored = Stored(path, ["url"])
     names = [name for name in ("place", "signals") if name in stored.schema.names]
     rows = stored.read(["url", *names])
-    mask = pa.chunked_array([pa.array(np.zeros(rows.num_rows, bool))])
+    mask = pa.chunked_array([column_of([False] * rows.num_rows, pa.bool_())])
     for name in names:
         for host in hosts:
-            mask = pc.or_(mask, pc.fill_null(pc.match_substring(rows[name], host), False))
+            mask = pc.or_(mask, filled(pc.match_substring(rows[name], host), False))
     return {
         row["url"]
         for row in rows.filter(mask).to_pylist()
@@ -126,8 +125,8 @@ def key_of(text: str) -> str | None:
 
 def erased(table: pa.Table, urls: Collection[str], sha256s: Collection[str]) -> pa.ChunkedArray:
     """Of which rows of a segment the address, that which a redirect led to, or the photograph is among some."""
-    mask = pc.is_in(table["sha256"], value_set=pa.array(sorted(sha256s), pa.string()))
+    mask = pc.is_in(table["sha256"], value_set=texts(*sorted(sha256s)))
     for name in ("url", "place"):
         if name in table.column_names:
-            mask = pc.or_(mask, pc.is_in(table[name], value_set=pa.array(sorted(urls), pa.string())))
+            mask = pc.or_(mask, pc.is_in(table[name], value_set=texts(*sorted(urls))))
     return mask

@@ -33,7 +33,7 @@ from preprocessing.curation.rules import Rule, rules
 from preprocessing.curation.settings import CurateConfig, not_measured
 from preprocessing.reject import Reason
 from storage.errors import EmptyDatasetError
-from storage.tables import arrow, counted, fitted, leaders, numbers, where
+from storage.tables import arrow, column_of, counted, filled, fitted, leaders, numbers, texts, where
 from storage.wording import numbered
 
 Rows = NDArray[np.int64]
@@ -128,7 +128,7 @@ class _Faces:
         repeated, kept = photos.take(arrow(again)), photos.take(arrow(leader[again]))
         columns = {
             "ref": repeated["ref"],
-            "reason": pa.array([Reason.DUPLICATE_PHOTO.value] * len(again), pa.string()),
+            "reason": texts(*[Reason.DUPLICATE_PHOTO.value] * len(again)),
             "photo_sha256": repeated["sha256"],
             "face_index": pa.nulls(len(again), pa.int32()),
             "detail": kept["ref"],
@@ -159,7 +159,7 @@ class _Faces:
         return rows[np.lexsort((self.image[rows], -worth))]
 
     def _score(self, name: str, rows: Rows) -> NDArray[np.float64]:
-        return numbers(pc.fill_null(self.column(name, rows), np.nan))
+        return numbers(filled(self.column(name, rows), np.nan))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,10 +177,10 @@ class _Rejected:
         details = [self.details] * num if isinstance(self.details, str) else self.details
         columns = {
             "ref": everyone.refs(self.rows),
-            "reason": pa.array([self.reason.value] * num, pa.string()),
+            "reason": texts(*[self.reason.value] * num),
             "photo_sha256": everyone.photos["sha256"].take(arrow(everyone.photo[self.rows])),
             "face_index": arrow(everyone.index[self.rows]),
-            "detail": pa.array(details, pa.string()),
+            "detail": column_of(details, pa.string()),
             "duplicate_of": pa.nulls(num, pa.string())
             if self.instead is None
             else everyone.column("image_sha256", self.instead),

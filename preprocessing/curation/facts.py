@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from preprocessing.columns import PHOTO_SCHEMA
 from preprocessing.sources.licenses import LicensesConfig, license_of
-from storage.tables import arrow, fitted, leaders, numbers, rows_holding, where
+from storage.tables import arrow, column_of, filled, fitted, groups, leaders, numbers, rows_holding, where
 
 logger = logging.getLogger(__name__)
 
@@ -39,21 +39,20 @@ def with_standing(photos: pa.Table, items: pa.Table, config: LicensesConfig) -> 
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     photos = photos.select(["ref", "sha256", "num_bytes"])
-    photos = photos.append_column("is_licensed", pa.array(is_licensed)).append_column("rank", arrow(rank))
+    photos = photos.append_column("is_licensed", column_of(is_licensed.tolist(), pa.bool_()))
+    photos = photos.append_column("rank", arrow(rank))
     _warn_of_conflicts(photos, said)
     return fitted(photos, PHOTO_SCHEMA)
 
 
 def _allowed(said: pa.Table, config: LicensesConfig) -> NDArray[np.bool_]:
     """Which rows have a licence that is allowed; each licence is read once."""
-    pairs = said.select(["license", "license_url"]).group_by(["license", "license_url"]).aggregate([])
-    found = [license_of(row["license"], row["license_url"]) for row in pairs.to_pylist()]
+    said = said.select(["license", "license_url"])
+    first, group = groups(said)
+    pairs = said.take(arrow(first)).to_pylist()
+    found = [license_of(row["license"], row["license_url"]) for row in pairs]
     is_allowed = np.array([one is not None and one.family in config.families for one in found], bool)
-    keys = [
-        pc.binary_join_element_wise(*table.columns, "\n", null_handling="replace", null_replacement="\t")
-        for table in (pairs, said.select(pairs.column_names))
-    ]
-    return np.asarray(is_allowed[rows_holding(*keys)])
+    return is_allowed[group]
 
 
 def _places(column: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -70,7 +69,7 @@ def _warn_of_conflicts(photos: pa.Table, said: pa.Table) -> None:
     conflicts = []
     for name in FACTS[:3]:
         own, kept = said[name].take(arrow(again)), said[name].take(arrow(leader[again]))
-        differs = pc.fill_null(pc.not_equal(own, kept), False)
+        differs = filled(pc.not_equal(own, kept), False)
         conflicts += [(again[row], name, own[row], kept[row]) for row in where(differs)]
     for row, name, own, kept in conflicts[:MAX_NAMED]:
         logger.warning(

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
-from scipy import ndimage
 
 from preprocessing.photo.warp import warped
 from preprocessing.reject import Reason, Rejected
@@ -152,6 +151,8 @@ def _pads(image: Pixels, quad: Quad, side: float, border: int) -> Pads | None:
 
 def _padded_exactly(image: Pixels, quad: Quad, pads: Pads, side: float) -> tuple[Pixels, Quad]:
     """Reflect the photograph outwards, ever more blurred and then even: all one colour at the outer edge."""
+    from scipy import ndimage
+
     left, top, right, bottom = pads
     pixels = np.pad(np.float32(image), ((top, bottom), (left, right), (0, 0)), "reflect")
     height, width = pixels.shape[:2]

@@ -20,6 +20,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -79,9 +80,9 @@ class FolderSource:
     def files(self) -> tuple[list[Path], dict[Path, str]]:
         """Every photograph, sorted, and every folder that cannot be read, with the reason."""
         self._problems.clear()
-        paths = [path for path in self._files(self.root, ()) if not _is_table(path)]
+        paths = [path for path in self._files(str(self.root), ()) if not _is_table(path)]
         refused = {self.root / ref: str(problem.detail) for ref, problem in self._problems.items()}
-        return sorted(paths), refused
+        return [Path(path) for path in sorted(paths, key=lambda path: path.split(os.sep))], refused
 
     def items(self, limit: int | None = None) -> list[Item]:
         """Every photograph, sorted by its POSIX path relative to the root, or the first so many; then what is wrong."""
@@ -89,9 +90,9 @@ class FolderSource:
         self._problems.clear()
         refs: list[str] = []
         tables: list[Path] = []
-        for path in self._files(self.root, ()):
+        for path in self._files(str(self.root), ()):
             if _is_table(path):
-                tables.append(path)
+                tables.append(Path(path))
             else:
                 refs.append(self._ref(path))
         refs.sort()
@@ -124,10 +125,12 @@ class FolderSource:
                 else:
                     yield Rejection(item.ref, Reason(verdict.reason), bytes_digest(data), detail=verdict.rule)
 
-    def _files(self, folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    # Paths below are texts: of a large folder most of the time went into making paths, and taking them apart.
+
+    def _files(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         """Visible files below `folder`, through links but never into a folder that holds the present one."""
         try:
-            status = folder.stat()
+            status = os.stat(folder)
             identity = (status.st_dev, status.st_ino)
             if identity in above:
                 return
@@ -140,15 +143,21 @@ class FolderSource:
             if entry.name.startswith("."):
                 continue
             if _is_folder(entry):
-                yield from self._files(Path(entry.path), (*above, identity))
+                yield from self._files(entry.path, (*above, identity))
             else:  # a broken link, a pipe or a socket too: reading it rejects it
-                yield Path(entry.path)
+                yield entry.path
 
-    def _ref(self, path: Path) -> str:
+    @cached_property
+    def _prefix(self) -> str:
+        """What the path of a file below the root begins with."""
+        return os.path.join(self.root, "")
+
+    def _ref(self, path: str) -> str:
         """POSIX path below the root; of a name that is no UTF-8 text, the bytes that are not are escaped."""
-        ref = os.fsencode(path.relative_to(self.root).as_posix()).decode("utf-8", "backslashreplace")
-        if ref != path.relative_to(self.root).as_posix():
-            self._paths[ref] = path
+        below = path.removeprefix(self._prefix).replace(os.sep, "/")
+        ref = os.fsencode(below).decode("utf-8", "backslashreplace")
+        if ref != below:
+            self._paths[ref] = Path(path)
         return ref
 
     @staticmethod
@@ -233,8 +242,8 @@ class FolderSource:
 
         UnicodeEncodeError where it is no name that a file could have.
         """
-        described = Path(os.path.normpath(path.parent / file))
-        return self._ref(described) if described.is_relative_to(self.root) else None
+        described = os.path.normpath(os.path.join(os.path.dirname(path), file))
+        return self._ref(described) if described.startswith(self._prefix) else None
 
     def _beside(self) -> list[Path]:
         """Tables in the root's parent that are about the root: any other is no business of this source."""
@@ -266,14 +275,15 @@ def _file(row: dict[str, Any]) -> Any:
     return next((row[key] for key in FILE_KEYS if row.get(key) is not None), None)
 
 
-def _is_table(path: Path) -> bool:
+def _is_table(path: str) -> bool:
     """Whether it is a JSONL, or a CSV that has a column for the photograph's path; never what might never end."""
-    if not os.path.isfile(path):
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in (".csv", ".jsonl") or not os.path.isfile(path):
         return False
-    if path.suffix.lower() != ".csv":
-        return path.suffix.lower() == ".jsonl"
+    if suffix == ".jsonl":
+        return True
     try:
-        columns = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True).fieldnames or ()
+        columns = csv.DictReader(io.StringIO(_text(Path(path)), newline=""), strict=True).fieldnames or ()
         return bool(set(FILE_KEYS) & {name.strip() for name in columns})
     except (OSError, csv.Error):
         return False

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from storage.datasets.dataset import SOURCE_COLUMNS, Dataset
-from storage.tables import Row, arrow, counted, filled, leaders, numbers, rows_holding, texts, where
+from storage.tables import Row, arrow, counted, filled, leaders, numbers, rows_holding, where
 from storage.wording import numbered
 
 PLACES = ("key", "shard", "offset", "size", "image_sha256", "photo_sha256")
@@ -222,7 +222,7 @@ def _moved(versions: Pair, rows: tuple[Rows, Rows]) -> dict[str, int]:
     if SPLIT not in _columns(*versions):
         return {}
     old, new = (
-        filled(one.table("images").read([SPLIT])[SPLIT], texts(UNSAID)).take(arrow(mine))
+        filled(one.table("images").read([SPLIT])[SPLIT], UNSAID).take(arrow(mine))
         for one, mine in zip(versions, rows, strict=True)
     )
     moves = pc.binary_join_element_wise(old, new, " to ").filter(pc.not_equal(old, new))
@@ -288,7 +288,7 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, float | None]]:
 
 
 def _by_value(column: pa.ChunkedArray) -> dict[str, float | None]:
-    counts = counted(filled(column, texts(UNSAID)))
+    counts = counted(filled(column, UNSAID))
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
