@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from mlflow import MlflowClient
 from obstore.store import S3Store
 
-from flows.operations.supervised import Supervised
+from flows.operations.supervised import Supervised, answers
 from flows.operations.team import (
     BUCKET,
     DATABASE,
@@ -32,8 +34,9 @@ from flows.operations.team import (
     s3_keys,
     server_environment,
     team_services,
+    weed_arguments,
 )
-from served import BUILD, LONG, TINY, ask, called, kimg, processes, runs, served, state, wait_for
+from served import BUILD, LONG, ROOT, TINY, ask, called, kimg, processes, runs, served, state, wait_for
 from storage.errors import ConfigError, PipelineError, ServiceError
 from storage.runs import list_runs
 from storage.store import Store
@@ -240,10 +243,10 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A disk of 80 MB, which can be filled."""
+    """A disk of 240 MB, which can be filled."""
     place = folder / "small"
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(place)], check=False)
+    place.mkdir(exist_ok=True)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=240m", "tmpfs", str(place)], check=False)
     if made.returncode != 0:
         pytest.skip("this user may mount nothing")
     yield place
@@ -254,20 +257,74 @@ def small_disk(folder: Path) -> Iterator[Path]:
 @needs_servers
 def test_an_s3_store_takes_files_again_after_its_disk_was_full(small_disk: Path, folder: Path) -> None:
     """It is started again once there is room, since it would refuse for ever; what it took before is there."""
+    team = s3_team(small_disk, folder)
+    said: list[str] = []
+    kept = Supervised({OBJECTS: team_services(team)[OBJECTS]}, dict(os.environ), said.append)
+    try:
+        kept.bring_up([OBJECTS])
+        fill_and_empty(team, small_disk, lambda: kept.tend([OBJECTS]))
+        assert said[0] == f"{OBJECTS} is started again: its disk was full, and has room now"
+    finally:
+        kept.stop()
+
+
+@pytest.mark.services
+@needs_servers
+def test_a_container_s_s3_store_ends_when_its_disk_has_room_again(small_disk: Path, folder: Path) -> None:
+    """By the script of compose.yaml, and the same one starts it anew; told to end, it ends with its server."""
+    team = s3_team(small_disk, folder)
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["s3"]
+    assert service["restart"] == "unless-stopped"
+    shell, option, script, name = service["entrypoint"]
+    begin = folder / "entrypoint.sh"  # of the image
+    begin.write_text('#!/bin/sh\nexec "$@"\n')
+    begin.chmod(0o755)
+    script = (
+        script.replace("$$", "$")
+        .replace("/entrypoint.sh", str(begin))
+        .replace("/data", str(team.folder / "s3"))
+    )
+    command = [shell, option, script, name, *weed_arguments(team)]
+    running: list[subprocess.Popen[bytes]] = []
+
+    def tend() -> None:
+        if not running or running[-1].poll() is not None:
+            running.append(
+                subprocess.Popen(command, env={**os.environ, **s3_keys(team)}, start_new_session=True)
+            )
+
+    try:
+        fill_and_empty(team, small_disk, tend, lambda: len(running) == 2)
+        running[-1].terminate()
+        assert running[-1].wait(60) is not None
+        assert not answers(f"{team.s3_url}/healthz")
+    finally:
+        for process in running:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def s3_team(small_disk: Path, folder: Path) -> Team:
+    """A team whose S3 store has its files on a small disk, and known keys."""
     team = Team(small_disk / "team", free_ports(S3_PORTS))
-    for path in (team.folder, team.folder / "s3", folder / "logs"):
+    for path in (team.folder, team.folder / "s3", team.folder / "logs"):
         path.mkdir(exist_ok=True)
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word"}
     (team.folder / "s3-keys.json").write_text(json.dumps(keys))
-    said: list[str] = []
-    kept = Supervised({OBJECTS: team_services(team)[OBJECTS]}, dict(os.environ), said.append)
+    return team
+
+
+def fill_and_empty(
+    team: Team, small_disk: Path, tend: Callable[[], None], is_anew: Callable[[], bool] = lambda: True
+) -> None:
+    """Fill the disk until the store takes nothing, and make room: it takes files again, and has what it had."""
     bucket = S3Store(
         BUCKET, endpoint=team.s3_url, region="us-east-1", client_options={"allow_http": True},
         aws_access_key_id="key", aws_secret_access_key="word", retry_config={"max_retries": 0},
     )  # fmt: skip
 
     def takes(name: str) -> bool:
-        kept.tend([OBJECTS])
+        tend()
         try:
             bucket.put(name, name.encode() * 20_000)
         except Exception:  # as many kinds as it has ways to refuse
@@ -275,16 +332,12 @@ def test_an_s3_store_takes_files_again_after_its_disk_was_full(small_disk: Path,
         return True
 
     filler = small_disk / "filler"
-    try:
-        kept.bring_up([OBJECTS])
-        until(lambda: takes("before"))
-        with suppress(OSError), filler.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(2**12))
-        until(lambda: not takes("meanwhile"))
-        filler.unlink()
-        until(lambda: takes("after"))
-        assert said[0] == f"{OBJECTS} is started again: its disk was full, and has room now"
-        assert bytes(bucket.get("before").bytes()) == b"before" * 20_000
-    finally:
-        kept.stop()
+    until(lambda: takes("before"))
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**12))
+    until(lambda: not takes("meanwhile"))
+    time.sleep(10)  # a disk is full for longer than one look at it takes
+    filler.unlink()
+    until(lambda: takes("after") and is_anew())
+    assert bytes(bucket.get("before").bytes()) == b"before" * 20_000
