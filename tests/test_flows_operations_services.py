@@ -171,6 +171,32 @@ def test_deploying_again_leaves_an_operators_settings(services: tuple[str, Path,
 
 
 @pytest.mark.services
+def test_a_pool_that_was_deleted_is_named_and_made_again(services: tuple[str, Path, Path]) -> None:
+    """Its deployments have none then, which a doctor says; `likeness deploy` makes it, and they have it again."""
+    api, store, log = services
+    environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_HOME": str(store.parent / "home")}
+
+    def command(*words: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "flows.cli", *words], cwd=store.parent, check=False, env=environment,
+            capture_output=True, text=True,
+        ).stdout  # fmt: skip
+
+    called("DELETE", f"{api}/work_pools/gpu")
+    found = json.loads(command("doctor", "--store", str(store), "--json"))
+    assert {"deployments"} <= {one["of"] for one in found if one["state"] == "problem"}, found
+    assert "train has no pool" in str(found)
+    assert "made: pool gpu" in command("deploy")
+    assert command("deploy", "--diff") == "no difference\n"
+
+    def is_served() -> bool:
+        return "gpu@" in str([one for one in json.loads(command("doctor", "--store", str(store), "--json"))
+                              if one["of"] == "pool gpu"])  # fmt: skip
+
+    wait_for("worker of the pool", is_served, PATIENCE_S, log)
+
+
+@pytest.mark.services
 def test_a_pool_of_containers_is_served_by_prefect_s_own_worker(services: tuple[str, Path, Path]) -> None:
     """`likeness worker` refuses a pool of Docker's type in one sentence, which names what serves it."""
     api, store, _ = services

@@ -1,8 +1,8 @@
 """Work pools, deployments and automations of prefect.yaml, made on the server that Prefect is configured for.
 
-What is missing is made. Of a deployment that is there, only what is the code's is renewed: its entrypoint, its
-description and the form of its parameters. All else may be an operator's: a pool's limit and template, a schedule that
-is paused, an automation. It stays, is told as a difference, and `reset` makes it as the file says.
+What is missing is made, a deployment's pool too. Of a deployment that is there, only what is the code's is renewed: its
+entrypoint, its description and the form of its parameters. All else may be an operator's: a pool's limit and template,
+a schedule that is paused, an automation. It stays, is told as a difference, and `reset` makes it as the file says.
 """
 
 from __future__ import annotations
@@ -151,6 +151,8 @@ def _renew(
         pull_steps=project.get("pull"),
         parameter_openapi_schema=parameter_schema(_flow(entry)).model_dump(),
     )
+    if there.work_pool_name is None and "work_pool" in entry:  # its pool was deleted, and is there again
+        update = update.model_copy(update={"work_pool_name": entry["work_pool"]["name"]})
     client.update_deployment(there.id, update)
 
 

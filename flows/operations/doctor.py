@@ -468,6 +468,9 @@ def _pools(server: Server, store: Store | None) -> Iterator[Finding]:
     deployments = server.post("/deployments/filter", {})
     if not deployments:
         yield Finding("deployments", "problem", "none on the server", "likeness deploy")
+    if bare := [one["name"] for one in deployments if not one["work_pool_name"]]:
+        says = f"{', '.join(bare)} {'has' if len(bare) == 1 else 'have'} no pool, as where it was deleted"
+        yield Finding("deployments", "problem", says, "likeness deploy")
     for name in sorted({one["work_pool_name"] for one in deployments if one["work_pool_name"]}):
         if name not in pools:
             yield Finding(f"pool {name}", "problem", "is not there", "likeness deploy")
