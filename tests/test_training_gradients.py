@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from plain_networks import (
     small_networks,
 )
 from training.augment import NUM_NORMAL, NUM_UNIFORM, augmented
+from training.device import full_precision
 from training.engine.gradients import GradientFunction
 from training.loss import (
     CriticPhase,
@@ -362,18 +364,23 @@ def test_path_lengths_equal_the_reference(row: str) -> None:
     assert_same_gradients(phase, 2, given, gradients_of(4 * penalty, generator))
 
 
+@pytest.fixture
+def without_tf32() -> Iterator[None]:
+    """A training in the same process leaves TF32 on."""
+    with full_precision(torch.device("cuda")):
+        yield
+
+
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 @pytest.mark.parametrize("dtype", BOUNDS)
-def test_compiled_wgan_gp_pairing_and_path_lengths_on_a_gpu(
-    dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("without_tf32")
+def test_compiled_wgan_gp_pairing_and_path_lengths_on_a_gpu(dtype: torch.dtype | None) -> None:
     """Compiled and replayed as a CUDA graph, the other losses' and path lengths' gradients stay near float64's.
 
     Or as near as uncompiled ones of that precision: of the traditional generator, bfloat16 moves them by 0.4.
     """
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for row in "af":
         pair = row_of_table_1(row, 0.4)[:2]
         generator = pair[0]
@@ -417,13 +424,11 @@ def test_compiled_wgan_gp_pairing_and_path_lengths_on_a_gpu(
 @pytest.mark.filterwarnings("ignore")  # compilers warn of what they like
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
 @pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.usefixtures("without_tf32")
 def test_compiled_gradients_on_a_gpu(
-    networks: tuple[Generator, Discriminator],
-    dtype: torch.dtype | None,
-    monkeypatch: pytest.MonkeyPatch,
+    networks: tuple[Generator, Discriminator], dtype: torch.dtype | None
 ) -> None:
     """Compiled and replayed as a CUDA graph, both phases' gradients stay near the float64 reference."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     lod = 0.4
     pixels, inputs = phase_inputs(copies(networks, lod)[0])
     expected = reference_gradients(*copies(networks, lod), pixels, inputs)
