@@ -44,7 +44,7 @@ def test_every_allowed_format_is_read(format: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF"])
 def test_orientation_is_honoured(orientation: int, format: str) -> None:
     """A picture stored in any of the eight orientations comes back upright, turned once and not twice."""
     pixels = decode(with_orientation(picture(), orientation, format, quality=98), CONFIG)
