@@ -431,6 +431,21 @@ def test_a_portrait_is_aligned_unless_it_is_square(tmp_path: Path) -> None:
         portrait(tmp_path / "nothing.png", 64)
 
 
+def test_a_photograph_is_not_projected_onto_itself(
+    style: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By whatever name it goes: it would be written over."""
+    photo, link = tmp_path / "photo.png", tmp_path / "link.png"
+    Image.new("RGB", (16, 16), "gray").save(photo)
+    link.symlink_to(photo)
+    before = photo.read_bytes()
+    for out in (photo, link):
+        words = ["project", style.id, photo, "--out", out, "--steps", 1, "--store", style.store.root]
+        status, _, err = likeness(capsys, *words, "--distance", "pixels")
+        assert (status, "is the photograph itself" in err) == (1, True), err
+    assert photo.read_bytes() == before
+
+
 def test_a_square_picture_without_a_face_is_warned_of(
     style: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import tiny_run
 from commands import likeness
@@ -222,3 +223,54 @@ def test_a_projection_on_other_weights_is_refused(run: Run, trained: Trained, tm
     other = open_trained(run.checkpoints()[0], torch.device("cpu"))
     with pytest.raises(Exception, match="was projected on other weights"):
         sources_of(other, EditConfig(projected=(file,), direction="pca.all.0"))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"w": (6, 8)}, "not JSON", "cannot be read as JSON"),
+        ({"w": (6, 8)}, "[]", "is no JSON object"),
+        ({"w": (2, 8)}, {"seed": 1}, "not of this generator's shape"),
+        ({"w": (6, 9)}, {"seed": 1}, "not of this generator's shape"),
+        ({"w": (6, 8)}, {}, "not of this generator's shape"),
+        ({"w": (6, 8), "noise_0": (1, 1, 4, 4)}, {"seed": 1}, "not of this generator's shape"),
+    ],
+)
+def test_a_damaged_projection_is_one_sentence(
+    run: Run,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    tensors: dict[str, tuple[int, ...]],
+    metadata: dict[str, int] | str,
+    message: str,
+) -> None:
+    """Whatever its tensors and its text are, it is named, and nothing is drawn."""
+    file, out = tmp_path / "a.safetensors", tmp_path / "x.png"
+    text = metadata if isinstance(metadata, str) else json.dumps({**trained.origin, **metadata})
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, file, {"likeness": text})
+    words = ["edit", run.id, "--projected", file, "--direction", "pca.all.0", "--out", out]
+    status, _, err = likeness(capsys, *words, "--store", run.store.root)
+    assert (status, len(err.splitlines()), out.exists()) == (1, 1, False), err
+    assert str(file) in err
+    assert message in err
+
+
+def test_of_a_list_the_first_mistake_is_told(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A range of numbers that are all too large is one clause, not one a number."""
+    words = [
+        "edit",
+        run.id,
+        "--seeds",
+        "0",
+        "--direction",
+        "pca.all.0",
+        "--layers",
+        "0-99",
+        "--out",
+        tmp_path / "x.png",
+    ]
+    status, _, err = likeness(capsys, *words, "--store", run.store.root)
+    assert (status, err) == (1, "likeness: --layers: Input should be less than or equal to 64 (given 65)\n")

@@ -289,6 +289,8 @@ def project(
     from training.drawing.projection import resolve_distance, save_projection
 
     generator = trained.style_generator("projection")
+    if out.exists() and photo.exists() and out.samefile(photo):
+        raise ConfigError(f"--out {out} is the photograph itself, which would be written over")
     if dry_run:
         if not photo.is_file():
             raise SourceError(f"{photo} cannot be read: it is no file")

@@ -163,12 +163,14 @@ def _sentence(error: Exception, tokens: Sequence[str]) -> str:
     if isinstance(error, IntegrityError):  # of a record, and of no option
         cause = None
     if isinstance(cause, pydantic.ValidationError):
-        problems = []
+        problems: dict[str, str] = {}  # the first of each: a list says the same of many numbers
         for problem in cause.errors(include_url=False):
             path = ".".join(str(part).replace("_", "-") for part in problem["loc"] if isinstance(part, str))
             message = f"{problem['msg'].removeprefix('Value error, ')}{_given(problem)}"
-            problems.append(f"{_as_typed(path, error, tokens)}: {message}" if path else message)
-        return "; ".join(problems)
+            problems.setdefault(
+                path or message, f"{_as_typed(path, error, tokens)}: {message}" if path else message
+            )
+        return "; ".join(problems.values())
     sentence = " ".join(str(error).split())
     argument = error.argument if isinstance(error, MissingArgumentError) else None
     if not isinstance(error, MissingArgumentError) or argument is None or "Did you mean" in sentence:

@@ -9,7 +9,6 @@ Not here: what is drawn with it (`training.drawing.images`).
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from storage.errors import ConfigError, IntegrityError, NotFoundError
 from storage.imports import IMPORTED, Import
 from storage.lineage.origin import GRID_TEXT
 from storage.local import here
+from storage.records import json_object
 from training.checkpoint import State, network_tensors, read_state
 from training.config import TrainConfig
 from training.drawing.marks import Signer
@@ -164,8 +164,7 @@ def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise IntegrityError(f"{path} cannot be read as safetensors: {error}") from error
     if text is None:
         raise IntegrityError(f"{path} carries no {GRID_TEXT} metadata: it was not exported here")
-    metadata: dict[str, Any] = json.loads(text)
-    return tensors, metadata
+    return tensors, json_object(text.encode(), f"what {path} says of its origin")
 
 
 def grid_metadata(checkpoint: Path, state: State) -> dict[str, Any]:
