@@ -71,16 +71,14 @@ def read_projection(trained: Trained, path: Path) -> Drawn:
         )
     device, fresh = generator.w_avg.device, fixed_noise(generator, 0)
     noise = [tensors[name].to(device) for name in noise_names(generator) if name in tensors]
-    seed = metadata.get("seed")
-    if (
-        tensors["w"].shape != (generator.synthesis.num_layers, len(generator.w_avg))
-        or (noise and [one.shape for one in noise] != [one.shape for one in fresh])
-        or not (noise or isinstance(seed, int))
-    ):
+    if not noise and isinstance(seed := metadata.get("seed"), int):
+        noise = fixed_noise(generator, seed)
+    is_of_shape = tensors["w"].shape == (generator.synthesis.num_layers, len(generator.w_avg))
+    if not is_of_shape or [one.shape for one in noise] != [one.shape for one in fresh]:
         raise IntegrityError(f"{path} is damaged: its w or its noise is not of this generator's shape")
     names = ("photo", "photo_sha256", "space")
     record = {name: metadata[name] for name in names if name in metadata} | {"sha256": file_digest(path)}
-    return Drawn(tensors["w"].to(device), noise or fixed_noise(generator, seed), record)
+    return Drawn(tensors["w"].to(device), noise, record)
 
 
 def noise_names(generator: Generator) -> list[str]:
