@@ -15,7 +15,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.states import Scheduled
 
 from flows.operations import clock
-from flows.operations.clock import DOCKET, Clock, plan_again, plan_at_once
+from flows.operations.clock import Clock, plan_again, plan_at_once
 from flows.operations.team import redis_command
 from storage.errors import ServiceError
 
@@ -88,10 +88,11 @@ def test_what_is_planned_in_redis_is_due_at_once(tmp_path: Path) -> None:
                 time.sleep(0.05)
             assert plan_at_once(socket) == 0
             now = time.time()
-            client.zadd(f"{DOCKET}:queue", {"scheduler": now + DAY_S, "late": now + DAY_S, "due": now - 1})
-            assert plan_at_once(socket) == 2
-            assert client.zcount(f"{DOCKET}:queue", "-inf", time.time()) == 3
-            assert client.zscore(f"{DOCKET}:queue", "due") == pytest.approx(now - 1)
+            client.zadd("prefect:queue", {"scheduler": now + DAY_S, "late": now + DAY_S, "due": now - 1})
+            client.zadd("prefect-server:queue", {"one": now + DAY_S})
+            assert plan_at_once(socket) == 3
+            assert client.zcount("prefect:queue", "-inf", time.time()) == 3
+            assert client.zscore("prefect:queue", "due") == pytest.approx(now - 1)
     finally:
         server.kill()
         server.wait()

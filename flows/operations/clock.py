@@ -30,8 +30,6 @@ from flows.operations.server import open_server
 
 LEAST_S = 60.0
 """A clock that is set back by less is let catch up."""
-DOCKET = "prefect-server"
-"""What Prefect's services call their plan in Redis, unless PREFECT_SERVER_DOCKET_NAME says otherwise."""
 PAGE = 200
 
 
@@ -64,11 +62,15 @@ def plan_at_once(socket: Path) -> int:
     """Have services that plan in Redis take their next steps now; how many there were."""
     import redis
 
+    num = 0
     with redis.Redis(unix_socket_path=str(socket)) as client:
-        later = client.zrangebyscore(f"{DOCKET}:queue", time.time(), "+inf")
-        if later:
-            client.zadd(f"{DOCKET}:queue", dict.fromkeys(later, time.time()))
-        return len(later)
+        for queue in client.scan_iter(
+            match="*:queue", _type="zset"
+        ):  # Docket's: the server's, and its services'
+            if later := client.zrangebyscore(queue, time.time(), "+inf"):
+                client.zadd(queue, dict.fromkeys(later, time.time()))
+                num += len(later)
+    return num
 
 
 def plan_again(client: SyncPrefectClient) -> Iterator[str]:
