@@ -80,17 +80,18 @@ def test_what_is_planned_in_redis_is_due_at_once(tmp_path: Path) -> None:
     redis = pytest.importorskip("redis")
     socket = tmp_path / "socket"
     command = [program, "--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path), "--save", ""]
+    url = f"unix://{socket}?db=0"
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         with redis.Redis(unix_socket_path=str(socket)) as client:
             deadline = time.monotonic() + 120
             while not socket.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
-            assert plan_at_once(socket) == 0
+            assert plan_at_once(url) == 0
             now = time.time()
             client.zadd("prefect:queue", {"scheduler": now + DAY_S, "late": now + DAY_S, "due": now - 1})
             client.zadd("prefect-server:queue", {"one": now + DAY_S})
-            assert plan_at_once(socket) == 3
+            assert plan_at_once(url) == 3
             assert client.zcount("prefect:queue", "-inf", time.time()) == 3
             assert client.zscore("prefect:queue", "due") == pytest.approx(now - 1)
     finally:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,38 @@ def test_a_password_is_told_to_the_server(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
         server = next(one for one in findings(tmp_path) if one.of == "server")
         assert server.says.startswith("Prefect 3 answers")
+
+
+def test_what_waits_for_a_time_that_was_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that were made at a time to come tell of a clock that was set back; a schedule without runs is told too."""
+    now = datetime.now(UTC)
+    run: dict[str, object] = {
+        "id": "1", "name": "owl", "created": (now + timedelta(days=1)).isoformat(), "state_type": "PENDING",
+        "state": {"timestamp": now.isoformat()}, "work_pool_name": None, "labels": {}, "tags": [],
+    }  # fmt: skip
+    runs: list[object] = [run]
+    deployment: dict[str, object] = {
+        "id": "2", "name": "weekly", "paused": False, "work_pool_name": "dataset", "schedules": [{"active": True}],
+    }  # fmt: skip
+    answers: dict[str, object] = {
+        "/admin/version": "3", "/admin/settings": {}, "/v2/concurrency_limits/filter": [], "/work_pools/filter": [],
+        "/deployments/filter": [deployment], "/flow_runs/filter": runs,
+    }  # fmt: skip
+
+    with serving(lambda request: reply(json.dumps(answers[request.target]).encode())) as web:
+        monkeypatch.setenv("PREFECT_API_URL", web.url(""))
+        state, says = found(Store(tmp_path / "store"))["schedules"]
+        assert (state, says.startswith("the clock was set back")) == ("problem", True)
+        assert says.endswith("owl")
+        run["created"] = now.isoformat()
+        assert found(Store(tmp_path / "store"))["schedules"] == ("ok", "runs of 1 deployment are planned")
+        runs.clear()
+        assert found(Store(tmp_path / "store"))["schedules"] == ("warning", "no run is planned of weekly")
+        deployment["work_pool_name"] = None
+        assert (
+            found(Store(tmp_path / "store"))["deployments"][1]
+            == "weekly has no pool, as where it was deleted"
+        )
 
 
 def test_locks_of_runs_and_open_trackings_are_told(tmp_path: Path) -> None:

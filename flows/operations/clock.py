@@ -1,6 +1,6 @@
 """What follows where a machine's clock was set back: Prefect's server waits for times that it takes to be past.
 
-    python -m flows.operations.clock        what runs of the server wait for a time that comes once more
+    python -m flows.operations.clock        have all that is planned by such times planned anew
 
 Its services plan their own next steps by the clock, so that none of them does anything until the clock is where it was:
 no scheduled run is made, and none becomes Late. What they plan is in the server's memory, which its restart empties, or
@@ -9,12 +9,12 @@ a team's Redis. Runs that were made meanwhile wait as long. Not here: the proces
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -30,6 +30,8 @@ from flows.operations.server import open_server
 
 LEAST_S = 60.0
 """A clock that is set back by less is let catch up."""
+DOCKET = "PREFECT_SERVER_DOCKET_URL"
+"""Says where Prefect's services keep their plan; without it that is the server's memory."""
 PAGE = 200
 
 
@@ -58,12 +60,12 @@ class Clock:
         return back_s
 
 
-def plan_at_once(socket: Path) -> int:
-    """Have services that plan in Redis take their next steps now; how many there were."""
+def plan_at_once(url: str) -> int:
+    """Have services that plan in the Redis at a URL take their next steps now; how many there were."""
     import redis
 
     num = 0
-    with redis.Redis(unix_socket_path=str(socket)) as client:
+    with redis.Redis.from_url(url) as client:
         for queue in client.scan_iter(
             match="*:queue", _type="zset"
         ):  # Docket's: the server's, and its services'
@@ -95,6 +97,8 @@ def _runs_ahead(client: SyncPrefectClient) -> list[FlowRun]:
 
 
 if __name__ == "__main__":
+    if (docket := os.environ.get(DOCKET, "memory://")) != "memory://":
+        plan_at_once(docket)
     with open_server() as server:
         for line in plan_again(server):
             sys.stdout.write(f"{line}\n")

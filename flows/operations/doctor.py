@@ -497,7 +497,7 @@ def _schedules(server: Server, store: Store | None) -> Iterator[Finding]:
     early = [run["name"] for run in server.post("/flow_runs/filter", planned) if _age_s(run["created"]) < -60]
     if early:
         says = f"the clock was set back: what was made before waits until then, as {_some(early)}"
-        todo = "start the server again (likeness services plans anew by itself), and Run now in Prefect's UI"
+        todo = "start the server again, and python -m flows.operations.clock; likeness services does so by itself"
         yield Finding("schedules", "problem", says, todo)
     idle, num = [], 0
     for one in server.post("/deployments/filter", {}):

@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from flows.operations import team as stack
-from flows.operations.clock import Clock, plan_at_once
+from flows.operations.clock import Clock
 from flows.operations.deploy import PREFECT, deployment_names
 from flows.operations.init import check_folder
 from flows.operations.supervised import Service, Supervised, answers
@@ -196,12 +196,11 @@ def run_services(ports: Ports, store: Store, say: Callable[[str], None], team: T
 def _plan_again(kept: Supervised, team: Team | None) -> None:
     """Have Prefect's services not wait until the clock is where it was."""
     if team is None:
-        kept.restart(SERVER)
-    else:
-        plan_at_once(team.redis_socket)
+        kept.restart(SERVER)  # what they plan is in its memory
     kept.bring_up([SERVER])
+    told = {} if team is None else stack.server_environment(team)
     command = [sys.executable, "-m", "flows.operations.clock"]
-    subprocess.run(command, env=kept.environment, check=False, start_new_session=True)
+    subprocess.run(command, env={**kept.environment, **told}, check=False, start_new_session=True)
 
 
 def _mind_signals(handler: Callable[[int, FrameType | None], None]) -> None:
