@@ -9,8 +9,7 @@ So the command line and Prefect share every line but the wrapper. Not here: the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,20 +128,6 @@ def timed(run: Run, seconds: dict[str, float]) -> Run:
     return run_timed
 
 
-@contextmanager
-def _given_back() -> Iterator[None]:
-    """Have columns lie in memory that goes back to the system once they are gone.
-
-    Arrow's own pool keeps what a stage, or a thread of it, needed at most: some 40 MB more.
-    """
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())
-    try:
-        yield
-    finally:
-        pa.set_memory_pool(before)
-
-
 def check_build(config: BuildConfig, store: Store) -> None:
     """Raise for a source that is not there, or that holds the store, or for settings at odds, before it starts."""
     config.resolved()
@@ -190,7 +175,7 @@ def build_from(
     """As `build`, of the photographs that the stage `crawl` gives."""
     store = Store(options.store)
     job = build_job(config.name, config.source, config.resolved())
-    with _given_back(), room_named(store), store.in_use(), reported(store, job) as outcome:
+    with room_named(store), store.in_use(), reported(store, job) as outcome:
         built = _build_from(crawl, config, options, run, secret)
         outcome.outputs.append(version_dataset(built.dataset))
         outcome.facts["buildId"] = built.record.build_id

@@ -333,19 +333,18 @@ class _Batch:
         if not self.num_rows:
             return
         listed = [[name, *stamp] for name, stamp in self.tables.items()]
-        table = pa.concat_tables(self.parts).sort_by(self.of.order)
-        table = table.replace_schema_metadata(
+        table = pa.concat_tables(self.parts).combine_chunks()
+        self.parts.clear()
+        schema = table.schema.with_metadata(
             {METADATA: json.dumps({"format": FORMAT, "tables": listed}).encode()}
         )
+        order = pc.sort_indices(table[self.of.order])
         buffer = io.BytesIO()
-        pq.write_table(
-            table,
-            buffer,
-            compression="zstd",
-            row_group_size=PART_ROWS,
-            write_page_checksum=True,
-            use_dictionary=repeated(table.schema),
-        )
+        with pq.ParquetWriter(
+            buffer, schema, compression="zstd", write_page_checksum=True, use_dictionary=repeated(schema)
+        ) as writer:  # part by part, so that a second copy of all rows is never held
+            for start in range(0, len(order), PART_ROWS):
+                writer.write_table(table.take(order.slice(start, PART_ROWS)).cast(schema))
         key = f"{self.of.prefix}/{FOLDER}/{json_digest([FORMAT, listed])}.parquet"
         self.of.store.put_derived(key, buffer.getvalue())
 

@@ -20,7 +20,10 @@ def plural(num: int, noun: str) -> str:
 
 def plain(text: object) -> str:
     """A text of the web, or of anybody, in one line without what would steer a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    text = str(text)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
 
 
 def without_user(text: str) -> str:

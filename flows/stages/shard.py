@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flows.stages.work import Context, Progress, Report, check_code
+from flows.stages.work import Context, Progress, Report, check_code, spread
 from preprocessing.photo.encode import SUFFIX
 from storage.code import code_digest
 from storage.cut import Keys, Leaf, keys_of, leaves
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 FOLDER = "chunks/shard"
 MADE_OF = ["photo_sha256", "face_index", "image_sha256", "photo_num_bytes"]
 """The columns of a job that determine a shard, with its code and with that of its chunks."""
+AT_ONCE = 8
+"""Shards that a worker is handed: to find one packed takes as long as to hand it out."""
 OF_CHUNKS = ["reason", "detail", "offset", "size"]
 """The columns of a chunk that an image's row does not have."""
 
@@ -118,14 +121,16 @@ def shard(
     packed: dict[int, Packed] = {}
     report(Progress("shard", 0, len(cut), "shards", {}))
     work = partial(
-        pack_shard,
+        pack_shards,
         store=context.store,
         chunks=aligned.chunks,
         suffix=SUFFIX[config.encode.format],
         code=code_digest(__name__),
     )
-    for done in context.workers.map(work, _jobs(cut, crawled, aligned, curated)):
-        packed[done.number] = done
+    jobs = _jobs(cut, crawled, aligned, curated)
+    together = (list(islice(jobs, len(numbers))) for numbers in spread(range(len(cut)), context, AT_ONCE))
+    for done in context.workers.map(work, together):
+        packed |= {shard.number: shard for shard in done}
         report(Progress("shard", len(packed), len(cut), "shards", {}))
     in_order = [packed[number] for number in range(len(cut))]
     items = rows_holding(crawled.items["ref"], crawled.photos["ref"])[curated.photos]
@@ -145,6 +150,13 @@ def _jobs(cut: Sequence[Leaf], crawled: Crawled, aligned: Aligned, curated: Cura
         images = images.append_column("photo_num_bytes", of["num_bytes"])
         crops = [(crop.blob, crop.offset, crop.size) for crop in aligned.crops(curated.kept[mine])]
         yield ShardJob(number, leaf.name, images, crops)
+
+
+def pack_shards(
+    jobs: Sequence[ShardJob], store: Store, chunks: Gathered, suffix: str, code: str
+) -> list[Packed]:
+    """As `pack_shard`, of some shards one after the other."""
+    return [pack_shard(job, store, chunks, suffix, code) for job in jobs]
 
 
 def pack_shard(job: ShardJob, store: Store, chunks: Gathered, suffix: str, code: str) -> Packed:

@@ -100,7 +100,10 @@ def chunked(elements: Sequence[Element], size: int) -> list[Sequence[Element]]:
     return [elements[start : start + size] for start in range(0, len(elements), size)]
 
 
-def spread(elements: Sequence[Element], context: Context) -> list[Sequence[Element]]:
-    """Chunks of the configured size, smaller where they would be too few to keep all workers busy."""
+def spread(elements: Sequence[Element], context: Context, most: int | None = None) -> list[Sequence[Element]]:
+    """Chunks of the configured size, or of `most`, smaller where they would be too few to keep all workers busy.
+
+    To hand out a chunk takes as long as to read a hundred photographs that are there already.
+    """
     share = -(-len(elements) // (CHUNKS_PER_WORKER * max(context.workers.num, 1)))
-    return chunked(elements, max(1, min(context.chunk_size, share)))
+    return chunked(elements, max(1, min(most or context.chunk_size, share)))
