@@ -78,6 +78,30 @@ def first(photos: Path, cluster: str, tmp_path_factory: pytest.TempPathFactory) 
     return done
 
 
+def test_the_driver_loads_little(photos: Path, first: Built, tmp_path: Path) -> None:
+    """A build where nothing changed is driven without the libraries that align, learn, or that others ask for."""
+    store = tmp_path / "store"
+    shutil.copytree(first.dataset.store.root, store)
+    heavy = {"onnxruntime", "pandas", "prefect", "scipy", "torch"}
+    code = (
+        "import sys; from flows.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        f"print('loaded', *sorted({{name.partition('.')[0] for name in sys.modules}} & {heavy}))"
+    )
+    command = [
+        "build", "--source", f"folder:{photos}", "--name", first.dataset.name, "--resolution", "64", "--store", store,
+        "--workers", "1", "--detect.min-quad-px", LARGE["min_quad_px"], "--curate.pdq-max-distance", "none",
+        "--chunk-size", "5", "--json",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, check=True
+    )
+    built, _, loaded = done.stdout.rstrip("\n").rpartition("\n")
+    assert json.loads(built)["unchanged"], done.stdout
+    assert loaded == "loaded"
+
+
 @pytest.fixture
 def known(first: Built, tmp_path: Path) -> Path:
     """A store in which the photographs are aligned, and nothing else is done."""
