@@ -31,6 +31,13 @@ WORK = ("flows.stages.align", "flows.stages.shard")
 JOBS_AHEAD = 2
 """Jobs that wait at the scheduler for each worker, so that none is idle and few are held in memory."""
 
+LOCAL = {
+    "distributed.worker.daemon": False,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+}
+"""Settings of a cluster here: Dask looks at its processes up to a hundred times a second else, which takes a twentieth
+of a worker's time, and 3% of a core in the driver."""
 LOOK_S = 2.0
 """How often is looked which workers came and went."""
 POLL_S = 0.02
@@ -159,12 +166,11 @@ def open_workers(address: str | None, num_workers: int | None) -> Iterator[DaskW
         return
     with (
         _environment_kept(),
-        # any free port, since a fixed one may be held by another build
-        dask_config.set({"distributed.worker.daemon": False}),
+        dask_config.set(LOCAL),
         LocalCluster(
             n_workers=num_workers,
             threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",  # it has no password
+            dashboard_address="127.0.0.1:0",  # it has no password, and a fixed port may be held by another build
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
