@@ -172,7 +172,7 @@ def test_deploying_again_leaves_an_operators_settings(services: tuple[str, Path,
 
 @pytest.mark.services
 def test_a_pool_that_was_deleted_is_named_and_made_again(services: tuple[str, Path, Path]) -> None:
-    """Its deployments have none then, which a doctor says; `likeness deploy` makes it, and they have it again."""
+    """Its deployments have none then, a doctor says; after `likeness deploy` they have it again, and its worker."""
     api, store, log = services
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_HOME": str(store.parent / "home")}
 
@@ -186,7 +186,7 @@ def test_a_pool_that_was_deleted_is_named_and_made_again(services: tuple[str, Pa
     found = json.loads(command("doctor", "--store", str(store), "--json"))
     assert {"deployments"} <= {one["of"] for one in found if one["state"] == "problem"}, found
     assert "train has no pool" in str(found)
-    assert "made: pool gpu" in command("deploy")
+    command("deploy")  # the pool may be there again by then, made by its worker
     assert command("deploy", "--diff") == "no difference\n"
 
     def is_served() -> bool:
