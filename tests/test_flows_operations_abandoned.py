@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -16,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling, Completed, Pending, Running
 
 from flows.operations.abandoned import close_abandoned, find_abandoned
-from flows.operations.processes import FLOW_RUN, worker_name
+from flows.operations.processes import ENGINE, FLOW_RUN, worker_name
 from flows.operations.worker import close_left
 from storage.errors import ServiceError
 from storage.store import Store
@@ -82,6 +83,29 @@ def test_a_run_whose_process_lives_is_left(client: SyncPrefectClient) -> None:
     run = taken(client, Running(), worker_name(POOL))
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE,
                                env={**os.environ, FLOW_RUN: str(run.id)})  # fmt: skip
+    try:
+        assert find_abandoned(client, [POOL]) == []
+    finally:
+        process.kill()
+        process.communicate()
+    assert [one.run.id for one in find_abandoned(client, [POOL])] == [run.id]
+    close_abandoned(client, find_abandoned(client, [POOL]))
+
+
+def test_a_run_that_another_user_may_work_on_is_left(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where somebody else has a process of a flow run, which may not be looked into, nothing is called abandoned."""
+    run = taken(client, Running(), worker_name(POOL))
+    process = subprocess.Popen([sys.executable, "-c", "input()", ENGINE], stdin=subprocess.PIPE)
+    real = psutil.Process.environ
+
+    def environ(self: psutil.Process) -> dict[str, str]:
+        if self.pid == process.pid:
+            raise psutil.AccessDenied(self.pid)
+        return real(self)
+
+    monkeypatch.setattr(psutil.Process, "environ", environ)
     try:
         assert find_abandoned(client, [POOL]) == []
     finally:

@@ -69,7 +69,7 @@ def find_abandoned(client: SyncPrefectClient, pools: Sequence[str]) -> list[Aban
             is_ours = signed_by == worker_name(pool) or (
                 signed_by is None and run.state_type == StateType.PENDING and _is_nobodys(run, bool(others))
             )
-            if is_ours and str(run.id) not in living:
+            if is_ours and not living.may_have(str(run.id)):
                 found.append(Abandoned(run, pool))
     return found
 

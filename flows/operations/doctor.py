@@ -521,13 +521,14 @@ def _age_s(timestamp: str) -> float:
 def _flow_runs(server: Server, store: Store | None) -> Iterator[Finding]:
     """Whether a run is shown as working that nobody works on."""
     kinds = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}
-    began = (
+    before = (
         living_flow_runs()
     )  # of a run that ends meanwhile there is no process any more when its state is known
     runs = server.post("/flow_runs/filter", kinds)
-    living, dead = began | living_flow_runs(), []
+    now, dead = living_flow_runs(), []
     for run in runs:
-        if run["id"] not in living and (why := _why_dead(run, store)):
+        may_live = before.may_have(run["id"]) or now.may_have(run["id"])
+        if not may_live and (why := _why_dead(run, store)):
             dead.append(f"{run['name']} ({run['state_name']}: {why})")
     if dead:
         todo = "likeness worker POOL closes those of its machine at its start; Retry goes on"
