@@ -120,3 +120,43 @@ def test_a_person_reviews_by_key_and_a_build_takes_the_verdicts(
     images = {row["image_sha256"] for row in open_dataset(Store(tmp_path / "store"), "faces").images()}
     assert kept in images
     assert refused not in images
+
+
+@pytest.mark.browser
+def test_the_face_that_is_looked_at_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a wide and on a narrow screen the page is no wider than the window, and no head of it lies on the face that a
+    key led to; it is dark where the screen is, and a screen reader is told verdicts.
+    """
+    program = find_browser()
+    if program is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome is on the PATH")
+    store = Store(tmp_path / "store")
+    name = "faces-of-a-folder-whose-name-is-long"
+    tiny_dataset(store, [np.full((16, 16, 3), number * 6, np.uint8) for number in range(40)], name)
+    page = tmp_path / "page.html"
+    assert likeness(capsys, "review", name, "--store", store.root, "--out", page)[0] == 0
+    below_head = """(() => {
+        const box = document.activeElement.getBoundingClientRect();
+        const at = document.elementFromPoint(box.left + box.width / 2, box.top + 8);
+        return document.activeElement.contains(at);
+    })()"""
+
+    async def driven() -> None:
+        async with Browser(program, tmp_path / "profile") as browser:
+            for width, height in ((1200, 700), (320, 640)):
+                await browser.size(width, height, dark=width < 400)
+                await browser.open("about:blank")
+                await browser.open(page.as_uri())
+                await browser.until("document.activeElement.dataset.image")
+                assert await browser.run("document.documentElement.scrollWidth") <= width
+                for key in ["ArrowDown"] * 5 + ["ArrowUp"] * 3:
+                    await browser.press(key)
+                    assert await browser.run(below_head), (width, key)
+            assert await browser.run("getComputedStyle(document.body).color") == "rgb(255, 255, 255)"
+            await browser.press("ArrowUp")
+            await browser.press("k")
+            await browser.press("ArrowLeft")
+            said: str = await browser.run("document.activeElement.getAttribute('aria-label')")
+            assert said.endswith(": keep"), said
+
+    asyncio.run(driven())
