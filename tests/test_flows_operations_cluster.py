@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster, get_worker
 
 from flows.operations.cluster import DaskWorkers, open_workers
 from served import free_port, wait_for
-from storage.errors import IntegrityError, ServiceError
+from storage.errors import ConfigError, IntegrityError, ServiceError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -120,6 +120,15 @@ def test_a_cluster_leaves_no_trace_in_the_environment() -> None:
     with open_workers(None, 1):
         pass
     assert dict(os.environ) == before
+
+
+def test_more_processes_than_a_machine_can_hold_are_refused() -> None:
+    """A slip of the hand does not have thousands of processes started: one sentence says how many there may be."""
+    with pytest.raises(
+        ConfigError, match=r"100000 workers are too many processes for \d+ cores?: give \d+ at most"
+    ):
+        with open_workers(None, 100_000):
+            pass
 
 
 def test_an_address_without_a_scheduler_is_named() -> None:

@@ -83,7 +83,7 @@ def align(
         resolved = {"photos": [str(photo) for photo in photos], "out": str(out)}
         return print_value({**resolved, "config": config.resolved().model_dump(mode="json")}, json_)
     problems, num_crops = [], 0
-    with _workers(workers) as pool:
+    with _workers(min(workers, max(len(found), 1))) as pool:
         for result in pool.map(partial(align_file, config=config), found):
             num_crops += len(result.crops)
             if result.problem is not None:

@@ -17,10 +17,11 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from dask import config as dask_config
+from dask.system import CPU_COUNT
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed, get_worker
 
 from storage.code import code_digest
-from storage.errors import ServiceError
+from storage.errors import ConfigError, ServiceError
 from storage.wording import numbered
 
 Job = TypeVar("Job")
@@ -38,6 +39,8 @@ LOCAL = {
 }
 """Settings of a cluster here: Dask looks at its processes up to a hundred times a second else, which takes a twentieth
 of a worker's time, and 3% of a core in the driver."""
+MOST_A_CORE = 16
+"""Worker processes that are begun for each core at most: each takes memory, and the machine stands still with many."""
 LOOK_S = 2.0
 """How often is looked which workers came and went."""
 POLL_S = 0.02
@@ -153,7 +156,7 @@ def open_workers(address: str | None, num_workers: int | None) -> Iterator[DaskW
     """The workers of the scheduler at `address`, or of a LocalCluster with a one-thread process a worker.
 
     ServiceError names an address where no scheduler answers, or whose workers lack this project or run other code:
-    a chunk sent to such a worker would never come back.
+    a chunk sent to such a worker would never come back. ConfigError for far more processes than there are cores.
     """
     if address is not None:
         try:
@@ -164,6 +167,11 @@ def open_workers(address: str | None, num_workers: int | None) -> Iterator[DaskW
             _check_workers(client, address)
             yield DaskWorkers(client, {entry: code_digest(entry) for entry in WORK})
         return
+    most = MOST_A_CORE * CPU_COUNT
+    if num_workers is not None and num_workers > most:
+        raise ConfigError(
+            f"{num_workers} workers are too many processes for {numbered(CPU_COUNT, 'core')}: give {most} at most"
+        )
     with (
         _environment_kept(),
         dask_config.set(LOCAL),
