@@ -110,7 +110,7 @@ def jobs(photos: Sequence[Path], out: Path) -> list[Job]:
             path: f"cannot be read: {reason}" for path, reason in unreadable.items()
         }
         for path, problem in why.items():
-            if not path.is_relative_to(inside):
+            if not (inside.is_relative_to(photo) and path.is_relative_to(inside)):
                 found.setdefault(path, (given / path.relative_to(photo), problem))
     root = os.path.commonpath(roots)
     within = tuple(path for path in found if path.is_relative_to(inside))

@@ -124,11 +124,13 @@ def test_a_cluster_leaves_no_trace_in_the_environment() -> None:
 
 def test_more_processes_than_a_machine_can_hold_are_refused() -> None:
     """A slip of the hand does not have thousands of processes started: one sentence says how many there may be."""
-    with pytest.raises(
-        ConfigError, match=r"100000 workers are too many processes for \d+ cores?: give \d+ at most"
+    with (
+        pytest.raises(
+            ConfigError, match=r"100000 workers are too many processes for \d+ cores?: give \d+ at most"
+        ),
+        open_workers(None, 100_000),
     ):
-        with open_workers(None, 100_000):
-            pass
+        pass
 
 
 def test_an_address_without_a_scheduler_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,18 @@ def test_crops_never_lie_among_the_photographs_of_a_folder(
     """`--out` that is the folder of the photographs is refused: the next time they would be photographs too."""
     assert run(str(photo.parent), "--out", str(photo.parent)) == 1
     assert "is a folder of photographs" in capsys.readouterr().err
+
+
+def test_crops_may_lie_above_their_photographs(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where `--out` holds the folder of the photographs these are aligned all the same, and none is written over."""
+    folder = tmp_path / "all" / "some"
+    folder.mkdir(parents=True)
+    shutil.copy(photo, folder / "x.jpg")
+    assert run(str(folder), "--out", str(folder.parent), "--align.output-px", "64") == 0
+    assert capsys.readouterr().out.startswith(str(folder.parent / "x.jpg-0.webp"))
+    assert (folder / "x.jpg").read_bytes() == photo.read_bytes()
 
 
 def test_a_name_that_is_no_utf8_ends_nothing(
