@@ -2,6 +2,7 @@
 
     python benchmarks/copies.py FOLDER... [--portraits 200]
     python benchmarks/copies.py FOLDER... --fit    # the weights anew, and how they do on portraits held out
+    python benchmarks/copies.py FOLDER... --otherwise    # copies of kinds that no weight was fitted on
 
 FOLDER holds portraits. Every copy is decoded, detected and measured again, as a build would. An original wins where no
 copy has more detail; a copy of the same crop, byte for byte, is as good as the original.
@@ -21,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from photographs import files, need
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 from scipy.optimize import minimize
 
 from preprocessing.photo.align import AlignConfig, aligned_crop, crop_quad, quad_side
@@ -116,6 +117,68 @@ FURTHER: dict[str, Copy] = {
     ),
 }
 """What else the weights are fitted on."""
+
+
+def with_noise(photo: Image.Image, deviation: float) -> Image.Image:
+    """Normal noise on every value."""
+    pixels = np.asarray(photo).astype(float)
+    noisy = pixels + np.random.default_rng(0).normal(0, deviation, pixels.shape)
+    return Image.fromarray(np.clip(noisy, 0, 255).round().astype(np.uint8))
+
+
+def sharpened(photo: Image.Image, radius: float, percent: int) -> Image.Image:
+    """An unsharp mask."""
+    return photo.filter(ImageFilter.UnsharpMask(radius, percent, 0))
+
+
+def written_on(photo: Image.Image) -> Image.Image:
+    """With words at the foot, and a faint line across."""
+    copy = photo.copy()
+    draw = ImageDraw.Draw(copy, "RGBA")
+    draw.text((10, copy.height - 20), "(c) an agency", fill=(255, 255, 255, 160))
+    draw.line([0, 0, copy.width, copy.height], fill=(255, 255, 255, 60))
+    return copy
+
+
+def on_a_screen(photo: Image.Image, factor: float) -> Image.Image:
+    """In a window, on a light ground."""
+    shown = larger(photo, factor)
+    screen = Image.new("RGB", (shown.width + 200, shown.height + 160), (245, 245, 247))
+    screen.paste(shown, (100, 90))
+    return screen
+
+
+OTHERWISE: dict[str, Copy] = {
+    "TIFF": lambda p, _: saved(p, "TIFF"),
+    "AVIF 80": lambda p, _: saved(p, "AVIF", quality=80),
+    "GIF": lambda p, _: saved(p.quantize(256), "GIF"),
+    "JPEG 90, 80, 90": lambda p, _: saved(again(again(p, 90), 80), "JPEG", quality=90),
+    "WebP 70, JPEG 95": lambda p, _: saved(
+        Image.open(io.BytesIO(saved(p, "WEBP", quality=70))), "JPEG", quality=95
+    ),
+    "JPEG 90, 4:2:0": lambda p, _: saved(p, "JPEG", quality=90, subsampling="4:2:0"),
+    "JPEG 95, 4:4:4": lambda p, _: saved(p, "JPEG", quality=95, subsampling="4:4:4"),
+    "JPEG 100, 4:4:4": lambda p, _: saved(p, "JPEG", quality=100, subsampling="4:4:4"),
+    "JPEG 2000, a twelfth, as PNG": lambda p, _: saved(
+        Image.open(io.BytesIO(saved(p, "JPEG2000", quality_mode="rates", quality_layers=[12]))), "PNG"
+    ),
+    "grey": lambda p, _: saved(p.convert("L"), "PNG"),
+    "median of 3": lambda p, _: saved(p.filter(ImageFilter.MedianFilter(3)), "PNG"),
+    "contrast 1.3": lambda p, _: saved(ImageEnhance.Contrast(p).enhance(1.3), "PNG"),
+    "contrast 1.3, JPEG 92": lambda p, _: saved(ImageEnhance.Contrast(p).enhance(1.3), "JPEG", quality=92),
+    "brightness 1.2": lambda p, _: saved(ImageEnhance.Brightness(p).enhance(1.2), "PNG"),
+    "sharpened": lambda p, _: saved(sharpened(p, 1.5, 80), "PNG"),
+    "sharpened, JPEG 92": lambda p, _: saved(sharpened(p, 1, 120), "JPEG", quality=92),
+    "twice as large, sharpened": lambda p, _: saved(sharpened(larger(p, 2), 2, 150), "JPEG", quality=95),
+    "half size enlarged, sharpened": lambda p, _: saved(sharpened(enlarged(p, 0.5), 2, 200), "PNG"),
+    "noise of 4": lambda p, _: saved(with_noise(p, 4), "PNG"),
+    "turned by 2 degrees": lambda p, _: saved(p.rotate(2, Image.Resampling.BICUBIC), "PNG"),
+    "written on": lambda p, _: saved(written_on(p), "PNG"),
+    "written on, JPEG 90": lambda p, _: saved(written_on(p), "JPEG", quality=90),
+    "on a screen, 0.6": lambda p, _: saved(on_a_screen(p, 0.6), "PNG"),
+    "on a screen, 2": lambda p, _: saved(on_a_screen(p, 2), "PNG"),
+}
+"""Copies that no weight was fitted on: how far the measure goes."""
 
 
 def measured(data: bytes) -> tuple[bytes, dict[str, float]] | None:
@@ -213,14 +276,20 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--portraits", type=int, default=200)
     parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--otherwise", action="store_true")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     paths = files(arguments.folders, parser)
     paths = random.Random(0).sample(paths, min(arguments.portraits, len(paths)))
-    copies = {**COPIES, **FURTHER} if arguments.fit else COPIES
+    copies = {**COPIES, **FURTHER} if arguments.fit else OTHERWISE if arguments.otherwise else COPIES
     portraits = [found for path in paths if (found := measured_copies(path, copies))]
     need(len(portraits), "photograph in which a face is found", arguments.folders, parser)
     beaten_by, kinds = winners(portraits, WEIGHTS)
+    if arguments.otherwise:
+        for name in OTHERWISE:
+            num = sum(name in portrait for portrait in portraits)
+            print(f"  {name}: the original wins {num - kinds[name]} of {num}")
+        return
     print_wins("weights as they are", portraits, beaten_by)
     for name, count in kinds.most_common():
         print(f"  {name}: {count}")
