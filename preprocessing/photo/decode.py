@@ -115,7 +115,7 @@ def decoded(data: bytes, config: DecodeConfig) -> Decoded:
     if not data:
         raise Rejected(Reason.EMPTY_FILE)
     if is_png := data.startswith(png.SIGNATURE):
-        data = png.without_damaged_notes(data)
+        data = png.without_notes(data)
     with warnings.catch_warnings():
         # Pillow warns of odd metadata: of no use to anyone here.
         warnings.simplefilter("ignore")
@@ -166,7 +166,15 @@ def _opened(data: bytes) -> Image.Image:
             if data.count(b"Exif\0\0") > _MAX_EXIF_SEGMENTS:
                 raise ValueError("too many EXIF segments")
             # Not `Image.open`: that also reads the index of a phone's further pictures, and fails where that is bad.
-            return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+            try:
+                return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+            except SyntaxError as error:
+                if not isinstance(error.__cause__, IndexError):
+                    raise
+                # a profile of which less is there than its own head: it says nothing
+                return JpegImagePlugin.JpegImageFile(
+                    io.BytesIO(data.replace(b"ICC_PROFILE\0", b"icc_profile\0"))
+                )
         return Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         signed = [name for name in FORMATS if (accept := Image.OPEN[name][1]) and accept(data[:16])]

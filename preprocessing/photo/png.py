@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL.PngImagePlugin import MAX_TEXT_CHUNK
 
 from preprocessing.reject import Reason, Rejected
 
@@ -27,6 +28,12 @@ _CHROMATICITIES = {
 }
 """White, red, green and blue, as x and y, by number of ITU-T H.273: BT.709 and sRGB, BT.2020, Display P3."""
 _POWERS = {4: 2.2, 5: 2.8, 8: 1.0}
+_SIZES = {
+    b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"cICP": 4, b"eXIf": 0, b"acTL": 8, b"fcTL": 26, b"fdAT": 4,
+}  # fmt: skip
+"""The least bytes of the chunks that say how pixels look, or are frames of an animation."""
+_CLEAR_BYTES = {0: 2, 2: 6, 3: 1}
+"""The least bytes of tRNS, by type of colour."""
 _LIKE_SRGB = {1, 6, 13, 14, 15}
 _HIGH_RANGE = {16: "PQ", 18: "HLG"}
 _NEARLY_SRGB = 2.2
@@ -34,6 +41,7 @@ _NEARLY_SRGB = 2.2
 _LIGHTS, _SHARES = 2**16, 2**12
 """Steps of light, and of the matrix, from 0 to 1."""
 _BAND_PX = 2**18
+_PIECE_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -66,15 +74,40 @@ class Colours:
         return coded
 
 
-def without_damaged_notes(data: bytes) -> bytes:
-    """A PNG without the chunks that no pixel depends on and whose checksums are wrong."""
+def without_notes(data: bytes) -> bytes:
+    """A PNG without the chunks that do not say how its pixels look, and those that are damaged: viewers pass over them.
+
+    Texts above all, of any size when they are unpacked; and what has a wrong checksum, or cannot be what its name says.
+    """
     parts, kept = [], 0
     for name, start, end in _chunks(data):
-        is_note = bool(name[0] & 0x20)  # a small first letter
-        if is_note and zlib.crc32(data[start + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+        if name[0] & 0x20 and not _is_told(name, data, start, end):  # a small first letter: not critical
             parts.append(data[kept:start])
             kept = end
     return b"".join([*parts, data[kept:]]) if parts else data
+
+
+def _is_told(name: bytes, data: bytes, start: int, end: int) -> bool:
+    """Whether a chunk that is not critical says how pixels look, and is whole."""
+    body = data[start + 8 : end - 4]
+    if name == b"iCCP":
+        is_sound = _is_profile(body)
+    elif name == b"tRNS":
+        is_sound = len(body) >= _CLEAR_BYTES.get(data[25], len(body) + 1)
+    else:
+        is_sound = name in _SIZES and len(body) >= _SIZES[name]
+    return is_sound and zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
+
+
+def _is_profile(body: bytes) -> bool:
+    """Whether it is a name and a packed profile of a size that Pillow unpacks."""
+    name, _, packed = body.partition(b"\0")
+    if not 1 <= len(name) <= 79 or packed[:1] != b"\0":
+        return False
+    try:
+        return len(zlib.decompressobj().decompress(packed[1:], MAX_TEXT_CHUNK + 1)) <= MAX_TEXT_CHUNK
+    except zlib.error:
+        return False
 
 
 def colours(data: bytes) -> Colours | None:
@@ -115,7 +148,8 @@ def missing_share(data: bytes) -> float | None:
     try:
         for name, start, end in _chunks(data, until_the_end=True):
             if name == b"IDAT":
-                num_bytes += len(stream.decompress(data[start + 8 : end - 4]))
+                for at in range(start + 8, end - 4, _PIECE_BYTES):  # what comes before a fault counts
+                    num_bytes += len(stream.decompress(data[at : min(at + _PIECE_BYTES, end - 4)]))
     except zlib.error:
         pass  # what was read before it counts
     return 1 - min(num_bytes / (height * (1 + -(-bits // 8))), 1)
