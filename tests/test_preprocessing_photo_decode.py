@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -299,3 +300,37 @@ def test_real_files_of_every_kind(faces: Path) -> None:
         landscape = decode((faces / "wild" / "exif" / "landscape_1.jpg").read_bytes(), CONFIG)
         measured = difference(decode(path.read_bytes(), CONFIG), landscape)
         assert measured < 6, f"{path.name} differs by {measured}"
+
+
+NOTES = {
+    "a text that is not packed as it says": (b"zTXt", b"Comment\0\0nothing"),
+    "a text of 100 million letters": (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9)),
+    "a text without its name": (b"iTXt", b"a"),
+    "a size without its unit": (b"pHYs", b"\1"),
+    "half a gamma": (b"gAMA", b"\1"),
+    "half of the primaries": (b"cHRM", b"\1\2"),
+    "no intent": (b"sRGB", b""),
+    "a clear colour of one channel": (b"tRNS", b"\1"),
+    "an empty profile": (b"iCCP", b""),
+    "a profile without a name": (b"iCCP", b"\0\0"),
+    "a profile packed otherwise": (b"iCCP", b"of ours\0\5" + zlib.compress(b"x")),
+    "a profile of 100 million bytes": (b"iCCP", b"of ours\0\0" + zlib.compress(bytes(100_000_000), 9)),
+    "an animation of no length": (b"acTL", b"\0"),
+    "EXIF that is none": (b"eXIf", b"nothing"),
+}
+
+
+@pytest.mark.parametrize("kind", NOTES)
+def test_a_note_that_cannot_be_read_costs_nothing(kind: str) -> None:
+    """What no pixel depends on is passed over where it is not what its name says, as browsers do."""
+    data = encode(picture(), "PNG")
+    head = 8 + 25
+    noted = data[:head] + chunk(*NOTES[kind]) + data[head:]
+    assert np.array_equal(decode(noted, CONFIG), np.asarray(picture()))
+
+
+def test_a_profile_that_is_cut_costs_a_jpeg_nothing() -> None:
+    """Of which less is there than its own head."""
+    data = encode(picture(), "JPEG")
+    noted = data[:2] + b"\xff\xe2\0\x0eICC_PROFILE\0" + data[2:]
+    assert np.array_equal(decode(noted, CONFIG), decode(data, CONFIG))
