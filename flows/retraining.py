@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from flows.build import Result, Run, build
-from flows.operations.training_process import begun_with, check_training, prepare_run
+from flows.operations.training_process import begun_with, check_training, known_run, prepare_run
 from flows.options import BuildAndTrainOptions
 from flows.promote import judged, settle
 from preprocessing.config import BuildConfig, recorded_config
@@ -28,7 +28,6 @@ from storage.config import Config
 from storage.datasets.dataset import Dataset, open_dataset, with_split
 from storage.datasets.diff import diff
 from storage.datasets.records import NAME_PATTERN, VersionName
-from storage.digest import json_digest
 from storage.errors import ConfigError, NotFoundError
 from storage.lineage.ancestry import runs_behind, withdrawn_behind
 from storage.promotions import Candidate, Decision, alias_of, last_decision
@@ -263,7 +262,7 @@ def plan(
     chosen = training_of(dataset, training, before)
     check_training(store, dataset.summary().part, chosen, options)
     chosen = labelled(dataset, chosen)
-    known = None if config.force else _known(store, dataset, chosen)
+    known = None if config.force else known_run(store, dataset, chosen)
     init_from, begins = _first_weights(store, config, chosen, champion)
     changed = _changes(store, before, dataset, asked)
     why = "; ".join(filter(None, [changed, reason, "forced" if config.force else None]))
@@ -305,22 +304,6 @@ def _before(store: Store, name: str, champion: Candidate | None) -> runs.Run | N
         return runs.stored_run(store, champion.run_id)
     of_name = [run for run in runs.list_runs(store) if run.record.dataset.name == name]
     return of_name[-1] if of_name else None
-
-
-def _known(store: Store, dataset: Dataset, asked: TrainConfig) -> runs.Run | None:
-    """The newest run of a version by the same settings; where it starts is its first weights' doing."""
-    wanted = asked.model_dump(mode="json")
-    for run in reversed(runs.list_runs(store)):
-        record = run.record
-        learned = (record.dataset.manifest_sha256, record.dataset.split)
-        if learned != (dataset.manifest_sha256, dataset.split):
-            continue
-        has = record.config_now
-        if record.init_from is not None:
-            has = {**has, "start_resolution": wanted["start_resolution"]}
-        if json_digest(has) == json_digest(wanted):
-            return run
-    return None
 
 
 def _first_weights(

@@ -20,6 +20,7 @@ from flows import artifacts
 from flows.given import given_in_form
 from flows.operations.fetched import newer_version, on_this_machine
 from flows.operations.training_process import (
+    finished_already,
     how_far,
     prepare_run,
     resume_command,
@@ -46,6 +47,7 @@ def train(
     resume: str | None = None,
     init_from: str | None = None,
     only_latest: bool = False,
+    unless_trained: bool = False,
 ) -> dict[str, Any] | State[Any]:
     """Train on a dataset, or go on with a run, and return its summary.
 
@@ -56,6 +58,7 @@ def train(
         resume: A run to go on with, by its id or folder. Retry of a flow run needs none: it goes on by itself.
         init_from: A run, a checkpoint's folder or an import whose weights a new run begins with.
         only_latest: Train nothing where a newer version of the name was published before this run could begin.
+        unless_trained: Train nothing where a finished run has learned from this version by these settings.
     """
     began, options = str(runtime.flow_run.root_flow_run_id), on_this_machine(options)
     run = run_of_flow(Store(options.store), began)
@@ -64,6 +67,9 @@ def train(
     else:
         if only_latest and dataset is not None and (newer := newer_version(Store(options.store), dataset)):
             return Completed(name="Skipped", message=f"{dataset} is not trained on: {newer} is newer.")
+        is_plain = dataset is not None and resume is None and init_from is None
+        if unless_trained and is_plain and (done := finished_already(dataset, config, options)) is not None:
+            return Completed(name="Skipped", message=f"{dataset} is trained on already: run {done.id}.")
         if resume is not None:
             dataset, config = given_in_form(dataset, config)
         run = prepare_run(dataset, config, options, resume, init_from, began)

@@ -63,6 +63,22 @@ def test_publications_while_a_training_runs_are_trained_on_in_turn(services: tup
     assert len(list_runs(Store(store))) == before
 
 
+def test_a_build_of_nothing_new_leads_to_no_training(services: tuple[str, Path, Path]) -> None:
+    """A version that a finished run has learned from by these settings is not trained on again; that run is named."""
+    api, store, log = services
+    [*_, done] = list_runs(Store(store))
+    assert done.record.dataset.version == open_dataset(Store(store), "sample").version
+    num_trainings = len(ended(api, "train"))
+    build = ask(api, "build-dataset", {"config": {**BUILD, "source": "sample:6"}})
+    wait_for("build", lambda: state(api, build) == "Completed", PATIENCE_S, log)
+    wait_for("answer", lambda: len(ended(api, "train")) == num_trainings + 1, PATIENCE_S, log)
+    skipped = ended(api, "train")[-1]
+    assert skipped["state_name"] == "Skipped"
+    message = called("GET", f"{api}/flow_runs/{skipped['id']}")["state"]["message"]
+    assert message == f"{done.record.dataset.reference} is trained on already: run {done.id}."
+    assert list_runs(Store(store))[-1].id == done.id
+
+
 def test_forgetting_a_photograph_leads_to_a_decision(services: tuple[str, Path, Path]) -> None:
     """`likeness forget` withdraws the latest version; what is left is trained on and judged, which says why."""
     api, store, log = services

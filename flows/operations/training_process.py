@@ -21,6 +21,7 @@ from flows.operations.fetched import fetch_version
 from flows.operations.gpus import Held, cards
 from flows.options import MLFLOW_URL, TrainOptions
 from storage.datasets.dataset import Dataset, open_part
+from storage.digest import json_digest
 from storage.errors import ConfigError, KilledError, ServiceError, TrainingError
 from storage.imports import known_import
 from storage.local import send
@@ -33,6 +34,7 @@ from storage.runs import (
     create_run,
     find_checkpoint,
     find_run,
+    list_runs,
 )
 from storage.store import Store
 from training.config import CHANGEABLE, TrainConfig, changed
@@ -128,6 +130,31 @@ def check_training(store: Store, dataset: str | None, config: TrainConfig, optio
     check_resolution(opened.resolution, config.resolution)
     check_processes(config, options)
     return opened
+
+
+def finished_already(dataset: str | None, config: TrainConfig, options: TrainOptions) -> Run | None:
+    """The finished run of this dataset by these settings, if there is one."""
+    store = Store(options.store)
+    dataset = None if dataset is None else fetch_version(store, dataset, options.pull_from)
+    opened = check_training(store, dataset, config, options)
+    known = known_run(store, opened, labelled(opened, config))
+    return known if known is not None and known.finished() is not None else None
+
+
+def known_run(store: Store, dataset: Dataset, asked: TrainConfig) -> Run | None:
+    """The newest run of a version by the same settings; where it starts is its first weights' doing."""
+    wanted = asked.model_dump(mode="json")
+    for run in reversed(list_runs(store)):
+        record = run.record
+        learned = (record.dataset.manifest_sha256, record.dataset.split)
+        if learned != (dataset.manifest_sha256, dataset.split):
+            continue
+        has = record.config_now
+        if record.init_from is not None:
+            has = {**has, "start_resolution": wanted["start_resolution"]}
+        if json_digest(has) == json_digest(wanted):
+            return run
+    return None
 
 
 def planned_training(
