@@ -115,14 +115,19 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def file_bytes(path: Path) -> bytes:
-    """All of a file that a user names; FileNotFoundError for what might never end, such as a pipe or a device."""
+def check_file(path: Path) -> None:
+    """FileNotFoundError for what might never end, such as a pipe or a device, before it is opened; not for a folder."""
     if not (path.is_file() or path.is_dir()):  # a folder says itself that it is one
         try:
             path.stat()
         except OSError as error:
             raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
         raise FileNotFoundError(errno.ENOENT, "it is no file", str(path))
+
+
+def file_bytes(path: Path) -> bytes:
+    """All of a file that a user names; OSError as of `check_file` and where it cannot be read."""
+    check_file(path)
     return path.read_bytes()
 
 

@@ -253,6 +253,9 @@ def test_nobody_waits_for_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[s
             ["curate", "--explain", path, *store],
             ["verify", path, *store],
             ["trace", path, *store],
+            ["edit", "bundled", "--projected", path, "--direction", "pca.all.0", *out],
+            ["import-network", path, "--name", "x", *store],
+            ["build", "--source", "sample:1", "--name", "x", "--curate.reviews", path, *store],
         ):
             status, _, err = likeness(capsys, *words)
             assert (status, len(err.splitlines())) == (1, 1), (words, err)

@@ -33,7 +33,7 @@ from torch import Tensor
 from storage.digest import file_digest
 from storage.errors import ConfigError, IntegrityError, SourceError
 from storage.imports import NAME_PATTERN, Import, ImportRecord, import_folder
-from storage.local import whole_folder
+from storage.local import check_file, whole_folder
 from storage.store import Store
 from training.checkpoint import weights_file
 from training.config import TrainConfig
@@ -184,6 +184,7 @@ class _Unpickler(pickle.Unpickler):
 def _unpickled(path: Path) -> Any:
     """What a pickle holds; IntegrityError where it is none, or names what no network file needs."""
     try:
+        check_file(path)
         if path.stat().st_size > MAX_BYTES:
             raise IntegrityError(f"{path} is no network file: it has more than {MAX_BYTES / 2**30:g} GiB")
         with path.open("rb") as stream:

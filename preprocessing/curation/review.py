@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.digest import json_digest
 from storage.errors import ConfigError
+from storage.local import check_file
 
 SHA256 = "^[0-9a-f]{64}$"
 
@@ -68,6 +69,7 @@ def read_verdicts(path: Path | None) -> Verdicts:
         return NO_VERDICTS
     path = path.expanduser()
     try:
+        check_file(path)
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} (curate.reviews) cannot be read: {error}") from error

@@ -154,6 +154,10 @@ def _of_exported(
 
 def read_exported(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a file written here; IntegrityError where it is none that can be read."""
+    if path.exists() and not (
+        path.is_file() or path.is_dir()
+    ):  # safetensors would wait for a pipe, whatever is told
+        raise IntegrityError(f"{path} cannot be read as safetensors: it is no file")
     try:
         with safe_open(path, framework="pt") as opened:
             text = (opened.metadata() or {}).get(GRID_TEXT)
