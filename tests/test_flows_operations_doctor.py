@@ -145,6 +145,43 @@ def test_a_password_is_told_to_the_server(tmp_path: Path, monkeypatch: pytest.Mo
         assert server.says.startswith("Prefect 3 answers")
 
 
+def test_where_a_tracking_server_keeps_artifacts_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the experiment of trainings, or before the first of them by that which every MLflow has."""
+    roots: dict[str, str] = {}
+
+    def answer(request: Request) -> bytes:
+        root = roots.get(request.target.rpartition("=")[2])
+        if root is None:
+            return reply(b"{}", 404)
+        return reply(json.dumps({"experiment": {"artifact_location": root}}).encode())
+
+    with serving(answer) as web:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", web.url(""))
+        for experiment, root, state, says in (
+            (None, "", "ok", "answers: the first training makes its experiment"),
+            (
+                "Default",
+                "/srv/artifacts/0",
+                "problem",
+                "has each machine write artifacts to /srv/artifacts/0",
+            ),
+            ("likeness", "mlflow-artifacts:/1", "ok", "serves artifacts"),
+            (
+                "likeness",
+                "file:///srv/artifacts/1",
+                "problem",
+                "machine write artifacts to file:///srv/artifacts/1",
+            ),
+        ):
+            if experiment is not None:
+                roots[experiment] = root
+            told = found(Store(tmp_path / "store"))["MLflow"]
+            assert told[0] == state
+            assert told[1].endswith(says)
+
+
 def test_what_waits_for_a_time_that_was_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs that were made at a time to come tell of a clock that was set back; a schedule without runs is told too."""
     now = datetime.now(UTC)

@@ -367,19 +367,29 @@ def _mlflow_password() -> dict[str, str]:
 def _mlflow_server(server: Server) -> Finding:
     """Whether a tracking server answers, and keeps artifacts itself."""
     try:
-        answer = server.get("/api/2.0/mlflow/experiments/get-by-name?experiment_name=likeness")
-        root = str(answer["experiment"]["artifact_location"])
+        root = _artifact_root(server, "likeness") or _artifact_root(server, "Default")
     except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return Finding("MLflow", "ok", f"{server.url} answers: the first training makes its experiment")
         return Finding("MLflow", "problem", f"{server.url} refuses: {error}", "see its log")
     except (OSError, ValueError, KeyError, TypeError) as error:
         todo = f"start it, or unset {TRACKING_URI}"
         return Finding("MLflow", "problem", f"no MLflow answers at {server.url}: {error}", todo)
+    if root is None:
+        return Finding("MLflow", "ok", f"{server.url} answers: the first training makes its experiment")
     if root.startswith(("file:", "/", ".")):
         todo = "start it with --serve-artifacts, and a database whose experiment was made over http"
         return Finding("MLflow", "problem", f"{server.url} has each machine write artifacts to {root}", todo)
     return Finding("MLflow", "ok", f"{server.url} serves artifacts")
+
+
+def _artifact_root(server: Server, experiment: str) -> str | None:
+    """Where an experiment's artifacts go; None where there is none of that name."""
+    try:
+        answer = server.get(f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={experiment}")
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
+    return str(answer["experiment"]["artifact_location"])
 
 
 def _left_open(store: Store) -> Iterator[Finding]:
