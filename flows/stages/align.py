@@ -159,10 +159,10 @@ def align(
     for num_photos, outcomes in context.workers.map(work, jobs()):
         note(num_photos, outcomes)
     now = opened() if len(left) else before
+    now.gather()  # first: there may be more chunks than a process may have files open
     if len(left):
-        found.append(now.rows(missing, names, since=before))
+        found.append(opened().rows(missing, names, since=before))
         number = np.concatenate([number, left[numbers(found[1]["number"])]])
-    now.gather()
     if len(distinct_rows(number)) < len(distinct):
         raise IntegrityError(f"{context.store.path(prefix)} lacks chunks that were just written: build again")
     return Aligned(opened(), *_apart(found, distinct[number], photos), reused)
