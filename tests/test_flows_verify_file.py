@@ -103,14 +103,20 @@ def test_altered_pixels_are_told(run: Run, tmp_path: Path, capsys: pytest.Captur
         trace(run.store, str(other))
 
 
+def lineage_of(image: Image.Image, **changed: object) -> PngInfo:
+    """A picture's lineage for a copy of it, some entries of which are `changed`."""
+    carried = PngInfo()
+    carried.add_itxt("likeness", json.dumps({**json.loads(image.info["likeness"]), **changed}))
+    return carried
+
+
 def test_what_hides_drawn_pixels_is_told(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A picture of which a viewer shows other frames, or holes, was altered; one that is opaque throughout was not."""
     path = drawn(run, tmp_path / "grid.png", capsys)
     with Image.open(path) as image:
-        carried = PngInfo()
-        carried.add_itxt("likeness", image.info["likeness"])
+        carried = lineage_of(image)
         image.save(tmp_path / "film.png", pnginfo=carried, save_all=True, append_images=[image.rotate(180)])
         clear = image.convert("RGBA")
         clear.save(tmp_path / "opaque.png", pnginfo=carried)
@@ -127,9 +133,7 @@ def test_a_lineage_of_other_types_is_told(
     """Entries that are no text are one sentence, and all else of the file is told."""
     path = drawn(run, tmp_path / "grid.png", capsys)
     with Image.open(path) as image:
-        carried = PngInfo()
-        carried.add_itxt("likeness", json.dumps({**json.loads(image.info["likeness"]), "kind": {"a": 1}}))
-        image.save(tmp_path / "odd.png", pnginfo=carried)
+        image.save(tmp_path / "odd.png", pnginfo=lineage_of(image, kind={"a": 1}))
     status, out, err = likeness(capsys, "verify", tmp_path / "odd.png", "--store", run.store.root)
     assert (status, "as they were drawn" in out, len(err.splitlines())) == (1, True, 1)
     assert "kind: Input should be a valid string" in err

@@ -66,9 +66,8 @@ def plan_at_once(url: str) -> int:
 
     num = 0
     with redis.Redis.from_url(url) as client:
-        for queue in client.scan_iter(
-            match="*:queue", _type="zset"
-        ):  # Docket's: the server's, and its services'
+        queues = client.scan_iter(match="*:queue", _type="zset")  # Docket's: the server's, and its services'
+        for queue in queues:
             if later := client.zrangebyscore(queue, time.time(), "+inf"):
                 client.zadd(queue, dict.fromkeys(later, time.time()))
                 num += len(later)
