@@ -169,6 +169,12 @@ class Gathered:
             )
         return pa.concat_tables(parts).take(arrow(first))
 
+    @property
+    def is_gathered(self) -> bool:
+        """Whether `gather` would change nothing."""
+        gathered, left = self._sources
+        return not left and all(known for _, known in gathered)
+
     def gather(self) -> None:
         """Copy the rows that no gathered table holds into new ones, together with those of small ones."""
         gathered, left = self._sources

@@ -6,6 +6,7 @@ identity is `rows_digest`, never the file's bytes. Not here: what the columns me
 
 from __future__ import annotations
 
+import errno
 import io
 from array import array
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -281,6 +282,10 @@ def _file(path: Path) -> Path:
     return path
 
 
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
+"""Numbers of the error that a process, or the system, has as many files open as it may."""
+
+
 class Stored:
     """A table of which parts are read; IntegrityError where it cannot be, or lacks one of `columns`.
 
@@ -382,4 +387,6 @@ class Stored:
         try:
             yield
         except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in _TOO_MANY:
+                raise  # which says nothing of this file
             raise IntegrityError(f"{self.path} cannot be read as Parquet: {error}") from error

@@ -6,8 +6,11 @@ import logging
 import os
 import pickle
 import random
+import resource
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -241,3 +244,33 @@ def test_a_store_that_cannot_be_written_to_is_read(store: Store) -> None:
     store.path(f"{PREFIX}/gathered").write_text("in the way")
     opened(store).gather()
     check(store)
+
+
+@contextmanager
+def few_files(num: int) -> Iterator[None]:
+    """This process may open so many files more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir("/proc/self/fd")))
+    free = (number for number in count() if number not in used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(islice(free, num, None)), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_tables_than_files_may_be_open_are_gathered(tmp_path: Path) -> None:
+    """A killed build leaves any number of tables: what reads them gathers them first, with few open at once."""
+    store = Store(tmp_path)
+    for number in range(80):
+        write(store, f"t{number:02d}", range(3 * number, 3 * number + 3))
+    wanted = pa.array([f"p{photo}" for photo in range(240)])
+    with few_files(40):
+        found = opened(store)
+        assert not found.is_gathered
+        with pytest.raises(OSError, match="Too many open files"):
+            found.rows(wanted, ["photo"])
+        opened(store).gather()
+        found = opened(store)
+        assert found.is_gathered
+        assert set(found.rows(wanted, ["photo"])["photo"].to_pylist()) == set(wanted.to_pylist())

@@ -122,6 +122,10 @@ def align(
         report(Progress("align", done, len(distinct), "photos", counts))
 
     def opened() -> Gathered:
+        found = context.gathered(context.store, prefix, schema, "photo_sha256", "image_sha256")
+        if found.is_gathered:
+            return found
+        found.gather()  # first: there may be more chunks than a process may have files open
         return context.gathered(context.store, prefix, schema, "photo_sha256", "image_sha256")
 
     def jobs() -> Iterator[list[tuple[str, str | None]]]:
@@ -159,13 +163,12 @@ def align(
     for num_photos, outcomes in context.workers.map(work, jobs()):
         note(num_photos, outcomes)
     now = opened() if len(left) else before
-    now.gather()  # first: there may be more chunks than a process may have files open
     if len(left):
-        found.append(opened().rows(missing, names, since=before))
+        found.append(now.rows(missing, names, since=before))
         number = np.concatenate([number, left[numbers(found[1]["number"])]])
     if len(distinct_rows(number)) < len(distinct):
         raise IntegrityError(f"{context.store.path(prefix)} lacks chunks that were just written: build again")
-    return Aligned(opened(), *_apart(found, distinct[number], photos), reused)
+    return Aligned(now, *_apart(found, distinct[number], photos), reused)
 
 
 def digest_of_said(sha256s: pa.Array, said: pa.Array) -> str:
